@@ -1,0 +1,170 @@
+package placement
+
+import (
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement/residency"
+)
+
+// Kind is what sort of workload a job is; it names the driver.
+type Kind string
+
+// The kinds of jobs. KindFake exists in meshes under test only.
+const (
+	KindProcess   Kind = "process"
+	KindContainer Kind = "container"
+	KindMicroVM   Kind = "microvm"
+	KindVM        Kind = "vm"
+	KindInference Kind = "inference"
+	KindFake      Kind = "fake"
+)
+
+// JobType says when a job is over.
+type JobType string
+
+// A batch job runs to its end; a service is kept running.
+const (
+	TypeBatch   JobType = "batch"
+	TypeService JobType = "service"
+)
+
+// OnDrain is what happens to a task when its node is drained.
+type OnDrain string
+
+// The drain rules.
+const (
+	DrainWait       OnDrain = "wait"       // it may finish
+	DrainMove       OnDrain = "move"       // a replacement first (service) or a restart elsewhere (batch)
+	DrainCheckpoint OnDrain = "checkpoint" // asked to save its work, stopped, started elsewhere
+	DrainStop       OnDrain = "stop"       // stopped for good
+)
+
+// Restart says whether a task that ended is started again.
+type Restart struct {
+	Policy   string `json:"policy"` // never, on-failure, always
+	Attempts int    `json:"attempts,omitempty"`
+}
+
+// Evidence says what happens when a record cannot be kept.
+type Evidence string
+
+// Required evidence holds work back; best effort counts what was dropped.
+const (
+	EvidenceRequired   Evidence = "required"
+	EvidenceBestEffort Evidence = "best-effort"
+)
+
+// JobSpec is what its author wrote, defaults filled in. Its residency is kept
+// apart, as the job's layer of the policy.
+type JobSpec struct {
+	Name      string            `json:"name,omitempty"`
+	Kind      Kind              `json:"kind"`
+	Type      JobType           `json:"type"`
+	Command   []string          `json:"command,omitempty"`
+	Env       map[string]string `json:"env,omitempty"`
+	Resources Resources         `json:"resources"`
+	Priority  int               `json:"priority,omitempty"` // 0 to 100
+	Restart   Restart           `json:"restart"`
+	Singleton bool              `json:"singleton,omitempty"`
+	Evidence  Evidence          `json:"evidence"`
+	OnDrain   OnDrain           `json:"on_drain"`
+	StopGrace Duration          `json:"stop_grace"`
+	Models    []string          `json:"models,omitempty"`
+	Upstream  string            `json:"upstream,omitempty"` // http URL of a model server on the node's loopback
+	Image     string            `json:"image,omitempty"`
+	Site      string            `json:"site,omitempty"`
+	NodeName  NodeID            `json:"node,omitempty"` // pinned by its owner to one node
+}
+
+// Layer is one narrowing of a job's policy in wire form.
+type Layer struct {
+	Origin residency.Origin `json:"origin"`
+	Tag    string           `json:"tag"`
+}
+
+// JobStatus is where a job stands.
+type JobStatus string
+
+// The statuses. Unknown means that whoever runs it cannot be reached; lost
+// means that an operator declared its node gone.
+const (
+	JobPending  JobStatus = "pending"
+	JobStarting JobStatus = "starting"
+	JobRunning  JobStatus = "running"
+	JobComplete JobStatus = "complete"
+	JobFailed   JobStatus = "failed"
+	JobStopped  JobStatus = "stopped"
+	JobLost     JobStatus = "lost"
+	JobUnknown  JobStatus = "unknown"
+)
+
+// Terminal reports whether nothing more will happen to the job.
+func (s JobStatus) Terminal() bool {
+	return s == JobComplete || s == JobFailed || s == JobStopped || s == JobLost
+}
+
+// Forward is a job's way to another region, kept by its home.
+type Forward struct {
+	Region  RegionID `json:"region"`
+	Attempt int      `json:"attempt"` // counts reservations asked for, from 1
+	// State is asking, placed (the other region has committed it), or unknown
+	// (no answer: nothing else is tried until it answers or ExpiresAt passed there).
+	State     string    `json:"state"`
+	ExpiresAt time.Time `json:"expires_at,omitzero"`
+	// Refusals are the committed answers of regions that had no place.
+	Refusals []RegionAnswer `json:"refusals,omitempty"`
+}
+
+// The states of a forward.
+const (
+	ForwardAsking  = "asking"
+	ForwardPlaced  = "placed"
+	ForwardUnknown = "unknown"
+)
+
+// RegionAnswer is one region's reason for not taking a job.
+type RegionAnswer struct {
+	Region RegionID  `json:"region"`
+	Code   string    `json:"code"`
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
+}
+
+// Job is one submitted job. It is a value: the state machine replaces it, and
+// whoever holds one may keep it but not change it.
+type Job struct {
+	ID        JobID     `json:"id"`
+	Name      string    `json:"name"`
+	Kind      Kind      `json:"kind"`
+	Tenant    TenantID  `json:"tenant"`
+	Residency string    `json:"residency"` // the job's own tag, wire form
+	Policy    []Layer   `json:"policy"`    // the effective policy: all must permit
+	Spec      JobSpec   `json:"spec"`
+	Region    RegionID  `json:"region"` // where it is placed; empty while it is not
+	Node      NodeID    `json:"node"`
+	Status    JobStatus `json:"status"`
+	Reason    string    `json:"reason"`
+	Code      string    `json:"reason_code,omitempty"`
+
+	SubmittedAt time.Time `json:"submitted_at"`
+	StartedAt   time.Time `json:"started_at,omitzero"`
+	EndedAt     time.Time `json:"ended_at,omitzero"`
+	ExitCode    *int      `json:"exit_code"`
+	EntryRegion RegionID  `json:"entry_region"`
+	Hops        int       `json:"hops"` // borders its body crossed between regions
+	Receipt     string    `json:"receipt"`
+
+	// Attempts counts tasks made for it, Restarts those after a failure;
+	// NotBefore holds a restart back.
+	Attempts  int       `json:"attempts"`
+	Restarts  int       `json:"restarts"`
+	NotBefore time.Time `json:"not_before,omitzero"`
+	// StopRequested: its owner or an operator wants it ended.
+	StopRequested bool     `json:"stop_requested,omitempty"`
+	StopReason    string   `json:"stop_reason,omitempty"`
+	Forward       *Forward `json:"forward,omitempty"`
+	// Origin is set on a job that another region forwarded or granted.
+	Origin RegionID `json:"origin,omitempty"`
+	// Index is the raft index of its last change.
+	Index uint64 `json:"index"`
+}

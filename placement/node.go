@@ -1,0 +1,106 @@
+package placement
+
+import "time"
+
+// NodeRole says how a node takes part in its region's raft group.
+type NodeRole string
+
+// The roles: the first three (or five) nodes vote, the next four stand by with
+// a full copy, all others only run tasks.
+const (
+	RoleVoter   NodeRole = "voter"
+	RoleStandby NodeRole = "standby"
+	RoleWorker  NodeRole = "worker"
+)
+
+// NodeState is what an operator decided about a node.
+type NodeState string
+
+// The operator's states. A cordoned node takes no new tasks; a draining one
+// also gives away those it has; a drained one has none left.
+const (
+	NodeReady    NodeState = "ready"
+	NodeCordoned NodeState = "cordoned"
+	NodeDraining NodeState = "draining"
+	NodeDrained  NodeState = "drained"
+)
+
+// Contact is what the leader last knew of reaching the node. Losing contact
+// never ends a task by itself.
+type Contact string
+
+// The states of contact.
+const (
+	ContactAlive   Contact = "alive"
+	ContactUnknown Contact = "unknown"
+)
+
+// Drain is an operator's wish to empty a node.
+type Drain struct {
+	StartedAt time.Time `json:"started_at"`
+	Deadline  time.Time `json:"deadline"`
+	// OnDeadline rules for tasks that are still there at the deadline and whose
+	// job says nothing: wait, checkpoint or stop.
+	OnDeadline OnDrain `json:"on_deadline"`
+	Reason     string  `json:"reason,omitempty"`
+}
+
+// Inventory is what a node itself reports, signed; it changes rarely.
+type Inventory struct {
+	Version  uint64    `json:"version"`
+	CPU      MilliCPU  `json:"cpu"`
+	Memory   Bytes     `json:"memory"`
+	Devices  []Device  `json:"devices,omitempty"`
+	Drivers  []string  `json:"drivers,omitempty"` // sorted names
+	Program  string    `json:"program,omitempty"` // version of sovmesh
+	States   uint32    `json:"states,omitempty"`  // highest state version it can apply
+	Reported time.Time `json:"reported,omitzero"`
+}
+
+// Node is one machine of a region as the region's ledger records it. Its
+// region comes from the certificate it joined with, never from a command.
+type Node struct {
+	ID        NodeID    `json:"name"`
+	Region    RegionID  `json:"region"`
+	Site      string    `json:"site,omitempty"`
+	Role      NodeRole  `json:"role"`
+	State     NodeState `json:"state"`
+	Contact   Contact   `json:"contact"`
+	ContactAt time.Time `json:"contact_at,omitzero"` // when Contact last changed
+	Drain     *Drain    `json:"drain,omitempty"`
+	QUIC      string    `json:"quic"` // host:port, UDP
+	API       string    `json:"api"`  // https://host:port
+	Inventory Inventory `json:"inventory"`
+	// Serial is the serial number of its current certificate, decimal.
+	Serial   string    `json:"serial,omitempty"`
+	NotAfter time.Time `json:"not_after,omitzero"`
+	JoinedAt time.Time `json:"joined_at,omitzero"`
+	// Used is what its live tasks hold; kept by the state machine.
+	Used Usage `json:"used"`
+}
+
+// Usage is what the live tasks of a node hold.
+type Usage struct {
+	CPU     MilliCPU `json:"cpu"`
+	Memory  Bytes    `json:"memory"`
+	Devices []string `json:"devices,omitempty"` // UUIDs, sorted
+	Tasks   int      `json:"tasks"`
+}
+
+// Offers reports whether new tasks may be placed on the node.
+func (n *Node) Offers() bool { return n.State == NodeReady && n.Contact == ContactAlive }
+
+// FreeDevices are the devices that no live task holds and that are healthy.
+func (n *Node) FreeDevices() []Device {
+	held := make(map[string]bool, len(n.Used.Devices))
+	for _, id := range n.Used.Devices {
+		held[id] = true
+	}
+	var free []Device
+	for _, d := range n.Inventory.Devices {
+		if d.Offered() && !held[d.UUID] {
+			free = append(free, d)
+		}
+	}
+	return free
+}

@@ -1,0 +1,23 @@
+package placement
+
+import (
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement/residency"
+)
+
+// Snapshot is everything a placement decision may look at. It is read only:
+// its parts are shared with the state machine's view.
+type Snapshot struct {
+	Region RegionID
+	Facts  RegionFacts
+	Now    time.Time
+	Pack   *residency.Pack
+	Nodes  []*Node // sorted by ID
+	// Wanted are the jobs that want one more task now, in queue order.
+	Wanted []*Job
+	// Tasks are the live tasks of jobs that a decision may concern (those on
+	// draining, cordoned or silent nodes, and all tasks of their jobs).
+	Tasks []*Task
+	Jobs  map[JobID]*Job // the jobs of Wanted and Tasks
+}

@@ -1,0 +1,94 @@
+package placement
+
+import "time"
+
+// TaskStatus is where one copy of a job stands.
+type TaskStatus string
+
+// The statuses of a task.
+const (
+	TaskAssigned TaskStatus = "assigned" // committed, its node has not said anything
+	TaskStarting TaskStatus = "starting"
+	TaskRunning  TaskStatus = "running"
+	TaskComplete TaskStatus = "complete"
+	TaskFailed   TaskStatus = "failed"
+	TaskStopped  TaskStatus = "stopped"
+	TaskLost     TaskStatus = "lost"
+	TaskUnknown  TaskStatus = "unknown" // its node cannot be reached
+)
+
+// Live reports whether the task may be running: it holds its resources.
+func (s TaskStatus) Live() bool {
+	return s == TaskAssigned || s == TaskStarting || s == TaskRunning || s == TaskUnknown
+}
+
+// Why is the record of a placement decision: enough to repeat it.
+type Why struct {
+	Rule    string `json:"rule"`
+	LawPack string `json:"law_pack"`
+	On      string `json:"on"` // the day the law was read for, YYYY-MM-DD
+	Score   int64  `json:"score,omitempty"`
+	Reason  string `json:"reason,omitempty"` // new, restart, drain, lost
+}
+
+// Assignment names exactly where a task runs, so that its node has nothing
+// left to decide. It becomes true when the region's raft group commits it.
+type Assignment struct {
+	Task     TaskID   `json:"task"`
+	Job      JobID    `json:"job"`
+	Node     NodeID   `json:"node"`
+	Devices  []string `json:"devices,omitempty"` // UUIDs
+	Why      Why      `json:"why"`
+	Replaces TaskID   `json:"replaces,omitempty"` // stopped once this one runs
+}
+
+// Task is one copy of a job on one node.
+type Task struct {
+	ID        TaskID     `json:"id"`
+	Job       JobID      `json:"job"`
+	Kind      Kind       `json:"kind"`
+	Tenant    TenantID   `json:"tenant"`
+	Node      NodeID     `json:"node"`
+	Devices   []string   `json:"devices,omitempty"`
+	Resources Resources  `json:"resources"`
+	Why       Why        `json:"why"`
+	Replaces  TaskID     `json:"replaces,omitempty"`
+	Status    TaskStatus `json:"status"`
+	Reason    string     `json:"reason,omitempty"`
+	// Stop is what its node shall do: nothing, or end the task.
+	Stop       bool      `json:"stop,omitempty"`
+	StopReason string    `json:"stop_reason,omitempty"`
+	AssignedAt time.Time `json:"assigned_at"`
+	StartedAt  time.Time `json:"started_at,omitzero"`
+	EndedAt    time.Time `json:"ended_at,omitzero"`
+	ExitCode   *int      `json:"exit_code,omitempty"`
+	// LeaseUntil is set for a singleton: its node ends the task by then unless
+	// the lease was renewed, and nobody else starts a copy before.
+	LeaseUntil time.Time `json:"lease_until,omitzero"`
+	// Index is the raft index that committed the assignment.
+	Index uint64 `json:"index"`
+}
+
+// TaskReport is what a node says about one of its tasks.
+type TaskReport struct {
+	Task     TaskID     `json:"task"`
+	Status   TaskStatus `json:"status"`
+	Reason   string     `json:"reason,omitempty"`
+	ExitCode *int       `json:"exit_code,omitempty"`
+	At       time.Time  `json:"at"`
+}
+
+// Duration is a time.Duration that is written as "30s" in JSON.
+type Duration time.Duration
+
+// MarshalText writes the duration as time.Duration prints it.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText reads what time.ParseDuration reads.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err == nil {
+		*d = Duration(v)
+	}
+	return err
+}
