@@ -1,0 +1,47 @@
+# sovmesh: run `make` to see the targets.
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 3s
+SEED    ?= 1
+RUNS    ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench lint golden soak build deps fuzz
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## fetch the Go modules
+	$(GO) mod download
+
+build: ## put sovmesh and sovmesh-verify into bin/
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cli/...
+
+demo: build ## three regions on loopback, a tour that checks what it sees
+	./bin/sovmesh demo
+
+check: ## the fast part of test: vet, formatting, unit and mesh tests
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo 'gofmt would change:'; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	$(GO) test -short -timeout 7m ./...
+
+test: build ## everything: vet, race detector, real processes, short fuzzing
+	./deploy/test.sh
+
+fuzz: ## every fuzz target for FUZZTIME each
+	./deploy/fuzz.sh $(FUZZTIME)
+
+bench: build ## the table of speed and size, to bench.txt and bench.json
+	$(GO) run ./scenarios/bench
+
+lint: ## staticcheck and govulncheck where they are installed as tools
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+golden: ## rewrite expected output; read the diff
+	$(GO) test ./... -run 'Golden|Imports|Scripts' -update
+
+soak: ## random faults: make soak SEED=n RUNS=20
+	SOVMESH_SEED=$(SEED) SOVMESH_RUNS=$(RUNS) $(GO) test ./scenarios/mesh -run TestSoak -count=1 -timeout 60m -v
