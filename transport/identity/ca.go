@@ -1,0 +1,309 @@
+package identity
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// Lifetimes. A certificate begins Backdate before it was asked for, so that a
+// peer whose clock is a little behind accepts it.
+const (
+	RootLife    = 5 * 365 * 24 * time.Hour
+	IssuingLife = 30 * 24 * time.Hour
+	NodeTTL     = 24 * time.Hour
+	ServingTTL  = 24 * time.Hour
+	MaxTTL      = 7 * 24 * time.Hour
+	Backdate    = 5 * time.Minute
+)
+
+// CA is the certificate authority of one region: a name-constrained root, an
+// issuing CA below it that signs node certificates, and a serving root of its
+// own for the listener that ordinary HTTPS clients use. It holds private keys,
+// so it exists on voters only and never enters a command, a snapshot or a leaf.
+//
+// A CA does not change; the Rotate methods return a new one. Serial numbers are
+// random, so voters that hold the same CA need not coordinate.
+type CA struct {
+	region   placement.RegionID
+	mesh     string
+	sequence uint64
+	root     authority
+	issuing  authority
+	serving  authority
+}
+
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// NewKey makes a P-256 key, the only kind that this mesh certifies.
+func NewKey() (*ecdsa.PrivateKey, error) {
+	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+}
+
+// NewCA makes the CA of a new region.
+func NewCA(region placement.RegionID, mesh string, now time.Time) (*CA, error) {
+	if !placement.ValidName(string(region)) {
+		return nil, fmt.Errorf("region name %.80q: use lower-case letters, digits and inner hyphens, at most 63", region)
+	}
+	if !ValidMesh(mesh) {
+		return nil, fmt.Errorf("mesh name %.80q: use labels of lower-case letters, digits and inner hyphens, joined by dots", mesh)
+	}
+	ca := &CA{region: region, mesh: mesh, sequence: 1}
+	var err error
+	if ca.root, err = newRoot(ca.TrustDomain(), now); err != nil {
+		return nil, fmt.Errorf("make root of %s: %w", ca.TrustDomain(), err)
+	}
+	if ca.issuing, err = newIssuing(ca.root, ca.TrustDomain(), now); err != nil {
+		return nil, fmt.Errorf("make issuing CA of %s: %w", ca.TrustDomain(), err)
+	}
+	if ca.serving, err = newServingRoot(ca.TrustDomain(), now); err != nil {
+		return nil, fmt.Errorf("make serving root of %s: %w", ca.TrustDomain(), err)
+	}
+	return ca, nil
+}
+
+// newRoot makes a self-signed root that names its trust domain twice: as its
+// own URI SAN (X509-SVID section 3.1, a signing certificate's SPIFFE ID has no
+// path) and as a critical name constraint on everything below it.
+func newRoot(td string, now time.Time) (authority, error) {
+	key, err := NewKey()
+	if err != nil {
+		return authority{}, err
+	}
+	tmpl := caTemplate(td, "root", now, RootLife)
+	tmpl.MaxPathLen = 1
+	cert, err := sign(tmpl, tmpl, &key.PublicKey, key)
+	return authority{cert, key}, err
+}
+
+func newIssuing(root authority, td string, now time.Time) (authority, error) {
+	key, err := NewKey()
+	if err != nil {
+		return authority{}, err
+	}
+	tmpl := caTemplate(td, "issuing", now, IssuingLife)
+	tmpl.MaxPathLenZero = true
+	clampEnd(tmpl, root.cert)
+	cert, err := sign(tmpl, root.cert, &key.PublicKey, root.key)
+	return authority{cert, key}, err
+}
+
+func caTemplate(td, what string, now time.Time, life time.Duration) *x509.Certificate {
+	return &x509.Certificate{
+		Subject:                     pkix.Name{Organization: []string{td}, CommonName: "sovmesh " + what},
+		NotBefore:                   now.Add(-Backdate),
+		NotAfter:                    now.Add(life),
+		URIs:                        []*url.URL{{Scheme: "spiffe", Host: td}},
+		BasicConstraintsValid:       true,
+		IsCA:                        true,
+		KeyUsage:                    x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		PermittedDNSDomainsCritical: true, // makes the whole name-constraints extension critical
+		PermittedURIDomains:         []string{td},
+	}
+}
+
+// newServingRoot makes the root that ordinary HTTPS clients trust. It carries
+// no URI and stands in no bundle's Roots, so nothing below it is ever a node.
+func newServingRoot(td string, now time.Time) (authority, error) {
+	key, err := NewKey()
+	if err != nil {
+		return authority{}, err
+	}
+	tmpl := &x509.Certificate{
+		Subject:               pkix.Name{Organization: []string{td}, CommonName: servingName},
+		NotBefore:             now.Add(-Backdate),
+		NotAfter:              now.Add(RootLife),
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLenZero:        true,
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	cert, err := sign(tmpl, tmpl, &key.PublicKey, key)
+	return authority{cert, key}, err
+}
+
+const servingName = "sovmesh serving root"
+
+func sign(tmpl, parent *x509.Certificate, pub crypto.PublicKey, key crypto.Signer) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, pub, key)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
+}
+
+// clampEnd keeps a certificate from outliving the one that signs it.
+func clampEnd(tmpl, parent *x509.Certificate) {
+	if tmpl.NotAfter.After(parent.NotAfter) {
+		tmpl.NotAfter = parent.NotAfter
+	}
+}
+
+// Region is the region this CA speaks for.
+func (ca *CA) Region() placement.RegionID { return ca.region }
+
+// Mesh is the mesh that the region belongs to.
+func (ca *CA) Mesh() string { return ca.mesh }
+
+// TrustDomain is the trust domain this CA speaks for.
+func (ca *CA) TrustDomain() string { return TrustDomain(ca.region, ca.mesh) }
+
+// ServingRootPEM is the file called "ca": what an HTTPS client of the app
+// listener trusts.
+func (ca *CA) ServingRootPEM() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.serving.cert.Raw})
+}
+
+// Bundle is the public half: what this region's peers trust.
+func (ca *CA) Bundle() Bundle {
+	return Bundle{
+		TrustDomain:  ca.TrustDomain(),
+		Sequence:     ca.sequence,
+		Roots:        []*x509.Certificate{ca.root.cert},
+		ServingRoots: []*x509.Certificate{ca.serving.cert},
+	}
+}
+
+// IssueNode certifies the key in a CSR as the given node and returns the leaf
+// and the issuing CA. The CSR proves possession of its key and says nothing
+// else: whatever names it asks for, the one URI SAN is set here. A ttl of zero
+// means [NodeTTL]; the result never outlives the issuing CA.
+func (ca *CA) IssueNode(csrDER []byte, node placement.NodeID, now time.Time, ttl time.Duration) ([][]byte, error) {
+	id := ID{Region: ca.region, Mesh: ca.mesh, Node: node}
+	if err := id.Validate(); err != nil {
+		return nil, err
+	}
+	tmpl := &x509.Certificate{
+		URIs:        []*url.URL{id.URI()},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	leaf, err := issue(ca.issuing, tmpl, csrDER, now, ttl, NodeTTL)
+	if err != nil {
+		return nil, fmt.Errorf("certify %s: %w", id, err)
+	}
+	return [][]byte{leaf.Raw, ca.issuing.cert.Raw}, nil
+}
+
+// IssueServing certifies the key in a CSR for the app listener at the given
+// DNS names and IP addresses, and returns the leaf and the serving root. The
+// root is part of the chain because a joiner knows only the root's pin.
+func (ca *CA) IssueServing(csrDER []byte, hosts []string, now time.Time, ttl time.Duration) ([][]byte, error) {
+	tmpl := &x509.Certificate{
+		Subject:     pkix.Name{Organization: []string{ca.TrustDomain()}, CommonName: "sovmesh app listener"},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	if len(hosts) == 0 || len(hosts) > 64 {
+		return nil, fmt.Errorf("a serving certificate needs 1 to 64 host names or IP addresses, not %d", len(hosts))
+	}
+	for _, h := range hosts {
+		if ip := net.ParseIP(h); ip != nil {
+			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
+		} else if validHost(h) {
+			tmpl.DNSNames = append(tmpl.DNSNames, h)
+		} else {
+			return nil, fmt.Errorf("%.80q is neither a DNS name nor an IP address", h)
+		}
+	}
+	leaf, err := issue(ca.serving, tmpl, csrDER, now, ttl, ServingTTL)
+	if err != nil {
+		return nil, fmt.Errorf("certify the app listener %s: %w", strings.Join(hosts, ","), err)
+	}
+	return [][]byte{leaf.Raw, ca.serving.cert.Raw}, nil
+}
+
+func validHost(h string) bool {
+	if len(h) > 253 {
+		return false
+	}
+	for _, l := range strings.Split(strings.ToLower(h), ".") {
+		if !placement.ValidName(l) {
+			return false
+		}
+	}
+	return true
+}
+
+func issue(by authority, tmpl *x509.Certificate, csrDER []byte, now time.Time, ttl, ttlDefault time.Duration) (*x509.Certificate, error) {
+	pub, err := provenKey(csrDER)
+	if err != nil {
+		return nil, err
+	}
+	if ttl == 0 {
+		ttl = ttlDefault
+	}
+	if ttl < 0 || ttl > MaxTTL {
+		return nil, fmt.Errorf("a lifetime of %s is outside 0 to %s", ttl, MaxTTL)
+	}
+	if now.Before(by.cert.NotBefore) || !now.Before(by.cert.NotAfter) {
+		return nil, fmt.Errorf("the signing CA is valid from %s to %s only; rotate it, or set the clock right",
+			by.cert.NotBefore.Format(time.RFC3339), by.cert.NotAfter.Format(time.RFC3339))
+	}
+	tmpl.NotBefore, tmpl.NotAfter = now.Add(-Backdate), now.Add(ttl)
+	tmpl.KeyUsage = x509.KeyUsageDigitalSignature
+	tmpl.BasicConstraintsValid = true
+	clampEnd(tmpl, by.cert)
+	return sign(tmpl, by.cert, pub, by.key)
+}
+
+// MaxCSR bounds the bytes of a certificate request.
+const MaxCSR = 8 << 10
+
+// provenKey returns the public key of a CSR whose sender holds the private key.
+func provenKey(csrDER []byte) (*ecdsa.PublicKey, error) {
+	if len(csrDER) > MaxCSR {
+		return nil, fmt.Errorf("a certificate request of %d bytes is larger than %d", len(csrDER), MaxCSR)
+	}
+	csr, err := x509.ParseCertificateRequest(csrDER)
+	if err != nil {
+		return nil, fmt.Errorf("read certificate request: %w", err)
+	}
+	if err := csr.CheckSignature(); err != nil {
+		return nil, fmt.Errorf("certificate request does not prove possession of its key: %w", err)
+	}
+	pub, ok := csr.PublicKey.(*ecdsa.PublicKey)
+	if !ok || pub.Curve != elliptic.P256() {
+		return nil, errors.New("certificate request holds a key that is not ECDSA P-256")
+	}
+	return pub, nil
+}
+
+// NewCSR asks for a certificate for the key. It names nobody: the CA decides.
+func NewCSR(key crypto.Signer) ([]byte, error) {
+	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+}
+
+// RotateIssuing returns a CA with a fresh issuing CA when the present one has
+// passed half of its life, and ca itself with false otherwise. Certificates
+// already issued stay good: they carry the old issuing CA with them.
+func (ca *CA) RotateIssuing(now time.Time) (*CA, bool, error) {
+	c := ca.issuing.cert
+	if now.Before(halfLife(c)) {
+		return ca, false, nil
+	}
+	next := *ca
+	var err error
+	if next.issuing, err = newIssuing(ca.root, ca.TrustDomain(), now); err != nil {
+		return nil, false, fmt.Errorf("rotate issuing CA of %s: %w", ca.TrustDomain(), err)
+	}
+	return &next, true, nil
+}
+
+func halfLife(c *x509.Certificate) time.Time {
+	return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2)
+}
