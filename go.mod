@@ -63,3 +63,8 @@ require (
 	golang.org/x/tools v0.51.0
 	pgregory.net/rapid v1.3.0
 )
+
+require (
+	github.com/quic-go/qpack v0.6.0 // indirect
+	golang.org/x/text v0.42.0 // indirect
+)
