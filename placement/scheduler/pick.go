@@ -1,0 +1,286 @@
+package scheduler
+
+import (
+	"cmp"
+	"container/heap"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// planner is one plan in the making. It is used by one goroutine, once.
+type planner struct {
+	s       placement.Snapshot
+	court   *court
+	shapes  shapes
+	spaces  []space
+	classes map[classKey]*class
+	tasks   map[placement.JobID][]*placement.Task
+	nodes   map[placement.NodeID]*space
+	made    map[placement.JobID]int // tasks assigned in this plan
+	tenants map[tenantAt]int32
+	log     []int32 // nodes whose room changed, in order
+	fates   []fateAt
+	out     Decisions
+}
+
+// tenantAt counts a tenant's tasks on a node, as far as the snapshot shows them.
+type tenantAt struct {
+	tenant placement.TenantID
+	node   int32
+}
+
+func newPlanner(s placement.Snapshot) *planner {
+	p := &planner{
+		s:       s,
+		court:   newCourt(&s),
+		shapes:  shapes{ids: make(map[shape]int32)},
+		classes: make(map[classKey]*class),
+		tasks:   make(map[placement.JobID][]*placement.Task),
+		nodes:   make(map[placement.NodeID]*space, len(s.Nodes)),
+		made:    make(map[placement.JobID]int),
+		tenants: make(map[tenantAt]int32),
+	}
+	p.spaces = newSpaces(s.Nodes, &p.shapes)
+	for i := range p.spaces {
+		p.nodes[p.spaces[i].node.ID] = &p.spaces[i]
+	}
+	for _, t := range s.Tasks {
+		if !t.Status.Live() {
+			continue
+		}
+		p.tasks[t.Job] = append(p.tasks[t.Job], t)
+		if at := p.nodes[t.Node]; at != nil {
+			p.tenants[tenantAt{t.Tenant, at.index}]++
+		}
+	}
+	return p
+}
+
+// classKey is what makes two demands equal.
+type classKey struct {
+	policy string
+	kind   placement.Kind
+	res    placement.Resources
+	site   string
+	node   placement.NodeID
+	tenant placement.TenantID
+}
+
+// class is all demands that are equal: the filters run once for it.
+type class struct {
+	classKey
+	p      *planner
+	policy *policy
+	fits   []fit // what each shape satisfies
+
+	scanned bool    // a linear scan served it once; the second demand builds the index
+	built   bool    // the index holds every node that fits
+	full    bool    // no node fits, and within a plan none will again
+	index   entries // best first; entries of an old version are dropped when met
+	seen    int     // how much of planner.log the index knows
+
+	told *Explanation
+}
+
+// fit says what of a request a shape satisfies.
+type fit uint8
+
+const (
+	fitModel fit = 1 << iota
+	fitMemory
+)
+
+// class finds the class of a job's demand.
+func (p *planner) class(job *placement.Job) *class {
+	key := classKey{
+		policy: policyKey(job.Policy), kind: job.Kind, res: job.Spec.Resources,
+		site: job.Spec.Site, node: job.Spec.NodeName, tenant: job.Tenant,
+	}
+	if c, ok := p.classes[key]; ok {
+		return c
+	}
+	c := &class{classKey: key, p: p, policy: p.court.policy(job.Policy)}
+	p.classes[key] = c
+	return c
+}
+
+// shape says what of the class's request the numbered shape satisfies.
+func (c *class) shape(id int32) fit {
+	for int32(len(c.fits)) <= id {
+		s := c.p.shapes.list[len(c.fits)]
+		var f fit
+		if (placement.Device{Model: s.model}).Matches(placement.Resources{GPUModel: c.res.GPUModel}) {
+			f |= fitModel
+		}
+		if s.memory >= c.res.GPUMemory {
+			f |= fitMemory
+		}
+		c.fits = append(c.fits, f)
+	}
+	return c.fits[id]
+}
+
+// score ranks a node for the class, least first: the tag's preference, then
+// the GPUs left over, then the eighth of its processor left over, then how many
+// tasks the tenant and everybody has there. The eighths are coarse on purpose:
+// nodes that are about equally full share the load, and fuller ones fill up
+// first so that whole nodes stay free.
+func (c *class) score(at *space) uint64 {
+	eighth := uint64(0)
+	if total := at.node.Inventory.CPU; total > 0 {
+		eighth = uint64(max(0, at.cpu-c.res.CPU) * 8 / total)
+	}
+	prefer := uint64(c.policy.at(at.node.Site).prefer)
+	gpus := uint64(max(0, int(at.gpus)-c.res.GPUs))
+	tenant := uint64(c.p.tenants[tenantAt{c.tenant, at.index}])
+	return prefer<<scorePrefer | min(gpus, 1<<12-1)<<scoreGPUs | min(eighth, 15)<<scoreCPU |
+		min(tenant, 1<<16-1)<<scoreTenant | min(uint64(at.tasks), 1<<16-1)
+}
+
+// Where the parts of a score lie; 55 bits and 8 above them fit an int64.
+const (
+	scoreTenant = 16
+	scoreCPU    = 32
+	scoreGPUs   = 36
+	scorePrefer = 48
+)
+
+// entry is a node in a class's index.
+type entry struct {
+	score   uint64
+	node    int32
+	version uint32
+}
+
+// entries is a heap, best first; equal scores go by node id.
+type entries []entry
+
+func (e entries) Len() int           { return len(e) }
+func (e entries) Less(i, j int) bool { return e[i].before(e[j]) }
+func (e entries) Swap(i, j int)      { e[i], e[j] = e[j], e[i] }
+func (e *entries) Push(x any)        { *e = append(*e, x.(entry)) }
+func (e *entries) Pop() any {
+	old := *e
+	last := old[len(old)-1]
+	*e = old[:len(old)-1]
+	return last
+}
+
+func (e entry) before(o entry) bool {
+	return e.score < o.score || e.score == o.score && e.node < o.node
+}
+
+// pick chooses the best node for one demand of the class, nil if none fits.
+// avoid is a node that another one of equal fit is preferred to.
+func (p *planner) pick(c *class, avoid placement.NodeID) *space {
+	if c.full {
+		return nil
+	}
+	var best, next *entry
+	if c.scanned {
+		best, next = c.fromIndex()
+	} else {
+		best, next = c.scan()
+	}
+	if best == nil {
+		c.full = true
+		return nil
+	}
+	if avoid != "" && next != nil && p.spaces[best.node].node.ID == avoid && next.score>>scoreCPU == best.score>>scoreCPU {
+		best = next
+	}
+	return &p.spaces[best.node]
+}
+
+// scan looks at every node and keeps the two best.
+func (c *class) scan() (best, next *entry) {
+	c.scanned = true
+	var a, b entry
+	found := 0
+	for i := range c.p.spaces {
+		e, ok := c.entry(int32(i))
+		switch {
+		case !ok:
+		case found == 0:
+			a, found = e, 1
+		case e.before(a):
+			a, b, found = e, a, 2
+		case found == 1 || e.before(b):
+			b, found = e, 2
+		}
+	}
+	return pair(a, b, found)
+}
+
+func pair(a, b entry, found int) (best, next *entry) {
+	if found > 0 {
+		best = &a
+	}
+	if found > 1 {
+		next = &b
+	}
+	return best, next
+}
+
+// entry rates one node; false if the class does not fit there.
+func (c *class) entry(node int32) (entry, bool) {
+	at := &c.p.spaces[node]
+	if c.room(at) != 0 || c.fixed(at) != 0 {
+		return entry{}, false
+	}
+	return entry{c.score(at), node, at.version}, true
+}
+
+// fromIndex gives what scan gives, from a heap that follows the planner's log.
+func (c *class) fromIndex() (best, next *entry) {
+	if !c.built {
+		for i := range c.p.spaces {
+			if e, ok := c.entry(int32(i)); ok {
+				c.index = append(c.index, e)
+			}
+		}
+		heap.Init(&c.index)
+		c.built, c.seen = true, len(c.p.log)
+	}
+	c.catchUp()
+	a, ok := c.top()
+	if !ok {
+		return nil, nil
+	}
+	heap.Pop(&c.index)
+	b, ok := c.top()
+	heap.Push(&c.index, a)
+	if !ok {
+		return pair(a, b, 1)
+	}
+	return pair(a, b, 2)
+}
+
+// catchUp adds an entry for every node that changed since it last looked; the
+// old entries fall out by their version.
+func (c *class) catchUp() {
+	log := c.p.log
+	for i := c.seen; i < len(log); i++ {
+		if i > c.seen && log[i] == log[i-1] {
+			continue // the entry added just now is of the newest version
+		}
+		if e, ok := c.entry(log[i]); ok {
+			heap.Push(&c.index, e)
+		}
+	}
+	c.seen = len(log)
+}
+
+// top drops outdated entries and gives the best one.
+func (c *class) top() (entry, bool) {
+	for len(c.index) > 0 {
+		if e := c.index[0]; e.version == c.p.spaces[e.node].version {
+			return e, true
+		}
+		heap.Pop(&c.index)
+	}
+	return entry{}, false
+}
+
+func cmpInt(a, b int64) int     { return cmp.Compare(a, b) }
+func cmpString(a, b string) int { return cmp.Compare(a, b) }

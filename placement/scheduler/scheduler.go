@@ -1,0 +1,171 @@
+// Package scheduler decides where tasks run.
+//
+// It is a pure function of a snapshot: no I/O, no clock, no randomness, no
+// error return, and the same answer whatever order maps are walked in. What it
+// decides is exact (task, node, devices), so that a node has nothing left to
+// decide; what it cannot decide comes back as a [Refusal] with its reason.
+//
+// The rule that must hold: nothing is ever assigned outside its residency
+// policy, whatever else is full, drained or silent. A place that is not lawful
+// is not a worse place, it is none.
+//
+// The controller of a region's leader proposes what [Plan] says; the API shows
+// [Explain] and [PlanDrain]; forwarding asks [Rank] which regions to try.
+package scheduler
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// Decisions are what one plan wants changed. Everything in it fits together:
+// capacity given to one assignment is not given to another.
+type Decisions struct {
+	// Assign are new tasks, exact to node and devices.
+	Assign []placement.Assignment
+	// Stop are tasks that a drain or a finished replacement ends.
+	Stop []Stop
+	// Refused are the wanted jobs that found no node, in queue order.
+	Refused []Refusal
+	// Drained are the draining nodes with no live task left, sorted.
+	Drained []placement.NodeID
+	// Wake is when the next decision falls due by time alone (a drain's
+	// deadline, a restart held back, a lease, a partition's limit); zero when
+	// nothing waits for time.
+	Wake time.Time
+}
+
+// Empty reports whether there is nothing to propose. Refusals and Wake are not
+// proposals.
+func (d Decisions) Empty() bool { return len(d.Assign)+len(d.Stop)+len(d.Drained) == 0 }
+
+// Stop ends one task; its job's stop_grace is how long it gets.
+type Stop struct {
+	Task   placement.TaskID
+	Job    placement.JobID
+	Reason string
+	// Again: the job wants a new task elsewhere once this one has ended.
+	Again bool
+}
+
+// Refusal is a wanted job that found no node now, with the whole reason.
+type Refusal struct {
+	Job         placement.JobID
+	Explanation Explanation
+}
+
+// The reasons that an assignment's record gives (placement.Why).
+const (
+	WhyNew     = "new"
+	WhyRestart = "restart"
+	WhyDrain   = "drain"
+	WhyLost    = "lost" // its node is silent for longer than its tag allows
+)
+
+// Plan decides everything that the snapshot calls for: replacements and stops
+// for draining and silent nodes first, so that a long queue cannot hold a drain
+// up, then the wanted jobs in queue order. Applying the decisions and planning
+// again decides nothing new.
+func Plan(s placement.Snapshot) Decisions {
+	p := newPlanner(s)
+	p.tend()
+	for _, job := range s.Wanted {
+		p.want(job)
+	}
+	p.finishDrains()
+	return p.out
+}
+
+// want finds a node for one more task of a job.
+func (p *planner) want(job *placement.Job) {
+	if job.StopRequested || job.Status.Terminal() {
+		return
+	}
+	if job.NotBefore.After(p.s.Now) {
+		p.wake(job.NotBefore)
+		return
+	}
+	old := p.fence(job)
+	if old != nil && !p.expired(old) {
+		// A singleton's other copy may still run: nobody starts a second one.
+		return
+	}
+	reason := WhyNew
+	if job.Attempts > 0 {
+		reason = WhyRestart
+	}
+	class := p.class(job)
+	at := p.pick(class, failedOn(job))
+	if at == nil {
+		p.out.Refused = append(p.out.Refused, Refusal{Job: job.ID, Explanation: p.explainClass(class)})
+		return
+	}
+	p.assign(job, class, at, reason, "")
+}
+
+// failedOn is the node that a restarted job should rather not return to.
+func failedOn(job *placement.Job) placement.NodeID {
+	if job.Attempts == 0 {
+		return ""
+	}
+	return job.Node
+}
+
+// fence is the live task that keeps a singleton from starting anywhere else.
+func (p *planner) fence(job *placement.Job) *placement.Task {
+	if !job.Spec.Singleton {
+		return nil
+	}
+	for _, t := range p.tasks[job.ID] {
+		if t.Status.Live() {
+			return t
+		}
+	}
+	return nil
+}
+
+// assign takes room on the node and records the assignment.
+func (p *planner) assign(job *placement.Job, c *class, at *space, reason string, replaces placement.TaskID) *placement.Assignment {
+	p.made[job.ID]++
+	score := c.score(at)
+	a := placement.Assignment{
+		Task:     job.ID.Task(0, job.Attempts+p.made[job.ID]),
+		Job:      job.ID,
+		Node:     at.node.ID,
+		Devices:  p.take(c, at),
+		Replaces: replaces,
+		Why:      c.policy.why(at.node.Site),
+	}
+	a.Why.Score, a.Why.Reason = int64(score), reason
+	p.out.Assign = append(p.out.Assign, a)
+	return &p.out.Assign[len(p.out.Assign)-1]
+}
+
+// wake remembers the earliest time at which something falls due.
+func (p *planner) wake(at time.Time) {
+	if at.After(p.s.Now) && (p.out.Wake.IsZero() || at.Before(p.out.Wake)) {
+		p.out.Wake = at
+	}
+}
+
+// finishDrains names the draining nodes that hold nothing any more.
+func (p *planner) finishDrains() {
+	busy := make(map[placement.NodeID]bool)
+	for _, t := range p.s.Tasks {
+		if t.Status.Live() {
+			busy[t.Node] = true
+		}
+	}
+	for _, a := range p.out.Assign {
+		busy[a.Node] = true
+	}
+	for _, n := range p.s.Nodes {
+		if n.State == placement.NodeDraining && n.Used.Tasks == 0 && !busy[n.ID] {
+			p.out.Drained = append(p.out.Drained, n.ID)
+		}
+	}
+	slices.SortFunc(p.out.Drained, func(a, b placement.NodeID) int { return strings.Compare(string(a), string(b)) })
+}

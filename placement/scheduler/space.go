@@ -1,0 +1,180 @@
+package scheduler
+
+import (
+	"slices"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// space is the room of one node while a plan is made.
+type space struct {
+	node    *placement.Node
+	index   int32 // place in the snapshot, which is sorted by id
+	version uint32
+	cpu     placement.MilliCPU
+	memory  placement.Bytes
+	free    []lot // free and healthy devices, by shape
+	gpus    int32 // their number
+	tasks   int32 // live ones, and those assigned in this plan
+	taken   []string
+}
+
+// lot is a number of devices of one shape.
+type lot struct{ shape, count int32 }
+
+// shape is what tells devices apart for a request: model and memory. Its
+// device is a sample.
+type shape struct {
+	model  string
+	memory placement.Bytes
+}
+
+// shapes numbers the shapes of a snapshot in order of first sight.
+type shapes struct {
+	list []shape
+	ids  map[shape]int32
+}
+
+// of numbers the device's shape; last is tried first, since the devices of a
+// node are mostly alike.
+func (s *shapes) of(d *placement.Device, last int32) int32 {
+	if last < int32(len(s.list)) && s.list[last].memory == d.Memory && s.list[last].model == d.Model {
+		return last
+	}
+	key := shape{d.Model, d.Memory}
+	id, ok := s.ids[key]
+	if !ok {
+		id = int32(len(s.list))
+		s.list = append(s.list, key)
+		s.ids[key] = id
+	}
+	return id
+}
+
+// count groups devices by shape; include chooses among them.
+func (s *shapes) count(n *placement.Node, lots []lot, include func(*placement.Device) bool) ([]lot, int32) {
+	var total, last int32
+	start := len(lots)
+	for i := range n.Inventory.Devices {
+		d := &n.Inventory.Devices[i]
+		id := s.of(d, last)
+		last = id
+		if !include(d) {
+			continue
+		}
+		total++
+		at := slices.IndexFunc(lots[start:], func(l lot) bool { return l.shape == id })
+		if at < 0 {
+			lots = append(lots, lot{id, 1})
+			continue
+		}
+		lots[start+at].count++
+	}
+	return lots[start:len(lots):len(lots)], total
+}
+
+// newSpaces works out the free room of every node.
+func newSpaces(nodes []*placement.Node, s *shapes) []space {
+	out := make([]space, len(nodes))
+	var arena []lot
+	for i, n := range nodes {
+		at := &out[i]
+		at.node, at.index = n, int32(i)
+		at.cpu = n.Inventory.CPU - n.Used.CPU
+		at.memory = n.Inventory.Memory - n.Used.Memory
+		at.tasks = int32(n.Used.Tasks)
+		if cap(arena)-len(arena) < len(n.Inventory.Devices) {
+			arena = make([]lot, 0, max(1024, len(n.Inventory.Devices)))
+		}
+		at.free, at.gpus = s.count(n, arena, func(d *placement.Device) bool {
+			return d.Offered() && !holds(n.Used.Devices, d.UUID)
+		})
+		arena = arena[:len(arena)+len(at.free)]
+	}
+	return out
+}
+
+// holds reports whether a sorted list of UUIDs has one.
+func holds(sorted []string, uuid string) bool {
+	if len(sorted) == 0 {
+		return false
+	}
+	_, found := slices.BinarySearch(sorted, uuid)
+	return found
+}
+
+// take gives one task of the class its room on the node and names its devices.
+func (p *planner) take(c *class, at *space) []string {
+	at.cpu -= c.res.CPU
+	at.memory -= c.res.Memory
+	at.tasks++
+	at.version++
+	p.log = append(p.log, at.index)
+	p.tenants[tenantAt{c.tenant, at.index}]++
+	if c.res.GPUs <= 0 {
+		return nil
+	}
+	var out []string
+	for _, id := range p.lotsFor(c, at) {
+		out = p.takeDevices(at, id, c.res.GPUs-len(out), out)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// lotsFor orders the shapes that a class may use: one that suffices alone
+// before a mixture, and the least memory first, so that big devices stay for
+// those who need them.
+func (p *planner) lotsFor(c *class, at *space) []int32 {
+	var fit []lot
+	for _, l := range at.free {
+		if l.count > 0 && c.shape(l.shape) == fitModel|fitMemory {
+			fit = append(fit, l)
+		}
+	}
+	slices.SortFunc(fit, func(a, b lot) int {
+		x, y := p.shapes.list[a.shape], p.shapes.list[b.shape]
+		switch enough, other := int(a.count) >= c.res.GPUs, int(b.count) >= c.res.GPUs; {
+		case enough != other && enough:
+			return -1
+		case enough != other:
+			return 1
+		case x.memory != y.memory:
+			return cmpInt(int64(x.memory), int64(y.memory))
+		}
+		return cmpString(x.model, y.model)
+	})
+	ids := make([]int32, len(fit))
+	for i, l := range fit {
+		ids[i] = l.shape
+	}
+	return ids
+}
+
+// takeDevices appends up to want free devices of one shape, sound ones before
+// degraded ones, in the order in which the node lists them.
+func (p *planner) takeDevices(at *space, id int32, want int, out []string) []string {
+	got := int32(0)
+	for _, health := range [...]placement.DeviceHealth{placement.DeviceOK, placement.DeviceDegraded} {
+		for i := range at.node.Inventory.Devices {
+			if int(got) == want {
+				break
+			}
+			d := &at.node.Inventory.Devices[i]
+			if d.Health != health || p.shapes.of(d, id) != id || holds(at.node.Used.Devices, d.UUID) || slices.Contains(at.taken, d.UUID) {
+				continue
+			}
+			out = append(out, d.UUID)
+			at.taken = append(at.taken, d.UUID)
+			got++
+		}
+	}
+	for i := range at.free {
+		if at.free[i].shape == id {
+			// The lots of a space are its own: an arena gave them out once.
+			at.free[i].count -= got
+		}
+	}
+	at.gpus -= got
+	return out
+}
