@@ -20,4 +20,13 @@ type Snapshot struct {
 	// draining, cordoned or silent nodes, and all tasks of their jobs).
 	Tasks []*Task
 	Jobs  map[JobID]*Job // the jobs of Wanted and Tasks
+	// Held is the room that a consumed reservation keeps for a wanted job; its
+	// node counts it as used.
+	Held map[JobID]Hold
+}
+
+// Hold is room kept on one node.
+type Hold struct {
+	Node    NodeID
+	Devices []string
 }

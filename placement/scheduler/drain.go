@@ -47,6 +47,9 @@ type Fate struct {
 // The same rules decide in [Plan] once the node is draining.
 func PlanDrain(s placement.Snapshot, node placement.NodeID, d placement.Drain) []Fate {
 	s.Nodes = slices.Clone(s.Nodes)
+	if d.StartedAt.IsZero() {
+		d.StartedAt = s.Now
+	}
 	for i, n := range s.Nodes {
 		if n.ID == node {
 			changed := *n
@@ -182,6 +185,10 @@ func waitNote(o order) string {
 // covered reports that another copy already takes the task's place. A copy
 // that runs makes this one surplus.
 func (p *planner) covered(f *Fate, job *placement.Job, t *placement.Task) bool {
+	if p.made[job.ID] > 0 {
+		f.Action, f.Note = ActMove, "another copy of it is being replaced already"
+		return true
+	}
 	for _, other := range p.tasks[job.ID] {
 		at := p.nodes[other.Node]
 		if other.ID == t.ID || other.Stop || at == nil || !p.steady(at.node) {
@@ -268,14 +275,14 @@ func (p *planner) miss(job *placement.Job, t *placement.Task, n *placement.Node)
 	default:
 		return
 	}
+	if p.covered(&Fate{}, job, t) {
+		return
+	}
 	if job.NotBefore.After(due) {
 		due = job.NotBefore
 	}
 	if due.After(p.s.Now) {
 		p.wake(due)
-		return
-	}
-	if p.covered(&Fate{}, job, t) {
 		return
 	}
 	class := p.class(job)

@@ -88,6 +88,7 @@ type survey struct {
 	ideal  [len(chain)]int
 	lawful int
 	site   *verdict // of the first unlawful node
+	right  *verdict // of the first lawful one
 	// The most that a node has which fails nothing else.
 	cpu    placement.MilliCPU
 	memory placement.Bytes
@@ -118,6 +119,9 @@ func (v *survey) look(c *class, at *space) {
 	f := c.fixed(at) | c.room(at)
 	if f&failLaw == 0 {
 		v.lawful++
+		if v.right == nil {
+			v.right = c.policy.at(at.node.Site)
+		}
 		if g := c.empty(at); g == 0 {
 			v.ever++
 		} else {
@@ -198,7 +202,7 @@ func (c *class) empty(at *space) faults {
 // tell turns a survey into the explanation.
 func (p *planner) tell(c *class, v *survey) Explanation {
 	e := Explanation{
-		Region: p.s.Region, LawPack: p.court.pack.Hash(), On: p.court.on.String(),
+		Region: p.s.Region, LawPack: p.court.packHash(), On: p.court.on.String(),
 		Nodes: len(p.spaces), Fitting: v.fit, Counts: []Count{},
 	}
 	for i, n := range v.first {
@@ -206,11 +210,13 @@ func (p *planner) tell(c *class, v *survey) Explanation {
 			e.Counts = append(e.Counts, Count{chain[i], n})
 		}
 	}
-	region := c.policy.at("")
-	if v.lawful == 0 && v.site == nil {
-		v.site = region // no node at all: the region as a whole is judged
+	switch {
+	case v.right != nil:
+		e.Rule = v.right.rule
+	case v.site == nil: // no node at all: the region as a whole is judged
+		v.site = c.policy.at("")
+		e.Rule = v.site.rule
 	}
-	e.Rule = region.rule
 	switch {
 	case v.fit > 0:
 		e.Outcome, e.Reason = Fits, fmt.Sprintf("%s could take it now", nodes(v.fit))

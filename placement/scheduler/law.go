@@ -74,6 +74,9 @@ func (c *court) policy(layers []placement.Layer) *policy {
 	c.held[key] = p
 	parts := make([]residency.Layer, 0, len(layers))
 	limited := false
+	if c.pack == nil {
+		return p
+	}
 	for _, l := range layers {
 		tag, err := residency.ParseWire(l.Tag, c.pack, c.on)
 		if err != nil {
@@ -89,7 +92,8 @@ func (c *court) policy(layers []placement.Layer) *policy {
 			p.prefer = c.preferences(long.Prefer)
 		}
 	}
-	p.read = residency.NewPolicy(parts...)
+	// A tag's scope may narrow where it is computed further than the tag does.
+	p.read = residency.NewPolicy(parts...).ForScope("compute")
 	return p
 }
 
@@ -119,6 +123,9 @@ func (p *policy) at(site string) *verdict {
 
 // judge asks the residency engine about a place.
 func (c *court) judge(p *policy, place residency.Site) *verdict {
+	if c.pack == nil {
+		return &verdict{constraint: ResidencyUnknown, rule: "law.unknown", reason: "the region holds no law pack yet"}
+	}
 	if p.fault != nil {
 		return &verdict{constraint: ResidencyUnknown, rule: "law.unknown", reason: p.fault.Error()}
 	}
@@ -151,5 +158,13 @@ func (c *court) preference(list []residency.Policy, place residency.Site) uint8 
 
 // why is the record of a decision under this policy.
 func (p *policy) why(site string) placement.Why {
-	return placement.Why{Rule: p.at(site).rule, LawPack: p.c.pack.Hash(), On: p.c.on.String()}
+	return placement.Why{Rule: p.at(site).rule, LawPack: p.c.packHash(), On: p.c.on.String()}
+}
+
+// packHash is empty for a region that holds no pack, where nothing is lawful.
+func (c *court) packHash() string {
+	if c.pack == nil {
+		return ""
+	}
+	return c.pack.Hash()
 }

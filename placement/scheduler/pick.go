@@ -249,6 +249,10 @@ func (c *class) fromIndex() (best, next *entry) {
 	}
 	heap.Pop(&c.index)
 	b, ok := c.top()
+	for ok && b.node == a.node { // the same node, entered twice
+		heap.Pop(&c.index)
+		b, ok = c.top()
+	}
 	heap.Push(&c.index, a)
 	if !ok {
 		return pair(a, b, 1)

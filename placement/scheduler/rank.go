@@ -41,6 +41,7 @@ type Candidate struct {
 // few, so that not everybody runs to the same region.
 func Rank(job *placement.Job, effective residency.Policy, summaries []placement.RegionSummary, sites []residency.Site,
 	pack *residency.Pack, on residency.Date, now time.Time) []Candidate {
+	effective = effective.ForScope("compute")
 	c := &court{pack: pack, on: on, held: make(map[string]*policy)}
 	prefer := c.policy(job.Policy).prefer
 	var out []Candidate

@@ -79,6 +79,20 @@ func Plan(s placement.Snapshot) Decisions {
 	return p.out
 }
 
+// Place finds room for one job now, as [Plan] would if it were alone in the
+// queue; nil if there is none. The explanation is the state before it.
+func Place(s placement.Snapshot, job *placement.Job) (*placement.Assignment, Explanation) {
+	p := newPlanner(s)
+	class := p.class(job)
+	told := p.explainClass(class)
+	at := p.pick(class, failedOn(job))
+	if at == nil {
+		return nil, told
+	}
+	p.assign(job, class, at, WhyNew, "")
+	return &p.out.Assign[0], told
+}
+
 // want finds a node for one more task of a job.
 func (p *planner) want(job *placement.Job) {
 	if job.StopRequested || job.Status.Terminal() {
@@ -88,9 +102,7 @@ func (p *planner) want(job *placement.Job) {
 		p.wake(job.NotBefore)
 		return
 	}
-	old := p.fence(job)
-	if old != nil && !p.expired(old) {
-		// A singleton's other copy may still run: nobody starts a second one.
+	if p.made[job.ID] > 0 || p.fenced(job) {
 		return
 	}
 	reason := WhyNew
@@ -98,12 +110,32 @@ func (p *planner) want(job *placement.Job) {
 		reason = WhyRestart
 	}
 	class := p.class(job)
+	if p.claim(job, class, reason) {
+		return
+	}
 	at := p.pick(class, failedOn(job))
 	if at == nil {
 		p.out.Refused = append(p.out.Refused, Refusal{Job: job.ID, Explanation: p.explainClass(class)})
 		return
 	}
 	p.assign(job, class, at, reason, "")
+}
+
+// claim places a job on the room that is held for it, if that node still may
+// have it; the room is counted as used already.
+func (p *planner) claim(job *placement.Job, c *class, reason string) bool {
+	hold, ok := p.s.Held[job.ID]
+	if !ok {
+		return false
+	}
+	at := p.nodes[hold.Node]
+	if at == nil || c.fixed(at) != 0 || len(hold.Devices) != c.res.GPUs {
+		return false
+	}
+	a := p.record(job, c, at, reason)
+	a.Devices = slices.Clone(hold.Devices)
+	p.out.Assign = append(p.out.Assign, a)
+	return true
 }
 
 // failedOn is the node that a restarted job should rather not return to.
@@ -114,34 +146,32 @@ func failedOn(job *placement.Job) placement.NodeID {
 	return job.Node
 }
 
-// fence is the live task that keeps a singleton from starting anywhere else.
-func (p *planner) fence(job *placement.Job) *placement.Task {
-	if !job.Spec.Singleton {
-		return nil
-	}
-	for _, t := range p.tasks[job.ID] {
-		if t.Status.Live() {
-			return t
-		}
-	}
-	return nil
+// fenced reports whether another copy of a singleton may still run: nobody
+// starts a second one.
+func (p *planner) fenced(job *placement.Job) bool {
+	return job.Spec.Singleton && slices.ContainsFunc(p.tasks[job.ID], func(t *placement.Task) bool { return !p.expired(t) })
 }
 
 // assign takes room on the node and records the assignment.
-func (p *planner) assign(job *placement.Job, c *class, at *space, reason string, replaces placement.TaskID) *placement.Assignment {
-	p.made[job.ID]++
-	score := c.score(at)
-	a := placement.Assignment{
-		Task:     job.ID.Task(0, job.Attempts+p.made[job.ID]),
-		Job:      job.ID,
-		Node:     at.node.ID,
-		Devices:  p.take(c, at),
-		Replaces: replaces,
-		Why:      c.policy.why(at.node.Site),
-	}
-	a.Why.Score, a.Why.Reason = int64(score), reason
+func (p *planner) assign(job *placement.Job, c *class, at *space, reason string, replaces placement.TaskID) {
+	a := p.record(job, c, at, reason)
+	a.Replaces = replaces
+	a.Devices = p.take(c, at)
 	p.out.Assign = append(p.out.Assign, a)
-	return &p.out.Assign[len(p.out.Assign)-1]
+}
+
+// record is an assignment without its devices. The attempts of a job count
+// from 1.
+func (p *planner) record(job *placement.Job, c *class, at *space, reason string) placement.Assignment {
+	p.made[job.ID]++
+	a := placement.Assignment{
+		Task: job.ID.Task(0, job.Attempts+p.made[job.ID]),
+		Job:  job.ID,
+		Node: at.node.ID,
+		Why:  c.policy.why(at.node.Site),
+	}
+	a.Why.Score, a.Why.Reason = int64(c.score(at)), reason
+	return a
 }
 
 // wake remembers the earliest time at which something falls due.
