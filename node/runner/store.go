@@ -1,0 +1,258 @@
+package runner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// Record is what a node remembers of one of its tasks across restarts of the
+// agent. It exists from before the task is started until it is collected.
+type Record struct {
+	Version   int                `json:"version"`
+	Task      placement.TaskID   `json:"task"`
+	Job       placement.JobID    `json:"job"`
+	Kind      placement.Kind     `json:"kind"`
+	Tenant    placement.TenantID `json:"tenant,omitempty"`
+	Devices   []string           `json:"devices,omitempty"`
+	Singleton bool               `json:"singleton,omitempty"`
+	Grace     placement.Duration `json:"grace"`
+	// Index is that of the committed view that first showed the assignment.
+	Index      uint64    `json:"index"`
+	LeaseUntil time.Time `json:"lease_until,omitzero"`
+	// Handle is set from just before the task is started.
+	Handle *Handle `json:"handle,omitempty"`
+	// Status is the last one that is known; a terminal one is final.
+	Status    placement.TaskStatus `json:"status"`
+	Reason    string               `json:"reason,omitempty"`
+	Exit      *Exit                `json:"exit,omitempty"`
+	StartedAt time.Time            `json:"started_at,omitzero"`
+	EndedAt   time.Time            `json:"ended_at,omitzero"`
+}
+
+// Store keeps the records. A Save that returned nil survives a power cut.
+type Store interface {
+	Load() (records []Record, floor uint64, err error)
+	Save(Record) error
+	// Delete forgets a task. floor is the index of the committed view that said
+	// the task is over: views before it, in which the task may still look as if
+	// it had to be started, are not acted upon any more.
+	Delete(id placement.TaskID, floor uint64) error
+}
+
+const recordVersion = 1
+
+// maxRecord bounds the size of a record's file in bytes.
+const maxRecord = 1 << 20
+
+// Dir is a [Store] of one file per task in a directory of its own.
+type Dir struct {
+	path string
+	mu   sync.Mutex // serialises changes to the directory's floor
+	low  uint64     // guarded by mu: the floor on disk
+}
+
+// OpenDir makes the directory, readable by its owner only: a record may hold
+// what a job's author keeps private.
+func OpenDir(path string) (*Dir, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("open the runner's state: %w", err)
+	}
+	return &Dir{path: path}, nil
+}
+
+// fileName is the task's file: its id with the slash made harmless.
+func fileName(id placement.TaskID) string {
+	return strings.ReplaceAll(string(id), "/", "_") + ".json"
+}
+
+// Load reads every record. A record that cannot be read stops the node: what
+// it runs must not be guessed.
+func (d *Dir) Load() ([]Record, uint64, error) {
+	entries, err := os.ReadDir(d.path)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read the runner's state: %w", err)
+	}
+	var records []Record
+	for _, e := range entries {
+		name := e.Name()
+		if strings.HasSuffix(name, ".tmp") {
+			_ = os.Remove(filepath.Join(d.path, name)) // a save that was cut off
+			continue
+		}
+		if !strings.HasSuffix(name, ".json") {
+			continue
+		}
+		r, err := readRecord(filepath.Join(d.path, name))
+		if err != nil {
+			return nil, 0, err
+		}
+		records = append(records, r)
+	}
+	floor, err := d.floor()
+	return records, floor, err
+}
+
+func readRecord(path string) (Record, error) {
+	var r Record
+	info, err := os.Stat(path)
+	if err == nil && info.Size() > maxRecord {
+		err = fmt.Errorf("it is larger than %d bytes", maxRecord)
+	}
+	var data []byte
+	if err == nil {
+		data, err = os.ReadFile(path)
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &r)
+	}
+	if err == nil && (r.Version != recordVersion || r.Task == "") {
+		err = fmt.Errorf("version %d of task %q is not known to this program", r.Version, r.Task)
+	}
+	if err != nil {
+		return Record{}, fmt.Errorf("task state %s cannot be read (move it away to start without that task's history): %w", path, err)
+	}
+	return r, nil
+}
+
+// Save replaces the task's file in one step.
+func (d *Dir) Save(r Record) error {
+	r.Version = recordVersion
+	data, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("keep task %s: %w", r.Task, err)
+	}
+	if err := d.write(fileName(r.Task), data); err != nil {
+		return fmt.Errorf("keep task %s: %w", r.Task, err)
+	}
+	return nil
+}
+
+// Delete raises the floor, then removes the file: in the other order a crash
+// between the two could let an old view start the task again.
+func (d *Dir) Delete(id placement.TaskID, floor uint64) error {
+	if err := d.raise(floor); err != nil {
+		return fmt.Errorf("forget task %s: %w", id, err)
+	}
+	err := os.Remove(filepath.Join(d.path, fileName(id)))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget task %s: %w", id, err)
+	}
+	return nil
+}
+
+func (d *Dir) raise(floor uint64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if floor <= d.low {
+		return nil
+	}
+	if err := d.write("floor", fmt.Appendf(nil, "%d\n", floor)); err != nil {
+		return err
+	}
+	d.low = floor
+	return nil
+}
+
+func (d *Dir) floor() (uint64, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	data, err := os.ReadFile(filepath.Join(d.path, "floor"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err == nil {
+		_, err = fmt.Sscanf(string(data), "%d", &d.low)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read the runner's floor: %w", err)
+	}
+	return d.low, nil
+}
+
+// write is temporary file, fsync, rename, fsync of the directory.
+func (d *Dir) write(name string, data []byte) error {
+	f, err := os.CreateTemp(d.path, name+".*.tmp")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(d.path, name))
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+		return err
+	}
+	dir, err := os.Open(d.path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// Memory is a [Store] for meshes that live in one process; it survives the
+// node built on it, not the process.
+type Memory struct {
+	mu      sync.Mutex
+	records map[placement.TaskID]Record // guarded by mu
+	low     uint64                      // guarded by mu
+	fail    error                       // guarded by mu
+}
+
+// NewMemory makes an empty store.
+func NewMemory() *Memory { return &Memory{records: make(map[placement.TaskID]Record)} }
+
+// Fail makes every later change return err, as a full disk does; nil ends that.
+func (m *Memory) Fail(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fail = err
+}
+
+// Load returns what was saved.
+func (m *Memory) Load() ([]Record, uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []Record
+	for r := range maps.Values(m.records) {
+		all = append(all, r)
+	}
+	return all, m.low, nil
+}
+
+// Save keeps the record.
+func (m *Memory) Save(r Record) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fail != nil {
+		return m.fail
+	}
+	m.records[r.Task] = r
+	return nil
+}
+
+// Delete forgets the record and raises the floor.
+func (m *Memory) Delete(id placement.TaskID, floor uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fail != nil {
+		return m.fail
+	}
+	m.low = max(m.low, floor)
+	delete(m.records, id)
+	return nil
+}

@@ -1,0 +1,351 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// task is one task in this process. All fields but saving are guarded by Runner.mu.
+// Exactly one goroutine, its life, brings it up and sees its end.
+type task struct {
+	rec  Record
+	job  placement.Job // set while the task is to be started
+	seen uint64        // index of the newest view that had it
+
+	alive    bool // it has a life
+	absent   bool // the region has it as over, or not at all
+	mismatch bool // the region shows another status than ours
+
+	stop       string        // why it is to end; set once
+	grace      time.Duration // what it is given to end
+	stopping   bool          // the order to end was given to the driver
+	quiet      bool          // nobody waits for news of it
+	collecting bool          // it is being removed
+
+	// leaseEnds is when a singleton is told to end, by this process' monotonic
+	// clock; the wall clock may be set back meanwhile.
+	leaseEnds   time.Time
+	leasePassed bool       // the driver was told of this lease
+	saving      sync.Mutex // held around a save, before mu, so that the newest record wins
+	unsaved     bool       // rec is newer than the store's copy
+	saveAfter   time.Time  // when an unsaved record is tried again
+	reported    time.Time  // when its status was last queued
+}
+
+func (t *task) over() bool { return !t.rec.Status.Live() }
+
+func (t *task) public() Status {
+	return Status{
+		Task: t.rec.Task, Job: t.rec.Job, Kind: t.rec.Kind, Tenant: t.rec.Tenant, Devices: t.rec.Devices,
+		Status: t.rec.Status, Reason: t.rec.Reason, Exit: t.rec.Exit,
+		StartedAt: t.rec.StartedAt, EndedAt: t.rec.EndedAt, Stopping: t.stop != "" && !t.over(), Unsaved: t.unsaved,
+	}
+}
+
+// begin is the life of a task that was never started.
+func (r *Runner) begin(ctx context.Context, t *task) {
+	select {
+	case r.starts <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	h, err := r.bringUp(ctx, t)
+	<-r.starts
+	var exists *ExistsError
+	switch {
+	case errors.As(err, &exists):
+		if err := r.keep(t, exists.Handle); err != nil {
+			r.log.Warn("keep the handle of a task that was found", "task", t.rec.Task, "err", err)
+		}
+		r.resume(ctx, t)
+	case ctx.Err() != nil:
+		// The agent ends; the next one sees what became of it.
+	case errors.Is(err, errUnwanted):
+		r.finish(t, placement.TaskStopped, r.stopReason(t), nil)
+	case err != nil:
+		r.finish(t, placement.TaskFailed, startFailure(err), nil)
+	default:
+		r.running(ctx, t, h, time.Now())
+		r.watch(ctx, t, h)
+	}
+}
+
+var errUnwanted = errors.New("no longer wanted")
+
+// bringUp prepares and starts the task, unless it was stopped meanwhile.
+func (r *Runner) bringUp(ctx context.Context, t *task) (Handle, error) {
+	d := r.cfg.Drivers[string(t.rec.Kind)]
+	if d == nil {
+		return Handle{}, fmt.Errorf("this node has no driver for jobs of kind %s", t.rec.Kind)
+	}
+	spec := r.spec(t)
+	if r.stopReason(t) != "" {
+		return Handle{}, errUnwanted
+	}
+	if p, ok := d.(Preparer); ok {
+		r.report(t, placement.TaskStarting, "preparing")
+		if err := p.Prepare(ctx, spec); err != nil {
+			return Handle{}, err
+		}
+		if r.stopReason(t) != "" {
+			return Handle{}, errUnwanted
+		}
+	}
+	h, err := d.Start(ctx, spec)
+	return h, err
+}
+
+// spec is what the driver is told; it needs no lock but mu's for the lease.
+func (r *Runner) spec(t *task) Spec {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	env := make(map[string]string, len(r.cfg.Env)+len(t.job.Spec.Env)+2)
+	for k, v := range r.cfg.Env {
+		env[k] = v
+	}
+	env["SOVMESH_JOB"], env["SOVMESH_TASK"] = string(t.rec.Job), string(t.rec.Task)
+	for k, v := range t.job.Spec.Env {
+		env[k] = v
+	}
+	s := t.job.Spec
+	spec := Spec{
+		Task: t.rec.Task, Job: t.rec.Job, Name: s.Name, Command: s.Command, Env: env, Resources: s.Resources,
+		Devices: t.rec.Devices, Image: s.Image, Models: s.Models, Upstream: s.Upstream, Grace: time.Duration(t.rec.Grace),
+		Keep: func(h Handle) error { return r.keep(t, h) },
+	}
+	if !t.rec.LeaseUntil.IsZero() {
+		spec.LeaseUntil, t.leasePassed = t.rec.LeaseUntil.Add(-r.cfg.LeaseMargin), true
+	}
+	return spec
+}
+
+func startFailure(err error) string {
+	var start *StartError
+	if !errors.As(err, &start) {
+		return "it could not be started: " + err.Error()
+	}
+	if start.Advice == "" {
+		return start.Reason
+	}
+	return start.Reason + "; " + start.Advice
+}
+
+// resume is the life of a task that has a handle: what became of it is asked
+// until its driver can tell.
+func (r *Runner) resume(ctx context.Context, t *task) {
+	h, d := *t.rec.Handle, r.cfg.Drivers[string(t.rec.Kind)]
+	pause := r.cfg.Retry
+	for {
+		err := fmt.Errorf("this node has no driver for jobs of kind %s any more", t.rec.Kind)
+		var seen Observed
+		if d != nil {
+			seen, err = d.Recover(ctx, h)
+		}
+		if err == nil {
+			r.settle(ctx, t, d, h, seen)
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		r.log.Warn("recover a task; trying again", "task", t.rec.Task, "err", err)
+		r.explain(t, "its node cannot tell what it does: "+err.Error())
+		if !sleep(ctx, pause) {
+			return
+		}
+		pause = min(2*pause, r.cfg.RetryMax)
+	}
+}
+
+// settle acts on what a driver found of a recovered task. Nothing here starts
+// a task that may have run before.
+func (r *Runner) settle(ctx context.Context, t *task, d Driver, h Handle, seen Observed) {
+	switch seen.State {
+	case StateRunning:
+		r.log.Info("recovered a running task", "task", t.rec.Task, "job", t.rec.Job)
+		r.running(ctx, t, h, seen.StartedAt)
+		r.watch(ctx, t, h)
+	case StateExited:
+		r.log.Info("a task ended while the agent was away", "task", t.rec.Task, "job", t.rec.Job)
+		r.mu.Lock()
+		t.rec.StartedAt = seen.StartedAt
+		r.mu.Unlock()
+		r.ended(t, *seen.Exit)
+	case StateAbsent:
+		// Crashed between keeping the handle and starting: the next committed
+		// view that still wants it starts it, as if it were new.
+		r.rest(t)
+	default:
+		if err := d.Stop(ctx, h, 0); err != nil && ctx.Err() == nil {
+			r.log.Error("end what is left of a task", "task", t.rec.Task, "err", err)
+		}
+		if ctx.Err() == nil {
+			r.finish(t, placement.TaskFailed, "it ended while the agent was away and how is not known (the machine restarted, or its supervisor was killed)", nil)
+		}
+	}
+}
+
+// watch waits for the end of a running task.
+func (r *Runner) watch(ctx context.Context, t *task, h Handle) {
+	d := r.cfg.Drivers[string(t.rec.Kind)]
+	pause := r.cfg.Retry
+	for {
+		exit, err := d.Wait(ctx, h)
+		if err == nil {
+			r.ended(t, exit)
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if seen, again := d.Recover(ctx, h); again == nil && seen.State == StateGone {
+			r.settle(ctx, t, d, h, seen)
+			return
+		}
+		r.log.Warn("wait for a task; trying again", "task", t.rec.Task, "err", err)
+		if !sleep(ctx, pause) {
+			return
+		}
+		pause = min(2*pause, r.cfg.RetryMax)
+	}
+}
+
+// running notes that the task runs, and carries out an order to end it that
+// came while it was brought up.
+func (r *Runner) running(ctx context.Context, t *task, h Handle, since time.Time) {
+	r.mu.Lock()
+	t.rec.Handle = &h
+	if t.rec.StartedAt.IsZero() {
+		t.rec.StartedAt = since
+	}
+	r.mu.Unlock()
+	r.report(t, placement.TaskRunning, "")
+	r.carryOut(ctx, t)
+}
+
+// ended notes how the task ended.
+func (r *Runner) ended(t *task, exit Exit) {
+	status, reason := placement.TaskFailed, exit.String()
+	stop := r.stopReason(t)
+	switch {
+	case stop != "":
+		status, reason = placement.TaskStopped, stop
+	case exit.Stopped:
+		status = placement.TaskStopped
+		if exit.Reason == "" {
+			reason = "it was told to end"
+		}
+	case exit.Code == 0:
+		status, reason = placement.TaskComplete, ""
+	}
+	r.finish(t, status, reason, &exit)
+}
+
+// finish gives the task its last status: reported first, since the driver
+// remembers the end until the task is collected, then kept.
+func (r *Runner) finish(t *task, status placement.TaskStatus, reason string, exit *Exit) {
+	r.mu.Lock()
+	t.rec.Exit, t.rec.EndedAt = exit, time.Now()
+	if exit != nil && !exit.At.IsZero() {
+		t.rec.EndedAt = exit.At
+	}
+	r.mu.Unlock()
+	r.log.Info("task is over", "task", t.rec.Task, "job", t.rec.Job, "status", string(status), "reason", reason)
+	r.report(t, status, reason)
+	_ = r.save(t) // kept as a problem and tried again
+	r.poke()
+}
+
+// report sets and sends a status.
+func (r *Runner) report(t *task, status placement.TaskStatus, reason string) {
+	r.mu.Lock()
+	t.rec.Status, t.rec.Reason, t.reported = status, reason, time.Now()
+	rep, quiet := t.saying(), t.quiet
+	r.notify()
+	r.mu.Unlock()
+	if !quiet {
+		r.reports.add(rep)
+	}
+}
+
+// saying is the report of the task's present status.
+func (t *task) saying() placement.TaskReport {
+	rep := placement.TaskReport{Task: t.rec.Task, Status: t.rec.Status, Reason: t.rec.Reason, At: time.Now()}
+	switch {
+	case t.over():
+		rep.At = t.rec.EndedAt
+	case t.rec.Status == placement.TaskRunning && !t.rec.StartedAt.IsZero():
+		rep.At = t.rec.StartedAt
+	}
+	if t.unsaved && !t.over() {
+		rep.Reason = "its node's disk does not take its record; it goes on"
+	}
+	if t.rec.Exit != nil {
+		code := t.rec.Exit.Code
+		rep.ExitCode = &code
+	}
+	return rep
+}
+
+// explain changes the reason shown here without telling the region.
+func (r *Runner) explain(t *task, reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t.rec.Reason = reason
+	r.notify()
+}
+
+// keep stores the handle, before anything of the task runs.
+func (r *Runner) keep(t *task, h Handle) error {
+	r.mu.Lock()
+	t.rec.Handle = &h
+	r.mu.Unlock()
+	return r.save(t)
+}
+
+// save writes the record. A failure is remembered, shown and tried again; it
+// never changes what the task does.
+func (r *Runner) save(t *task) error {
+	t.saving.Lock()
+	defer t.saving.Unlock()
+	r.mu.Lock()
+	rec := t.rec
+	r.mu.Unlock()
+	err := r.cfg.Store.Save(rec)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if (r.storeErr == nil) != (err == nil) {
+		r.log.Warn("the disk's taking of task records changed", "err", err)
+	}
+	r.storeErr = err
+	if t.unsaved = err != nil; t.unsaved {
+		t.saveAfter = time.Now().Add(r.cfg.RetryMax)
+	}
+	r.notify()
+	return err
+}
+
+// rest notes that nothing of the task ever ran: the newest view is looked at
+// again, and starts it if it is wanted.
+func (r *Runner) rest(t *task) {
+	r.mu.Lock()
+	t.rec.Handle, t.rec.Status, t.rec.Reason = nil, placement.TaskAssigned, ""
+	t.alive, r.again = false, true
+	if t.stop != "" {
+		t.rec.Status, t.rec.Reason, t.rec.EndedAt = placement.TaskStopped, t.stop, time.Now()
+	}
+	r.notify()
+	r.mu.Unlock()
+	r.poke()
+}
+
+func (r *Runner) stopReason(t *task) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return t.stop
+}
