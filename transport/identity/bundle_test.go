@@ -114,7 +114,7 @@ func TestOlderBundleIsNeverTakenBack(t *testing.T) {
 		"lower sequence":             change(func(b *Bundle) { b.Sequence = 4 }),
 		"same sequence, other roots": change(func(b *Bundle) { b.Sequence = 5 }),
 		"no roots":                   change(func(b *Bundle) { b.Roots = nil }),
-		"another domain":             newCA(t, "ber-1").Bundle(),
+		"another domain":             change(func(b *Bundle) { *b = newCA(t, "ber-1").Bundle(); b.Sequence = 7 }),
 		"another domain's roots":     change(func(b *Bundle) { b.Roots = newCA(t, "ber-1").Bundle().Roots }),
 	} {
 		if err := Accept(old, next); err == nil {

@@ -69,6 +69,9 @@ func TestStatementsThatAreRefused(t *testing.T) {
 			}
 		})
 	}
+	if _, err := parseStatement(good + strings.Repeat("A", MaxStatement)); err == nil || !strings.Contains(err.Error(), "more than") {
+		t.Errorf("an oversized statement was decoded: %v", err)
+	}
 	m.revoked.Store(&n1.ID)
 	if _, _, _, err := Open(good, grant, m.verifier, t0); ReasonOf(err) != Revoked {
 		t.Errorf("a revoked signer: %v", err)

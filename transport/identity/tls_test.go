@@ -162,6 +162,23 @@ func parsed(t *testing.T, c *Credential) (chain []*x509.Certificate) {
 	return chain
 }
 
+// A mesh is closed: even a bundle that was filed lets nobody of another mesh in.
+func TestAnotherMeshIsUnknown(t *testing.T) {
+	m := newMesh(t)
+	other, err := NewCA("fra-1", "other.example", t0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.bundles.Set(other.Bundle())
+	if _, err := m.verifier.verifyChain(parsed(t, node(t, other, "n1")), x509.ExtKeyUsageClientAuth, t0); err == nil || err.Reason != UnknownTrustDomain {
+		t.Fatalf("got %v", err)
+	}
+	m.bundles.Remove("ber-1.mesh.example")
+	if _, err := m.verifier.verifyChain(parsed(t, node(t, m.ber, "n1")), x509.ExtKeyUsageClientAuth, t0); err == nil || err.Reason != UnknownTrustDomain {
+		t.Fatalf("a region that left: %v", err)
+	}
+}
+
 // The name constraint is the second lock: even in one pool, the root of ber-1
 // cannot name a node of fra-1, nor can an issuing CA below it be widened.
 func TestRootIsConstrainedToItsTrustDomain(t *testing.T) {
