@@ -1,0 +1,163 @@
+package api
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// SubmitOptions say how a job is submitted.
+type SubmitOptions struct {
+	// IdempotencyKey makes a repetition return the first job; one is made at
+	// random if it is empty.
+	IdempotencyKey string
+}
+
+// Submitted is an accepted job and where its body was sent.
+type Submitted struct {
+	Job    placement.Job
+	Landed placement.RegionID // whose front door took the body
+	// Granted: it was landed outside home, with a grant.
+	Granted bool
+}
+
+// LogOptions say which part of a job's output is wanted.
+type LogOptions struct {
+	Follow bool
+	From   int64 // offset in bytes
+	Task   placement.TaskID
+}
+
+// Jobs lists the jobs of the region that the token may see.
+func (c *Client) Jobs(ctx context.Context, o ListOptions) (*Page[placement.Job], error) {
+	return list[placement.Job](ctx, c, "/jobs", o)
+}
+
+// Job is one job, by its id or a unique prefix. A job that was landed in
+// another region is read there, with a grant of home.
+func (c *Client) Job(ctx context.Context, id placement.JobID) (*placement.Job, error) {
+	return c.WaitJob(ctx, id, 0, 0)
+}
+
+// WaitJob is the job as soon as it changed after the given index, or after the
+// wait.
+func (c *Client) WaitJob(ctx context.Context, id placement.JobID, index uint64, wait time.Duration) (*placement.Job, error) {
+	d, err := c.doorOf(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	job := &placement.Job{}
+	o := ListOptions{Wait: wait, Index: index}
+	err = d.call(ctx, c.cfg.Timeout+wait, request{method: http.MethodGet, path: Prefix + "/jobs" + seg(id), query: o.query(), out: job})
+	if err != nil {
+		return nil, err
+	}
+	return job, nil
+}
+
+// Explain says why a job is where it is, or why it waits.
+func (c *Client) Explain(ctx context.Context, id placement.JobID) (*Explanation, error) {
+	d, err := c.doorOf(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	out := &Explanation{}
+	err = d.call(ctx, c.cfg.Timeout, request{method: http.MethodGet, path: Prefix + "/jobs" + seg(id) + "/explain", out: out})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Logs is a job's output, raw. The caller closes it; a follower ends when the
+// job has, or when the context does.
+func (c *Client) Logs(ctx context.Context, id placement.JobID, o LogOptions) (io.ReadCloser, error) {
+	d, err := c.doorOf(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	q := url.Values{}
+	if o.Follow {
+		q.Set("follow", "true")
+	}
+	if o.From > 0 {
+		q.Set("from", strconv.FormatInt(o.From, 10))
+	}
+	if o.Task != "" {
+		q.Set("task", string(o.Task))
+	}
+	res, err := d.send(ctx, request{method: http.MethodGet, path: Prefix + "/jobs" + seg(id) + "/logs", query: q})
+	if err != nil {
+		return nil, err
+	}
+	return res.Body, nil
+}
+
+// StopJob asks for a job to end and returns it as it stands.
+func (c *Client) StopJob(ctx context.Context, id placement.JobID, reason string) (*placement.Job, error) {
+	d, err := c.doorOf(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	path := Prefix + "/jobs" + seg(id)
+	if reason != "" {
+		path += "?reason=" + url.QueryEscape(reason)
+	}
+	job := &placement.Job{}
+	if err := d.call(ctx, c.cfg.Timeout, request{method: http.MethodDelete, path: path, out: job}); err != nil {
+		return nil, err
+	}
+	return job, nil
+}
+
+// CheckRequest is what a dry run needs to know of a job: what it asks for and
+// where it may go, never its command or its environment.
+type CheckRequest struct {
+	Residency string              `json:"residency"` // wire form
+	Kind      placement.Kind      `json:"kind"`
+	Type      placement.JobType   `json:"type,omitempty"`
+	Resources placement.Resources `json:"resources"`
+	Priority  int                 `json:"priority,omitempty"`
+	Site      string              `json:"site,omitempty"`
+	Node      placement.NodeID    `json:"node,omitempty"`
+	Image     string              `json:"image,omitempty"`
+}
+
+// Check asks whether a job would be placed, where, and why not. Nothing is
+// submitted.
+func (c *Client) Check(ctx context.Context, job *JobFile) (*CheckReport, error) {
+	s := job.Spec
+	return one[CheckReport](ctx, c, http.MethodPost, "/jobs/check", CheckRequest{
+		Residency: job.Tag.Wire(), Kind: s.Kind, Type: s.Type, Resources: s.Resources, Priority: s.Priority,
+		Site: s.Site, Node: s.NodeName, Image: s.Image,
+	})
+}
+
+// Resolve asks home where something may go: tag and size only.
+func (c *Client) Resolve(ctx context.Context, r ResolveRequest) (*Resolution, error) {
+	return one[Resolution](ctx, c, http.MethodPost, "/resolve", r)
+}
+
+// Directory is what the home region knows about the mesh. It is fetched over
+// the verified connection to home.
+func (c *Client) Directory(ctx context.Context) (*Directory, error) {
+	signed, err := one[SignedDirectory](ctx, c, http.MethodGet, "/directory", nil)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	c.directory = &signed.Directory
+	c.mu.Unlock()
+	return &signed.Directory, nil
+}
+
+// Grant asks home for the permission to submit one job to another region, or to
+// read and stop one there.
+func (c *Client) Grant(ctx context.Context, r GrantRequest) (*Grant, error) {
+	return one[Grant](ctx, c, http.MethodPost, "/grants", r)
+}
