@@ -18,7 +18,7 @@ const (
 	NotYetValid        Reason = "certificate not yet valid"
 	BadCertificate     Reason = "certificate not acceptable"
 	UnknownClass       Reason = "no known traffic class"
-	NoCredential       Reason = "no certificate to show"
+	NoCredential       Reason = "this node has no certificate to show"
 	BadStatement       Reason = "statement not acceptable"
 	WrongContext       Reason = "statement made for another purpose"
 )
@@ -34,6 +34,9 @@ type RefusedError struct {
 
 func (e *RefusedError) Error() string {
 	s := "peer refused: " + string(e.Reason)
+	if e.Reason == NoCredential { // the fault is at this end
+		s = string(e.Reason)
+	}
 	if e.Peer != "" {
 		s = "peer " + e.Peer + " refused: " + string(e.Reason)
 	}

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -22,12 +21,7 @@ func (v *Verifier) ServerConfig(src *Source, classes ...Class) *tls.Config {
 		NextProtos:             protocols(classes),
 		Time:                   v.Clock,
 		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return src.certificate() },
-		VerifyConnection: func(cs tls.ConnectionState) error {
-			if !slices.Contains(classes, Class(cs.NegotiatedProtocol)) {
-				return refuse(UnknownClass, "", "negotiated %.40q, and this port takes %v", cs.NegotiatedProtocol, classes)
-			}
-			return v.VerifyConnection(nil)(cs)
-		},
+		VerifyConnection:       v.VerifyConnection(nil),
 	}
 }
 
@@ -44,12 +38,7 @@ func (v *Verifier) ClientConfig(src *Source, class Class, expect ID) *tls.Config
 		NextProtos:           []string{string(class)},
 		Time:                 v.Clock,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return src.certificate() },
-		VerifyConnection: func(cs tls.ConnectionState) error {
-			if cs.NegotiatedProtocol != string(class) {
-				return refuse(UnknownClass, "", "asked for %s, negotiated %.40q", class, cs.NegotiatedProtocol)
-			}
-			return v.VerifyConnection(&expect)(cs)
-		},
+		VerifyConnection:     v.VerifyConnection(&expect),
 	}
 }
 
