@@ -1,0 +1,143 @@
+package scheduler
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+func TestEachFilterNamesItself(t *testing.T) {
+	h := gpus(4, h100, 80*placement.GiB)
+	gpuJob := func(r placement.Resources) func(*placement.Job) {
+		r.CPU = 1000
+		return asks(r)
+	}
+	tests := []struct {
+		name    string
+		node    *placement.Node
+		job     *placement.Job
+		code    Constraint
+		outcome Outcome
+		change  string // the relaxation that would let it in
+	}{
+		{"fits", node("n1"), job("a"), "", Fits, ""},
+		{"another country's tag", node("n1"), job("a", tagged("DE")), ResidencyRefused, Refused, "widen"},
+		{"the tenant's layer refuses", node("n1"), job("a", tagged("EU", "DE")), ResidencyRefused, Refused, "widen"},
+		{"a denied country", node("n1"), job("a", tagged("EU,!FR")), ResidencyRefused, Refused, "widen"},
+		{"a claim nobody stated", node("n1"), job("a", tagged("FR-IDF")), ResidencyUnknown, Unknown, "documented"},
+		{"a tag this pack cannot read", node("n1"), job("a", tagged("ATLANTIS")), ResidencyUnknown, Unknown, ""},
+		{"a long form that is damaged", node("n1"), job("a", tagged("json:eyJ9")), ResidencyUnknown, Unknown, ""},
+		{"cordoned", node("n1", func(n *placement.Node) { n.State = placement.NodeCordoned }), job("a"), NodeState, Full, "resume"},
+		{"draining", node("n1", draining(noon, placement.DrainWait)), job("a"), NodeState, Full, "resume"},
+		{"drained", node("n1", func(n *placement.Node) { n.State = placement.NodeDrained }), job("a"), NodeState, Full, "resume"},
+		{"silent", node("n1", silentSince(0)), job("a"), NodeContact, Full, "silent"},
+		{"pinned to another node", node("n1"), job("a", func(j *placement.Job) { j.Spec.NodeName = "n2" }), NodePinned, Impossible, "drop the binding to node n2"},
+		{"pinned to another site", node("n1"), job("a", func(j *placement.Job) { j.Spec.Site = "north" }), NodePinned, Impossible, "drop the binding to site north"},
+		{"no driver", node("n1"), job("a", func(j *placement.Job) { j.Kind = placement.KindVM }), NodeDriver, Impossible, "driver vm"},
+		{"no cpu now", node("n1", used(7500, 0)), job("a"), FreeCPU, Full, "ask for cpu 500m"},
+		{"no cpu ever", node("n1"), job("a", asks(placement.Resources{CPU: 9000})), FreeCPU, Impossible, "ask for cpu 8"},
+		{"no memory now", node("n1", used(0, 32*placement.GiB-1)), job("a"), FreeMemory, Full, "ask for memory 1"},
+		{"no memory ever", node("n1"), job("a", asks(placement.Resources{Memory: placement.TiB})), FreeMemory, Impossible, "ask for memory 32GiB"},
+		{"no gpu at all", node("n1"), job("a", gpuJob(placement.Resources{GPUs: 1})), GPUCount, Impossible, ""},
+		{"gpus taken", node("n1", h, used(0, 0, "n1-gpu-0", "n1-gpu-1", "n1-gpu-2")), job("a", gpuJob(placement.Resources{GPUs: 2})), GPUCount, Full, "ask for 1 GPUs"},
+		{"gpus sick", node("n1", h, func(n *placement.Node) {
+			for i := range n.Inventory.Devices {
+				n.Inventory.Devices[i].Health = placement.DeviceLost
+			}
+		}), job("a", gpuJob(placement.Resources{GPUs: 1})), GPUCount, Full, ""},
+		{"more gpus than any node has", node("n1", h), job("a", gpuJob(placement.Resources{GPUs: 5})), GPUCount, Impossible, "ask for 4 GPUs"},
+		{"another model", node("n1", h), job("a", gpuJob(placement.Resources{GPUs: 1, GPUModel: "A100"})), GPUModel, Impossible, "take another model: " + h100},
+		{"too little device memory", node("n1", h), job("a", gpuJob(placement.Resources{GPUs: 1, GPUMemory: 100 * placement.GiB})), GPUMemory, Impossible, "ask for gpu_memory 80GiB"},
+		{"model in any case", node("n1", h), job("a", gpuJob(placement.Resources{GPUs: 4, GPUModel: "h100", GPUMemory: 80 * placement.GiB})), "", Fits, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := world([]*placement.Node{tt.node}, tt.job)
+			e := Explain(s, tt.job)
+			if e.Outcome != tt.outcome || e.Code != tt.code {
+				t.Errorf("%s by %q (%s), want %s by %q", e.Outcome, e.Code, e.Reason, tt.outcome, tt.code)
+			}
+			if (tt.outcome == Fits) != (len(Plan(s).Assign) == 1) {
+				t.Errorf("explained as %s, but planned %+v", e.Outcome, Plan(s).Assign)
+			}
+			if tt.outcome != Fits && (e.Hint == "" || len(Plan(s).Refused) != 1) {
+				t.Errorf("no hint or no refusal: %+v", e)
+			}
+			found := tt.change == ""
+			for _, c := range e.Changes {
+				found = found || strings.Contains(c.What, tt.change) && c.Nodes == 1
+			}
+			if !found {
+				t.Errorf("no change %q in %+v", tt.change, e.Changes)
+			}
+		})
+	}
+}
+
+func TestANodeCountsForTheFirstFilterItFails(t *testing.T) {
+	nodes := []*placement.Node{
+		node("n1", silentSince(0), func(n *placement.Node) { n.State = placement.NodeCordoned }),
+		node("n2", used(8000, 32*placement.GiB)),
+		node("n3", used(7500, 32*placement.GiB)),
+		node("n4", used(0, 32*placement.GiB)),
+		node("n5", func(n *placement.Node) { n.Inventory.Drivers = nil }),
+	}
+	j := job("a")
+	e := Explain(world(nodes, j), j)
+	want := []Count{{NodeState, 1}, {NodeDriver, 1}, {FreeCPU, 2}, {FreeMemory, 1}}
+	if len(e.Counts) != len(want) {
+		t.Fatalf("counts %+v, want %+v", e.Counts, want)
+	}
+	sum := e.Fitting
+	for i := range want {
+		if e.Counts[i] != want[i] {
+			t.Errorf("count %d is %+v, want %+v", i, e.Counts[i], want[i])
+		}
+		sum += e.Counts[i].Nodes
+	}
+	if sum != e.Nodes || e.Code != FreeCPU || e.Outcome != Full {
+		t.Errorf("%d of %d nodes counted, %s by %s", sum, e.Nodes, e.Outcome, e.Code)
+	}
+}
+
+func TestExplanationIsStableAndNamesNoNode(t *testing.T) {
+	j := job("a", tagged("EU"), asks(placement.Resources{CPU: 1000, GPUs: 8, GPUModel: "H100"}))
+	s := world([]*placement.Node{node("secret-1", gpus(4, h100, 80*placement.GiB)), node("secret-2")}, j)
+	first, err := json.Marshal(Explain(s, j))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		again, _ := json.Marshal(Explain(s, j))
+		if string(again) != string(first) {
+			t.Fatalf("%s\nthen\n%s", first, again)
+		}
+	}
+	if strings.Contains(string(first), "secret") {
+		t.Errorf("a node is named: %s", first)
+	}
+}
+
+func TestExplainWithoutNodes(t *testing.T) {
+	for tag, want := range map[string]Outcome{"EU": Full, "DE": Refused, "FR-IDF": Unknown} {
+		j := job("a", tagged(tag))
+		if e := Explain(world(nil, j), j); e.Outcome != want || e.Reason == "" {
+			t.Errorf("%s in a region without nodes: %s (%s), want %s", tag, e.Outcome, e.Reason, want)
+		}
+	}
+	s := world([]*placement.Node{node("n1")}, job("a"))
+	s.Pack = nil
+	if e := Explain(s, s.Wanted[0]); e.Outcome != Unknown {
+		t.Errorf("without a law pack: %s", e.Outcome)
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	for o, want := range map[Outcome]int{Fits: 0, Full: 10, Impossible: 11, Refused: 20, Unknown: 30} {
+		if o.ExitCode() != want {
+			t.Errorf("%s ends with %d, want %d", o, o.ExitCode(), want)
+		}
+	}
+}
