@@ -1,0 +1,256 @@
+//go:build linux
+
+package process
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// Where the hierarchies are mounted, by systemd's convention.
+const (
+	cgroupRoot    = "/sys/fs/cgroup"
+	cgroupUnified = "/sys/fs/cgroup/unified" // v2, on a machine whose limits are v1
+)
+
+// hierarchies says how this machine has its cgroups. Either v2 has both
+// membership and limits, or v1 has the limits and v2, beside it, what ends a whole tree.
+type hierarchies struct {
+	v2     string            // root of the unified hierarchy; empty: none
+	limits bool              // v2 has the controllers
+	v1     map[string]string // controller to its root
+}
+
+func findCgroups() hierarchies {
+	h := hierarchies{v1: make(map[string]string)}
+	if isV2(cgroupRoot) {
+		h.v2, h.limits = cgroupRoot, true
+		return h
+	}
+	if isV2(cgroupUnified) {
+		h.v2 = cgroupUnified
+	}
+	for controller, names := range map[string][]string{"memory": {"memory"}, "cpu": {"cpu", "cpu,cpuacct"}} {
+		for _, n := range names {
+			if _, err := os.Stat(filepath.Join(cgroupRoot, n, "cgroup.procs")); err == nil {
+				h.v1[controller] = filepath.Join(cgroupRoot, n)
+				break
+			}
+		}
+	}
+	return h
+}
+
+func isV2(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
+}
+
+// group is a task's cgroups; every part may be missing.
+type group struct {
+	h     hierarchies
+	v2    string            // directory
+	v1    map[string]string // controller to directory
+	facts []string          // what could not be had
+}
+
+// makeGroup makes the task's cgroups and sets their limits, as far as this
+// machine lets us.
+func makeGroup(parent, name string, r placement.Resources) *group {
+	g := &group{h: findCgroups(), v1: make(map[string]string)}
+	if parent == "" {
+		return g
+	}
+	if g.h.v2 != "" {
+		top := filepath.Join(g.h.v2, parent)
+		if g.h.limits {
+			g.set(filepath.Join(g.h.v2, "cgroup.subtree_control"), "+cpu +memory +pids")
+		}
+		dir := filepath.Join(top, name)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			g.facts = append(g.facts, err.Error())
+		} else {
+			g.v2 = dir
+			if g.h.limits {
+				g.set(filepath.Join(top, "cgroup.subtree_control"), "+cpu +memory +pids")
+				g.limitV2(r)
+			}
+		}
+	}
+	for controller, root := range g.h.v1 {
+		dir := filepath.Join(root, parent, name)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			g.facts = append(g.facts, err.Error())
+			continue
+		}
+		g.v1[controller] = dir
+	}
+	g.limitV1(r)
+	return g
+}
+
+func (g *group) set(path, value string) {
+	if err := os.WriteFile(path, []byte(value), 0); err != nil {
+		g.facts = append(g.facts, err.Error())
+	}
+}
+
+// limitV2: memory is a hard limit, processor time a share of what is contended.
+// One core is weight 100, the default.
+func (g *group) limitV2(r placement.Resources) {
+	if r.Memory > 0 {
+		g.set(filepath.Join(g.v2, "memory.max"), strconv.FormatInt(int64(r.Memory), 10))
+		g.set(filepath.Join(g.v2, "memory.oom.group"), "1")
+	}
+	if r.CPU > 0 {
+		g.set(filepath.Join(g.v2, "cpu.weight"), strconv.FormatInt(min(max(int64(r.CPU)/10, 1), 10000), 10))
+	}
+}
+
+// limitV1: one core is 1024 shares, the default.
+func (g *group) limitV1(r placement.Resources) {
+	if dir := g.v1["memory"]; dir != "" && r.Memory > 0 {
+		g.set(filepath.Join(dir, "memory.limit_in_bytes"), strconv.FormatInt(int64(r.Memory), 10))
+	}
+	if dir := g.v1["cpu"]; dir != "" && r.CPU > 0 {
+		g.set(filepath.Join(dir, "cpu.shares"), strconv.FormatInt(min(max(int64(r.CPU)*1024/1000, 2), 262144), 10))
+	}
+}
+
+// dirs are all of the task's directories.
+func (g *group) dirs() []string {
+	var all []string
+	if g.v2 != "" {
+		all = append(all, g.v2)
+	}
+	for _, d := range g.v1 {
+		all = append(all, d)
+	}
+	return all
+}
+
+// attachV1 moves processes into the groups that a clone could not put them in.
+// The kernel may take 20 ms for the first move after a pause, which is why it
+// is done after the start and not on its way.
+func (g *group) attachV1(pids func() []int) {
+	if len(g.v1) == 0 {
+		return
+	}
+	for _, pid := range pids() {
+		for _, dir := range g.v1 {
+			if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil && !errors.Is(err, unix.ESRCH) {
+				g.facts = append(g.facts, err.Error())
+			}
+		}
+	}
+}
+
+// kill ends everything in the groups and reports whether all of it was reached.
+func killGroup(dirs []string) bool {
+	whole := false
+	for _, dir := range dirs {
+		if os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) == nil {
+			whole = true
+			continue
+		}
+		for _, pid := range members(dir) {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	return whole
+}
+
+func members(dir string) []int {
+	data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return nil
+	}
+	var all []int
+	for _, f := range strings.Fields(string(data)) {
+		if pid, err := strconv.Atoi(f); err == nil && pid > 0 {
+			all = append(all, pid)
+		}
+	}
+	return all
+}
+
+// oom reports whether the kernel ended something of the task for want of memory.
+func (g *group) oom() bool {
+	if g.v2 != "" && g.h.limits {
+		return counter(filepath.Join(g.v2, "memory.events"), "oom_kill") > 0
+	}
+	if dir := g.v1["memory"]; dir != "" {
+		return counter(filepath.Join(dir, "memory.oom_control"), "oom_kill") > 0
+	}
+	return false
+}
+
+// counter reads a line "key value" of a cgroup file; zero if it has none.
+func counter(path, key string) int64 {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), " "); ok && k == key {
+			n, _ := strconv.ParseInt(v, 10, 64)
+			return n
+		}
+	}
+	return 0
+}
+
+// removeGroups removes the directories; a process that is just ending may hold
+// one for an instant.
+func removeGroups(dirs []string, within time.Duration) error {
+	deadline := time.Now().Add(within)
+	var problems []error
+	for _, dir := range dirs {
+		for {
+			err := os.Remove(dir)
+			if err == nil || errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			if time.Now().After(deadline) {
+				problems = append(problems, err)
+				break
+			}
+			killGroup([]string{dir})
+			time.Sleep(2 * time.Millisecond)
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// probeCgroups says what limits hold here, by making and removing a group.
+func probeCgroups(parent string) map[string]string {
+	if parent == "" {
+		return map[string]string{"cgroup": "none: switched off", "limits": "none are enforced", "kill": "process tree"}
+	}
+	g := makeGroup(parent, fmt.Sprintf(".probe-%d", os.Getpid()), placement.DefaultResources())
+	defer func() { _ = removeGroups(g.dirs(), 0) }()
+	facts := map[string]string{"cgroup": "none", "limits": "none are enforced", "kill": "process tree"}
+	switch {
+	case g.h.limits && g.v2 != "":
+		facts["cgroup"], facts["limits"] = "v2", "memory hard, cpu by weight"
+	case len(g.v1) > 0:
+		facts["cgroup"], facts["limits"] = "v1", "memory hard, cpu by shares; set some milliseconds after the start"
+	}
+	if g.v2 != "" {
+		facts["kill"] = "whole cgroup"
+	}
+	if len(g.facts) > 0 {
+		facts["limits"] = "not all are enforced: " + strings.Join(g.facts, "; ")
+	}
+	return facts
+}

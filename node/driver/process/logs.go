@@ -1,0 +1,219 @@
+//go:build linux
+
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// logWriter keeps the last part of an output in files named by the byte they
+// begin at. It never fails: what the disk does not take is dropped and counted,
+// for a task must not stand still because its output cannot be kept.
+type logWriter struct {
+	dir      taskDir
+	fileSize int64
+	files    int
+
+	file    *os.File
+	begin   int64 // of file
+	end     int64 // of all output that was kept
+	dropped int64
+	reason  error
+}
+
+func logName(begin int64) string { return fmt.Sprintf("log.%020d", begin) }
+
+// logFiles are the beginnings of the files that are there, in order.
+func (t taskDir) logFiles() ([]int64, error) {
+	entries, err := os.ReadDir(string(t))
+	if err != nil {
+		return nil, err
+	}
+	var all []int64
+	for _, e := range entries {
+		if digits, ok := strings.CutPrefix(e.Name(), "log."); ok {
+			if n, err := strconv.ParseInt(digits, 10, 64); err == nil {
+				all = append(all, n)
+			}
+		}
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+func (w *logWriter) Write(p []byte) (int, error) {
+	if w.dropped > 0 {
+		note := fmt.Appendf(nil, "\n[sovmesh: %d bytes of output were not kept: %v]\n", w.dropped, w.reason)
+		if w.put(note) == nil {
+			w.dropped = 0
+		}
+	}
+	for rest := p; len(rest) > 0; {
+		n := min(int64(len(rest)), max(w.fileSize-(w.end-w.begin), 0))
+		if w.file == nil || n == 0 {
+			if err := w.rotate(); err != nil {
+				w.drop(len(rest), err)
+				break
+			}
+			continue
+		}
+		if err := w.put(rest[:n]); err != nil {
+			w.drop(len(rest), err)
+			break
+		}
+		rest = rest[n:]
+	}
+	return len(p), nil
+}
+
+func (w *logWriter) drop(n int, err error) {
+	w.dropped += int64(n)
+	w.reason = err
+}
+
+func (w *logWriter) put(p []byte) error {
+	if w.file == nil {
+		if err := w.rotate(); err != nil {
+			return err
+		}
+	}
+	n, err := w.file.Write(p)
+	w.end += int64(n)
+	return err
+}
+
+func (w *logWriter) rotate() error {
+	f, err := os.OpenFile(w.dir.path(logName(w.end)), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	if w.file != nil {
+		_ = w.file.Close()
+	}
+	w.file, w.begin = f, w.end
+	all, err := w.dir.logFiles()
+	if err != nil {
+		return nil // the file is there; the old ones go another time
+	}
+	for len(all) > w.files {
+		_ = os.Remove(w.dir.path(logName(all[0])))
+		all = all[1:]
+	}
+	return nil
+}
+
+func (w *logWriter) Close() error {
+	if w.file == nil {
+		return nil
+	}
+	return w.file.Close()
+}
+
+// followEvery is how often a reader that follows looks for more.
+const followEvery = 25 * time.Millisecond
+
+// logReader reads what a logWriter keeps, also while it does.
+type logReader struct {
+	ctx    context.Context // of the one read that it serves; ended by Close
+	cancel context.CancelFunc
+	dir    taskDir
+	at     int64
+	follow bool
+	over   func() bool // nothing more will be written
+
+	file  *os.File
+	begin int64
+}
+
+func (r *logReader) Read(p []byte) (int, error) {
+	for {
+		if err := r.ctx.Err(); err != nil {
+			return 0, err
+		}
+		over := r.over() // asked before reading: what came before the end is read
+		n, err := r.some(p)
+		if n > 0 || err != nil {
+			return n, err
+		}
+		if over || !r.follow {
+			return 0, io.EOF
+		}
+		t := time.NewTimer(followEvery)
+		select {
+		case <-t.C:
+		case <-r.ctx.Done():
+			t.Stop()
+		}
+	}
+}
+
+// some reads what is there now; nothing is no error.
+func (r *logReader) some(p []byte) (int, error) {
+	for {
+		if r.file == nil {
+			if found, err := r.open(); !found || err != nil {
+				return 0, err
+			}
+		}
+		n, err := r.file.ReadAt(p, r.at-r.begin)
+		if n > 0 {
+			r.at += int64(n)
+			return n, nil
+		}
+		if err != nil && err != io.EOF {
+			return 0, err
+		}
+		// The end of this file: the output goes on in a later one, if any.
+		all, err := r.dir.logFiles()
+		if err != nil || len(all) == 0 || all[len(all)-1] <= r.begin {
+			return 0, err
+		}
+		// More may have come into this file before the next one was begun.
+		if n, _ := r.file.ReadAt(p, r.at-r.begin); n > 0 {
+			r.at += int64(n)
+			return n, nil
+		}
+		i, _ := slices.BinarySearch(all, r.begin+1)
+		r.at = max(r.at, all[i])
+		_ = r.file.Close()
+		r.file = nil
+	}
+}
+
+// open finds the file that holds the byte wanted, or the oldest after it.
+func (r *logReader) open() (bool, error) {
+	for {
+		all, err := r.dir.logFiles()
+		if err != nil || len(all) == 0 {
+			return false, err
+		}
+		i, exact := slices.BinarySearch(all, r.at)
+		if !exact && i > 0 {
+			i--
+		}
+		f, err := os.Open(r.dir.path(logName(all[i])))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // dropped just now
+		}
+		if err != nil {
+			return false, err
+		}
+		r.file, r.begin, r.at = f, all[i], max(r.at, all[i])
+		return true, nil
+	}
+}
+
+// Close ends a read in progress; it may be called from another goroutine.
+func (r *logReader) Close() error {
+	r.cancel()
+	return nil
+}

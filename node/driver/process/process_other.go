@@ -1,0 +1,44 @@
+//go:build !linux
+
+// Package process runs jobs as plain processes; it needs Linux (cgroups,
+// pidfd, /proc). Elsewhere [New] says so, and the node works without it.
+package process
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/sovmesh/sovmesh/node/runner"
+)
+
+// SupervisorCommand is the first argument of a supervisor.
+const SupervisorCommand = "task-supervisor"
+
+// Config is as on Linux.
+type Config struct {
+	Dir, Cgroup  string
+	Supervisor   []string
+	LogFileSize  int64
+	LogFiles     int
+	StartTimeout time.Duration
+}
+
+// DefaultConfig is empty here.
+func DefaultConfig() Config { return Config{} }
+
+// Driver does not exist here.
+type Driver struct{ runner.Driver }
+
+// New fails: this system has no process driver.
+func New(Config) (*Driver, error) {
+	return nil, fmt.Errorf("the process driver on %s: %w", runtime.GOOS, errors.ErrUnsupported)
+}
+
+// SupervisorMain fails as New does.
+func SupervisorMain([]string) int {
+	fmt.Fprintln(os.Stderr, SupervisorCommand+": not on "+runtime.GOOS)
+	return 2
+}

@@ -1,0 +1,379 @@
+//go:build linux
+
+package process
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovmesh/sovmesh/node/runner"
+)
+
+// ready is the supervisor's first word to the agent, if that still listens.
+type ready struct {
+	Exists bool   `json:"exists,omitempty"` // somebody else has the claim
+	Reason string `json:"reason,omitempty"` // why the command could not be started
+	Advice string `json:"advice,omitempty"`
+}
+
+// readyFD is where the agent listens for it.
+const readyFD = 3
+
+// SupervisorMain supervises the task whose directory is args[0], and returns
+// the exit code of the supervisor itself.
+func SupervisorMain(args []string) int {
+	if len(args) != 1 || !filepath.IsAbs(args[0]) {
+		fmt.Fprintln(os.Stderr, SupervisorCommand+" is started by the agent only")
+		return 2
+	}
+	// The command is killed when the thread that started it ends: this one
+	// stays as long as the supervisor does.
+	runtime.LockOSThread()
+	closeInherited()
+	s := &supervisor{
+		dir: taskDir(args[0]), first: os.NewFile(readyFD, "ready"),
+		signals: make(chan os.Signal, 8), ended: make(chan unix.WaitStatus, 1), alone: make(chan struct{}),
+	}
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)
+	signal.Notify(s.signals, unix.SIGUSR1, unix.SIGTERM)
+	if err := s.run(); err != nil {
+		s.say(ready{Reason: err.Error()})
+		return 1
+	}
+	return 0
+}
+
+// closeInherited closes descriptors that the agent did not mean to hand on:
+// those that some library opened without close-on-exec.
+func closeInherited() {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd <= readyFD {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			_ = unix.Close(fd)
+		}
+	}
+	unix.CloseOnExec(readyFD)
+}
+
+// supervisor is the state of one supervisor; run owns all of it.
+type supervisor struct {
+	dir     taskDir
+	spec    spec
+	first   *os.File // the agent, until the first word
+	signals chan os.Signal
+	ended   chan unix.WaitStatus // the command's
+	alone   chan struct{}        // closed when nothing below us lives any more
+	group   *group
+	pid     int
+	exit    runner.Exit // what is known of the end before it comes
+	stopped bool
+	lease   time.Time // as it was last read
+	leaseAt <-chan time.Time
+	killAt  <-chan time.Time
+}
+
+func (s *supervisor) say(r ready) {
+	if s.first == nil {
+		return
+	}
+	data, _ := json.Marshal(r)
+	_, _ = s.first.Write(data)
+	_ = s.first.Close()
+	s.first = nil
+}
+
+func (s *supervisor) run() error {
+	if err := s.dir.readJSON("spec", &s.spec); err != nil {
+		return err
+	}
+	self, err := identify(os.Getpid())
+	if err != nil {
+		return err
+	}
+	if err := s.dir.takeClaim(claim{process: self}); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			s.say(ready{Exists: true})
+			return nil
+		}
+		return err
+	}
+	// What the command leaves behind becomes ours, so that nothing escapes.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become the reaper of the task: %w", err)
+	}
+	s.group = makeGroup(s.spec.Cgroup, filepath.Base(string(s.dir)), s.spec.Resources)
+	output, failed, err := s.start()
+	if err != nil {
+		s.exit = runner.Exit{Code: 127, Reason: failed.Reason, At: time.Now()}
+		s.record()
+		_ = removeGroups(s.group.dirs(), time.Second)
+		s.say(failed)
+		return nil
+	}
+	s.say(ready{})
+	written := make(chan struct{})
+	go s.copyOutput(output, written)
+	go s.reap()
+	go s.group.attachV1(func() []int { return append([]int{s.pid}, descendants(s.pid)...) })
+	s.setLease(s.spec.LeaseUntil)
+	s.obey()
+	status := s.watch()
+	s.endRest()
+	await(written, 5*time.Second)
+	s.finish(status)
+	return nil
+}
+
+// start brings the command up. What it prints comes out of the file returned.
+func (s *supervisor) start() (*os.File, ready, error) {
+	failed := func(err error, reason, advice string) (*os.File, ready, error) {
+		return nil, ready{Reason: reason, Advice: advice}, err
+	}
+	command := s.spec.Command
+	if len(command) == 0 {
+		return failed(os.ErrInvalid, "the job names no command", "write one: command: [\"/path/to/program\", \"argument\"]")
+	}
+	path, err := s.find(command[0])
+	if err != nil {
+		return failed(err, fmt.Sprintf("command not found: %v", err), "give the full path of a program that is installed on the node")
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return failed(err, err.Error(), "")
+	}
+	defer null.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return failed(err, err.Error(), "")
+	}
+	defer w.Close()
+	attr := &syscall.ProcAttr{
+		Dir: s.dir.path("work"), Env: s.environment(), Files: []uintptr{null.Fd(), w.Fd(), w.Fd()},
+		Sys: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
+	}
+	s.pid, err = s.fork(path, command, attr)
+	if err != nil {
+		_ = r.Close()
+		return failed(err, fmt.Sprintf("%s cannot be run: %v", path, err), "check that it is an executable for this machine")
+	}
+	s.describe()
+	return r, ready{}, nil
+}
+
+// describe writes down what was started. Only figures and the search for
+// leftovers use it: a disk that does not take it holds nothing up.
+func (s *supervisor) describe() {
+	me, err := identify(s.pid)
+	if err != nil {
+		return
+	}
+	if data, err := json.Marshal(child{process: me, Since: time.Now(), Cgroups: s.group.dirs()}); err == nil {
+		_ = os.WriteFile(s.dir.path("child"), data, 0o600)
+	}
+}
+
+// fork starts the command inside its cgroup, or outside if that is refused.
+func (s *supervisor) fork(path string, command []string, attr *syscall.ProcAttr) (int, error) {
+	if s.group.v2 != "" {
+		if fd, err := unix.Open(s.group.v2, unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
+			defer unix.Close(fd)
+			attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, fd
+			pid, err := syscall.ForkExec(path, command, attr)
+			if err == nil {
+				return pid, nil
+			}
+			attr.Sys.UseCgroupFD = false
+		}
+	}
+	return syscall.ForkExec(path, command, attr)
+}
+
+const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// environment is a clean one: nothing of the agent's, then what the job says.
+func (s *supervisor) environment() []string {
+	env := map[string]string{
+		"PATH": searchPath, "HOME": s.dir.path("work"), "LANG": "C.UTF-8",
+		// A task sees the devices it was given and no others.
+		"CUDA_VISIBLE_DEVICES": joined(s.spec.Devices), "NVIDIA_VISIBLE_DEVICES": orVoid(joined(s.spec.Devices)),
+		"SOVMESH_DEVICES": joined(s.spec.Devices),
+	}
+	for k, v := range s.spec.Env {
+		env[k] = v
+	}
+	env["SOVMESH_TASK"], env["SOVMESH_JOB"] = string(s.spec.Task), string(s.spec.Job)
+	list := make([]string, 0, len(env))
+	for k, v := range env {
+		list = append(list, k+"="+v)
+	}
+	return list
+}
+
+// find looks the program up as a shell in the working directory would.
+func (s *supervisor) find(name string) (string, error) {
+	path := s.spec.Env["PATH"]
+	if path == "" {
+		path = searchPath
+	}
+	if err := os.Setenv("PATH", path); err != nil {
+		return "", err
+	}
+	if !filepath.IsAbs(name) && filepath.Base(name) != name {
+		name = filepath.Join(s.dir.path("work"), name)
+	}
+	return exec.LookPath(name)
+}
+
+// copyOutput drains the command's output until nobody can write any more.
+func (s *supervisor) copyOutput(r *os.File, done chan<- struct{}) {
+	defer close(done)
+	w := &logWriter{dir: s.dir, fileSize: s.spec.LogFileSize, files: s.spec.LogFiles}
+	defer w.Close()
+	_, _ = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, 32<<10))
+}
+
+// reap collects everything that ends below us.
+func (s *supervisor) reap() {
+	defer close(s.alone)
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return // no children: the command was one until it was collected
+		case pid == s.pid:
+			s.ended <- status
+		}
+	}
+}
+
+// watch waits for the command's end and does what is ordered meanwhile.
+func (s *supervisor) watch() unix.WaitStatus {
+	for {
+		select {
+		case status := <-s.ended:
+			return status
+		case sig := <-s.signals:
+			if sig == unix.SIGTERM { // the machine goes down
+				s.stop(s.spec.Grace)
+			} else {
+				s.obey()
+			}
+		case <-s.leaseAt:
+			s.exit.Reason = "its lease ended before it was renewed"
+			s.exit.Stopped = true
+			s.kill()
+		case <-s.killAt:
+			s.exit.Killed = true
+			s.kill()
+		}
+	}
+}
+
+// obey reads the orders.
+func (s *supervisor) obey() {
+	var o orders
+	if ok, err := s.dir.readSlot("orders", &o); !ok || err != nil {
+		return
+	}
+	s.setLease(o.LeaseUntil)
+	if o.Stop {
+		s.stop(max(time.Until(o.StopAt.Add(o.Grace)), 0))
+	}
+}
+
+// setLease is kept by this process' monotonic clock once it is known.
+func (s *supervisor) setLease(until time.Time) {
+	if !until.IsZero() && !until.Equal(s.lease) {
+		s.lease = until
+		s.leaseAt = time.After(time.Until(until))
+	}
+}
+
+// stop asks the command's process group to end and sets the time to kill it.
+// Asked again, it only moves that time.
+func (s *supervisor) stop(grace time.Duration) {
+	s.exit.Stopped = true
+	s.killAt = time.After(grace)
+	if !s.stopped && grace > 0 {
+		_ = unix.Kill(-s.pid, unix.SIGTERM)
+	}
+	s.stopped = true
+}
+
+// kill ends all that the command started; the command's own end is then seen by watch.
+func (s *supervisor) kill() {
+	killGroup(s.group.dirs())
+	_ = unix.Kill(-s.pid, unix.SIGKILL)
+}
+
+// endRest ends what outlived the command: a task is over as a whole.
+func (s *supervisor) endRest() {
+	if await(s.alone, 0) {
+		return
+	}
+	for range 500 {
+		killGroup(s.group.dirs())
+		for _, pid := range descendants(os.Getpid()) {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		if await(s.alone, 20*time.Millisecond) {
+			return
+		}
+	}
+}
+
+func await(done <-chan struct{}, most time.Duration) bool {
+	select {
+	case <-done:
+		return true
+	default:
+	}
+	select {
+	case <-done:
+		return true
+	case <-time.After(most):
+		return false
+	}
+}
+
+func (s *supervisor) finish(status unix.WaitStatus) {
+	s.exit.At, s.exit.Code = time.Now(), status.ExitStatus()
+	if status.Signaled() {
+		s.exit.Code, s.exit.Signal = 128+int(status.Signal()), unix.SignalName(status.Signal())
+	}
+	s.exit.OOM = s.group.oom() && s.exit.Code != 0 && !s.exit.Stopped
+	s.record()
+	_ = removeGroups(s.group.dirs(), time.Second)
+}
+
+// record writes the end down. The space was taken when the task was made, so
+// only a broken disk keeps it from being written; then nobody will know.
+func (s *supervisor) record() {
+	for range 60 {
+		if s.dir.writeSlot("exit", s.exit) == nil {
+			return
+		}
+		time.Sleep(time.Second)
+	}
+}
