@@ -36,6 +36,16 @@ type InitRegion struct {
 	// LawPack is the tables of the pack that seeds the region, by file name.
 	LawPack map[string][]byte `json:"law_pack"`
 	Node    placement.Node    `json:"node"` // the first voter
+	// Voters is how many nodes shall vote: 3 unless it says 5.
+	Voters int `json:"voters,omitempty"`
+	// Limits bound the state; zero fields mean the defaults.
+	Limits Limits `json:"limits,omitzero"`
+}
+
+// Limits bound what one region keeps.
+type Limits struct {
+	Pending  int `json:"pending,omitempty"`  // jobs that wait; beyond it submits are refused with queue.full
+	Terminal int `json:"terminal,omitempty"` // ended jobs, the newest of which are kept
 }
 
 // ImportLawPack brings a pack into the state without activating it.
@@ -235,7 +245,7 @@ type Reserve struct {
 	Home      placement.RegionID  `json:"home"`
 	Job       placement.JobID     `json:"job"`
 	Attempt   int                 `json:"attempt"`
-	Kind      placement.Kind      `json:"kind"`
+	JobKind   placement.Kind      `json:"kind"`
 	Resources placement.Resources `json:"resources"`
 	Site      string              `json:"site,omitempty"`
 	Policy    []placement.Layer   `json:"policy"`

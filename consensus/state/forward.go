@@ -1,0 +1,301 @@
+package state
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/sovmesh/sovmesh/consensus/ledger"
+	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/residency"
+)
+
+// maxHold is the longest that a reservation may hold room.
+const maxHold = 10 * time.Minute
+
+// ReservationKey is the key of a reservation.
+func ReservationKey(home placement.RegionID, job placement.JobID, attempt int) string {
+	return fmt.Sprintf("%s/%s/%d", home, job, attempt)
+}
+
+// reserve holds room for another region's job, judged like a placement.
+func (s *State) reserve(c *call, k Reserve) *Refused {
+	c.subject = opaqueJob(k.Job)
+	key := ReservationKey(k.Home, k.Job, k.Attempt)
+	if r := s.Reservation(key); r != nil {
+		c.id, c.repeated = key, true
+		return nil
+	}
+	peer := s.Region(k.Home)
+	n := s.Node(k.Node)
+	switch {
+	case peer == nil || peer.Self || peer.State != placement.PeerActive:
+		return refuse("peer.unknown", "federate first", "region %s is no active peer", clip(string(k.Home)))
+	case !k.Job.Valid() || k.Job.Home() != k.Home || k.Attempt < 1 || k.Attempt > 1_000_000:
+		return refuse("reservation.key", "use home/job/attempt", "the reservation is not for a job of region %s", k.Home)
+	case s.jobs.has(string(k.Job)):
+		return refuse("job.exists", "ask for its status", "job %s is here already", k.Job)
+	case !k.Expires.After(s.Clock) || k.Expires.Sub(s.Clock) > maxHold:
+		return refuse("reservation.expires", "ask for at most ten minutes", "a reservation until %s is not possible", k.Expires.UTC().Format(time.RFC3339))
+	case s.reservations.len() >= 10_000:
+		return refuse("queue.full", "try again later", "10000 reservations are held already")
+	case n == nil || !n.Offers():
+		return refuse("capacity.none", "try another region, or again later", "no node of region %s can take it", s.self.ID)
+	}
+	if refused := s.reserveLawful(c, &k, n); refused != nil {
+		return refused
+	}
+	if refused := s.fits(n, k.Resources, k.Devices); refused != nil {
+		return refused
+	}
+	r := &Reservation{Reserve: k, Key: key, Index: c.index}
+	r.Expires = k.Expires.UTC()
+	s.reservations.put(key, r)
+	s.expiries.put(expiryKey(r), key)
+	s.use(r.Node, r.Resources, r.Devices, 1, 0)
+	c.id = key
+	return nil
+}
+
+// reserveLawful judges the node under this region's pack and the home's.
+func (s *State) reserveLawful(c *call, k *Reserve, n *placement.Node) *Refused {
+	p, refused := s.admit(c, addLayer(k.Policy, residency.OriginImport, s.self.Import), true)
+	if refused != nil {
+		return refused
+	}
+	c.judged = nil
+	packs := []*residency.Pack{s.Pack()}
+	if k.LawPack != "" && k.LawPack != s.Active {
+		other := s.PackByHash(k.LawPack)
+		if other == nil {
+			return refuse("law.not-held", "import it: sovmesh law import FILE", "region %s decides by law pack %s, which this region does not hold", k.Home, clip(k.LawPack))
+		}
+		packs = append(packs, other)
+	}
+	for _, pack := range packs {
+		refused := s.judge(c, p, s.Facts(n), pack)
+		last := &c.judged[len(c.judged)-1]
+		last.Subject, last.Place = opaqueJob(k.Job), ledger.Opaque(c.head.Salt, string(n.ID))
+		if refused != nil {
+			return refused
+		}
+	}
+	return nil
+}
+
+func expiryKey(r *Reservation) string { return timeKey(r.Expires) + r.Key }
+
+func timeKey(t time.Time) string { return seqKey(uint64(t.UnixNano())) }
+
+// expire gives back what ledger time has passed. It costs a look at the first
+// row when there is nothing.
+func (s *State) expire() {
+	for {
+		when, key, ok := s.expiries.min()
+		if !ok || when >= timeKey(s.Clock) {
+			return
+		}
+		s.dropReservation(s.Reservation(key))
+	}
+}
+
+func (s *State) dropReservation(r *Reservation) {
+	s.reservations.delete(r.Key)
+	s.expiries.delete(expiryKey(r))
+	s.use(r.Node, r.Resources, r.Devices, -1, 0)
+}
+
+// releaseFor ends the hold of a job that was placed or is over.
+func (s *State) releaseFor(r *jobRecord) {
+	if r.Reserved == "" {
+		return
+	}
+	if held := s.Reservation(r.Reserved); held != nil && held.Job == r.ID {
+		s.dropReservation(held)
+	}
+}
+
+func (s *State) releaseReservation(c *call, k ReleaseReservation) *Refused {
+	r := s.Reservation(k.Key)
+	if r == nil {
+		return nil // given back already
+	}
+	c.subject, c.id = opaqueJob(r.Job), r.Key
+	if r.Consumed {
+		return refuse("reservation.spent", "stop the job", "reservation %s was used: its job is here", r.Key)
+	}
+	s.dropReservation(r)
+	return nil
+}
+
+func (s *State) issueGrant(c *call, k IssueGrant) *Refused {
+	c.subject = clip(k.ID)
+	switch {
+	case !validID(k.ID):
+		return refuse("grant.id", "let the program choose it", "%q is no id of a grant", clip(k.ID))
+	case s.grants.has(k.ID):
+		return refuse("grant.exists", "issue another", "grant %s exists already", k.ID)
+	case s.Region(k.Audience) == nil || s.Region(k.Audience).State != placement.PeerActive:
+		return refuse("peer.unknown", "federate with it first", "region %s is no active peer", clip(string(k.Audience)))
+	case !k.Expires.After(s.Clock) || len(k.PolicyHash) > maxFact || !validTenant(k.Tenant):
+		return refuse("grant.expires", "issue it for a time to come", "the grant would have expired already, or is not well formed")
+	}
+	s.putGrant(k.ID, &Grant{ID: k.ID, Issued: true, Tenant: k.Tenant, Audience: k.Audience, Policy: k.PolicyHash, Expires: k.Expires.UTC()})
+	c.id = k.ID
+	return nil
+}
+
+// putGrant keeps the newest grants. They are dropped by number, never by time:
+// a wrong clock cannot make a consumed grant forgotten.
+func (s *State) putGrant(key string, g *Grant) {
+	s.Fifo++
+	g.Seq = s.Fifo
+	s.grants.put(key, g)
+	s.fifoGrants.put(seqKey(g.Seq), key)
+	for s.fifoGrants.len() > maxKeys {
+		seq, old, _ := s.fifoGrants.min()
+		s.fifoGrants.delete(seq)
+		s.grants.delete(old)
+	}
+}
+
+// setForward records a job's way to another region, judged before it leaves.
+func (s *State) setForward(c *call, k SetForward) *Refused {
+	c.subject = opaqueJob(k.Job)
+	old, refused := s.awayJob(k.Job)
+	if refused != nil {
+		return refused
+	}
+	f := k.Forward
+	f.ExpiresAt = f.ExpiresAt.UTC()
+	switch {
+	case f.State != "" && f.State != placement.ForwardAsking && f.State != placement.ForwardPlaced && f.State != placement.ForwardUnknown:
+		return refuse("forward.state", "choose of asking, placed, unknown", "%q is no state of a forward", clip(f.State))
+	case len(f.Refusals) > 8:
+		return refuse("forward.refusals", "keep the newest", "%d refusals are too many", len(f.Refusals))
+	case old.Forward != nil && f.Attempt < old.Forward.Attempt:
+		return refuse("forward.stale", "look again", "job %s is at attempt %d already", k.Job, old.Forward.Attempt)
+	case len(s.liveTasks(k.Job)) > 0:
+		return refuse("job.placed", "look again", "job %s has a task here", k.Job)
+	}
+	if f.State == placement.ForwardAsking || f.State == placement.ForwardPlaced {
+		if refused := s.mayLeave(c, old, f.Region); refused != nil {
+			return refused
+		}
+	}
+	r := *old
+	r.Forward = &f
+	s.followForward(&r)
+	s.putJob(c, &r)
+	c.id = string(k.Job)
+	return nil
+}
+
+func (s *State) followForward(r *jobRecord) {
+	f := r.Forward
+	r.Region, r.Node = "", ""
+	switch f.State {
+	case placement.ForwardPlaced:
+		r.Region, r.Status, r.Reason, r.Code = f.Region, placement.JobStarting, "", ""
+		r.Hops = max(r.Hops, 1)
+	case placement.ForwardUnknown:
+		r.Region, r.Status, r.Reason, r.Code = f.Region, placement.JobUnknown, "region "+string(f.Region)+" does not answer", "region.unknown"
+	case placement.ForwardAsking:
+		r.Status, r.Reason, r.Code = placement.JobPending, "asks region "+string(f.Region)+" for room", "region.asking"
+	default:
+		r.Status, r.Reason, r.Code = placement.JobPending, reasonWaiting, ""
+		if n := len(f.Refusals); n > 0 {
+			r.Reason, r.Code = string(f.Refusals[n-1].Region)+": "+f.Refusals[n-1].Reason, f.Refusals[n-1].Code
+		}
+	}
+}
+
+func (s *State) awayJob(id placement.JobID) (*jobRecord, *Refused) {
+	r, ok := s.jobs.get(string(id))
+	switch {
+	case !ok:
+		return nil, refuse("job.unknown", "list them: sovmesh job list", "there is no job %q", clip(string(id)))
+	case r.Status.Terminal():
+		return nil, refuse("job.over", "look again", "job %s is over", id)
+	case r.Origin != "" && r.Origin != s.self.ID:
+		return nil, refuse("job.foreign", "its home forwards it", "job %s is of region %s and goes no further", id, r.Origin)
+	}
+	return r, nil
+}
+
+// mayLeave judges the destination by the facts pinned for it, with the export
+// rule, and under its pack too if it is another.
+func (s *State) mayLeave(c *call, r *jobRecord, to placement.RegionID) *Refused {
+	peer := s.Region(to)
+	if peer == nil || peer.Self || peer.State != placement.PeerActive {
+		return refuse("peer.unknown", "federate with it first", "region %s is no active peer", clip(string(to)))
+	}
+	p, err := s.policies.read(addLayer(r.Policy, residency.OriginExport, s.self.Export), s.Pack(), dateOf(c))
+	if err != nil {
+		return refusedBy(err)
+	}
+	if p.conflict != nil {
+		return p.conflict
+	}
+	packs := []*residency.Pack{s.Pack()}
+	if peer.LawPack != "" && peer.LawPack != s.Active {
+		other := s.PackByHash(peer.LawPack)
+		if other == nil {
+			return refuse("law.not-held", "import it: sovmesh law import FILE", "region %s decides by law pack %s, which this region does not hold", to, clip(peer.LawPack))
+		}
+		packs = append(packs, other)
+	}
+	for _, pack := range packs {
+		refused := s.judge(c, p, peer.Facts.Site(peer.ID, ""), pack)
+		c.judged[len(c.judged)-1].Subject = opaqueJob(r.ID)
+		if refused != nil {
+			return refused
+		}
+	}
+	return nil
+}
+
+// mirrorJob takes over what the region that runs a forwarded job says of it.
+func (s *State) mirrorJob(c *call, k MirrorJob) *Refused {
+	c.subject = opaqueJob(k.Job)
+	old, ok := s.jobs.get(string(k.Job))
+	switch {
+	case !ok:
+		return refuse("job.unknown", "list them: sovmesh job list", "there is no job %q", clip(string(k.Job)))
+	case old.Forward == nil || old.Forward.State == "" || old.Forward.Region != k.Region:
+		return refuse("forward.foreign", "only the region that runs a job speaks for it", "job %s was not forwarded to region %s", k.Job, clip(string(k.Region)))
+	case !validStatus(k.Status):
+		return refuse("job.status", "send a status of a job", "%q is no status of a job", clip(string(k.Status)))
+	case len(k.Reason) > 2048:
+		return refuse("job.reason", "shorten it", "the reason is too long")
+	}
+	c.id = string(k.Job)
+	if old.Status.Terminal() {
+		return nil
+	}
+	r := *old
+	f := *r.Forward
+	if f.State = placement.ForwardPlaced; k.Status == placement.JobUnknown {
+		f.State = placement.ForwardUnknown
+	}
+	r.Forward, r.Region, r.Hops = &f, k.Region, max(r.Hops, 1)
+	r.Status, r.Reason, r.Code, r.ExitCode = k.Status, k.Reason, "", k.ExitCode
+	if k.Status == placement.JobUnknown {
+		r.Code = "region.unknown"
+	}
+	if !k.StartedAt.IsZero() {
+		r.StartedAt = k.StartedAt.UTC()
+	}
+	if k.Status.Terminal() {
+		r.EndedAt = stamp(k.EndedAt, c.now)
+	}
+	s.putJob(c, &r)
+	return nil
+}
+
+func validStatus(st placement.JobStatus) bool {
+	switch st {
+	case placement.JobPending, placement.JobStarting, placement.JobRunning, placement.JobUnknown:
+		return true
+	}
+	return st.Terminal()
+}

@@ -1,0 +1,132 @@
+package state
+
+import (
+	"encoding/binary"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// Task is one task; nil if unknown or dropped.
+func (v *View) Task(id placement.TaskID) *placement.Task {
+	if r, ok := v.tasks.get(string(id)); ok {
+		return &r.Task
+	}
+	return nil
+}
+
+// TasksOf are a job's tasks, oldest first; of the ended ones the newest few.
+func (v *View) TasksOf(job placement.JobID) []*placement.Task {
+	records := v.tasksOf(job)
+	out := make([]*placement.Task, len(records))
+	for i, r := range records {
+		out[i] = &r.Task
+	}
+	return out
+}
+
+func (v *View) tasksOf(job placement.JobID) []*taskRecord {
+	var out []*taskRecord
+	v.tasks.prefix(string(job)+"/", func(_ string, r *taskRecord) bool { out = append(out, r); return true })
+	slices.SortFunc(out, func(a, b *taskRecord) int {
+		if a.Index != b.Index {
+			if a.Index < b.Index {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(string(a.ID), string(b.ID))
+	})
+	return out
+}
+
+// liveTasks are a job's tasks that may be running.
+func (v *View) liveTasks(job placement.JobID) []*taskRecord {
+	all := v.tasksOf(job)
+	return slices.DeleteFunc(all, func(r *taskRecord) bool { return !r.Status.Live() })
+}
+
+// TasksOn are the live tasks of a node, sorted by ID.
+func (v *View) TasksOn(node placement.NodeID) []*placement.Task {
+	var out []*placement.Task
+	v.onNode.prefix(string(node)+"\x00", func(_ string, r *taskRecord) bool { out = append(out, &r.Task); return true })
+	return out
+}
+
+// LiveTasks is the number of live tasks in the region.
+func (v *View) LiveTasks() int { return v.onNode.len() }
+
+// Wanted are at most limit jobs that want one more task, in queue order: by
+// priority, then by submission. Whether NotBefore has come is the caller's to see.
+func (v *View) Wanted(limit int) []*placement.Job {
+	var out []*placement.Job
+	v.queue.ascend("", func(_ string, id placement.JobID) bool {
+		if len(out) < limit {
+			out = append(out, v.Job(id))
+		}
+		return len(out) < limit
+	})
+	return out
+}
+
+// WantedCount is the number of jobs that want one more task.
+func (v *View) WantedCount() int { return v.queue.len() }
+
+// Unsettled are the live tasks on nodes that are cordoned, draining or drained,
+// or that cannot be reached.
+func (v *View) Unsettled() []*placement.Task {
+	var out []*placement.Task
+	v.nodes.ascend("", func(_ string, n *placement.Node) bool {
+		if !n.Offers() && n.Used.Tasks > 0 {
+			out = append(out, v.TasksOn(n.ID)...)
+		}
+		return true
+	})
+	return out
+}
+
+// snapshotJobs bounds how many waiting jobs one placement decision looks at.
+const snapshotJobs = 4096
+
+// Snapshot is what a placement decision may look at, at the given time.
+func (v *View) Snapshot(now time.Time) placement.Snapshot {
+	s := placement.Snapshot{Now: now, Pack: v.Pack(), Nodes: v.Nodes(), Jobs: map[placement.JobID]*placement.Job{}}
+	if v.self != nil {
+		s.Region, s.Facts = v.self.ID, v.self.Facts
+	}
+	v.queue.ascend("", func(_ string, id placement.JobID) bool {
+		if j := v.Job(id); !j.NotBefore.After(now) {
+			s.Wanted = append(s.Wanted, j)
+			s.Jobs[id] = j
+		}
+		return len(s.Wanted) < snapshotJobs
+	})
+	for _, t := range v.Unsettled() {
+		if s.Jobs[t.Job] == nil {
+			s.Jobs[t.Job] = v.Job(t.Job)
+			for _, r := range v.liveTasks(t.Job) {
+				s.Tasks = append(s.Tasks, &r.Task)
+			}
+		}
+	}
+	return s
+}
+
+// queueKey sorts by priority, highest first, then by order of submission.
+func queueKey(priority int, seq uint64) string {
+	key := make([]byte, 0, 9)
+	key = append(key, byte(255-min(max(priority, 0), 255)))
+	return string(binary.BigEndian.AppendUint64(key, seq))
+}
+
+func seqKey(seq uint64) string { return string(binary.BigEndian.AppendUint64(nil, seq)) }
+
+// wantsTask reports whether a job with no live task is to be given one here.
+func wantsTask(j *placement.Job) bool {
+	if j.Status != placement.JobPending || j.StopRequested {
+		return false
+	}
+	return j.Forward == nil || j.Forward.State == ""
+}
