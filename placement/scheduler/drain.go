@@ -152,6 +152,7 @@ func (p *planner) drain(job *placement.Job, t *placement.Task, n *placement.Node
 func (p *planner) decide(f *Fate, job *placement.Job, t *placement.Task, n *placement.Node, o order) {
 	switch {
 	case t.Stop:
+		p.keepRoom(job, t)
 		f.Action, f.Note = ActStop, "it is being stopped: "+t.StopReason
 	case job.StopRequested:
 		f.Action, f.Note = ActStop, "its job is being stopped"
@@ -239,7 +240,22 @@ func (p *planner) move(f *Fate, job *placement.Job, t *placement.Task, n *placem
 		f.Action, f.Note = ActMove, "it is stopped and started elsewhere"
 	}
 	p.take(class, at) // so that two tasks do not count on the same room
-	p.stop(t, "its node is drained", true)
+	p.stop(t, stopMoved, true)
+}
+
+// stopMoved is the reason of a stop after which the job wants a new task.
+const stopMoved = "its node is drained"
+
+// keepRoom holds the place that a task was stopped for until its job asks for
+// it, so that the queue does not take it meanwhile.
+func (p *planner) keepRoom(job *placement.Job, t *placement.Task) {
+	if t.StopReason != stopMoved || job.StopRequested {
+		return
+	}
+	class := p.class(job)
+	if at := p.pick(class, ""); at != nil {
+		p.take(class, at)
+	}
 }
 
 // block leaves the task where it is and says why.

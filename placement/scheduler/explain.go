@@ -116,7 +116,7 @@ func (p *planner) survey(c *class) *survey {
 
 // look adds one node to the survey.
 func (v *survey) look(c *class, at *space) {
-	f := c.fixed(at) | c.room(at)
+	f := c.fixed[at.index] | c.room(at)
 	if f&failLaw == 0 {
 		v.lawful++
 		if v.right == nil {
@@ -185,7 +185,7 @@ func (v *survey) liftGPU(c *class, at *space) {
 // contact and held nothing; every device that it lists counts.
 func (c *class) empty(at *space) faults {
 	n := at.node
-	f := c.fixed(at) & (failPinned | failDriver)
+	f := c.fixed[at.index] & (failPinned | failDriver)
 	if n.Inventory.CPU < c.res.CPU {
 		f |= failCPU
 	}

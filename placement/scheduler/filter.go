@@ -46,12 +46,8 @@ const (
 )
 
 const (
-	failLaw      = failRefused | failUnknown
-	failFixed    = failLaw | failState | failContact | failPinned | failDriver // what no plan changes
-	failGPU      = failCount | failModel | failGPUMemory
-	failCapacity = failCPU | failMemory | failGPU
-	// failEver is what also an empty, ready node in contact would fail.
-	failEver = failPinned | failDriver | failCapacity
+	failLaw = failRefused | failUnknown
+	failGPU = failCount | failModel | failGPUMemory
 )
 
 // first is the index in chain of the first failing filter.
@@ -64,11 +60,10 @@ func (f faults) first() int {
 	return -1
 }
 
-// fixed are the filters whose answer one plan does not change.
-func (c *class) fixed(at *space) faults {
+// filter runs the filters whose answer one plan does not change.
+func (k groupKey) filter(n *placement.Node, law *verdict, drives bool) faults {
 	var f faults
-	n := at.node
-	switch c.policy.at(n.Site).constraint {
+	switch law.constraint {
 	case ResidencyRefused:
 		f |= failRefused
 	case ResidencyUnknown:
@@ -80,24 +75,13 @@ func (c *class) fixed(at *space) faults {
 	if n.Contact != placement.ContactAlive {
 		f |= failContact
 	}
-	if c.node != "" && c.node != n.ID || c.site != "" && c.site != n.Site {
+	if k.node != "" && k.node != n.ID || k.site != "" && k.site != n.Site {
 		f |= failPinned
 	}
-	if !hasDriver(n, c.kind) {
+	if !drives {
 		f |= failDriver
 	}
 	return f
-}
-
-// hasDriver reports whether the node runs jobs of the kind; the driver has the
-// kind's name.
-func hasDriver(n *placement.Node, kind placement.Kind) bool {
-	for _, d := range n.Inventory.Drivers {
-		if d == string(kind) {
-			return true
-		}
-	}
-	return false
 }
 
 // room are the filters that depend on what is free at the moment.

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"cmp"
 	"container/heap"
+	"slices"
 
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -17,16 +18,13 @@ type planner struct {
 	tasks   map[placement.JobID][]*placement.Task
 	nodes   map[placement.NodeID]*space
 	made    map[placement.JobID]int // tasks assigned in this plan
-	tenants map[tenantAt]int32
-	log     []int32 // nodes whose room changed, in order
+	sites   []string                // the names that nodes have
+	drivers [][]string              // the lists of drivers that nodes have
+	groups  map[groupKey]*group
+	tenants map[placement.TenantID][]int32 // tasks by node, as far as the snapshot shows them
+	log     []int32                        // nodes whose room changed, in order
 	fates   []fateAt
 	out     Decisions
-}
-
-// tenantAt counts a tenant's tasks on a node, as far as the snapshot shows them.
-type tenantAt struct {
-	tenant placement.TenantID
-	node   int32
 }
 
 func newPlanner(s placement.Snapshot) *planner {
@@ -38,9 +36,10 @@ func newPlanner(s placement.Snapshot) *planner {
 		tasks:   make(map[placement.JobID][]*placement.Task),
 		nodes:   make(map[placement.NodeID]*space, len(s.Nodes)),
 		made:    make(map[placement.JobID]int),
-		tenants: make(map[tenantAt]int32),
+		groups:  make(map[groupKey]*group),
+		tenants: make(map[placement.TenantID][]int32),
 	}
-	p.spaces = newSpaces(s.Nodes, &p.shapes)
+	p.spaces = p.newSpaces()
 	for i := range p.spaces {
 		p.nodes[p.spaces[i].node.ID] = &p.spaces[i]
 	}
@@ -50,28 +49,78 @@ func newPlanner(s placement.Snapshot) *planner {
 		}
 		p.tasks[t.Job] = append(p.tasks[t.Job], t)
 		if at := p.nodes[t.Node]; at != nil {
-			p.tenants[tenantAt{t.Tenant, at.index}]++
+			p.tenant(t.Tenant)[at.index]++
 		}
 	}
 	return p
 }
 
+// tenant counts a tenant's tasks by node.
+func (p *planner) tenant(id placement.TenantID) []int32 {
+	counts, ok := p.tenants[id]
+	if !ok {
+		counts = make([]int32, len(p.spaces))
+		p.tenants[id] = counts
+	}
+	return counts
+}
+
 // classKey is what makes two demands equal.
 type classKey struct {
-	policy string
-	kind   placement.Kind
+	groupKey
 	res    placement.Resources
+	tenant placement.TenantID
+}
+
+// groupKey is the part of a demand that the fixed filters look at.
+type groupKey struct {
+	layers string
+	kind   placement.Kind
 	site   string
 	node   placement.NodeID
-	tenant placement.TenantID
+}
+
+// group is what classes share whose fixed filters are the same: they run once
+// per node.
+type group struct {
+	policy *policy
+	fixed  []faults // by node
+	prefer []uint8  // by number of the site
+	open   []int32  // the nodes that pass
+}
+
+func (p *planner) group(key classKey, layers []placement.Layer) *group {
+	if g, ok := p.groups[key.groupKey]; ok {
+		return g
+	}
+	g := &group{policy: p.court.policy(layers), fixed: make([]faults, len(p.spaces))}
+	p.groups[key.groupKey] = g
+	verdicts := make([]*verdict, len(p.sites))
+	for i, site := range p.sites {
+		verdicts[i] = g.policy.at(site)
+		g.prefer = append(g.prefer, verdicts[i].prefer)
+	}
+	drives := make([]bool, len(p.drivers))
+	for i, list := range p.drivers {
+		drives[i] = slices.Contains(list, string(key.kind)) // a driver has its kind's name
+	}
+	for i := range p.spaces {
+		at := &p.spaces[i]
+		g.fixed[i] = key.filter(at.node, verdicts[at.site], drives[at.drivers])
+		if g.fixed[i] == 0 {
+			g.open = append(g.open, int32(i))
+		}
+	}
+	return g
 }
 
 // class is all demands that are equal: the filters run once for it.
 type class struct {
 	classKey
-	p      *planner
-	policy *policy
-	fits   []fit // what each shape satisfies
+	*group
+	p          *planner
+	fits       []fit   // what each shape satisfies
+	neighbours []int32 // the tenant's tasks by node
 
 	scanned bool    // a linear scan served it once; the second demand builds the index
 	built   bool    // the index holds every node that fits
@@ -93,13 +142,13 @@ const (
 // class finds the class of a job's demand.
 func (p *planner) class(job *placement.Job) *class {
 	key := classKey{
-		policy: policyKey(job.Policy), kind: job.Kind, res: job.Spec.Resources,
-		site: job.Spec.Site, node: job.Spec.NodeName, tenant: job.Tenant,
+		groupKey: groupKey{policyKey(job.Policy), job.Kind, job.Spec.Site, job.Spec.NodeName},
+		res:      job.Spec.Resources, tenant: job.Tenant,
 	}
 	if c, ok := p.classes[key]; ok {
 		return c
 	}
-	c := &class{classKey: key, p: p, policy: p.court.policy(job.Policy)}
+	c := &class{classKey: key, p: p, group: p.group(key, job.Policy), neighbours: p.tenant(key.tenant)}
 	p.classes[key] = c
 	return c
 }
@@ -127,12 +176,12 @@ func (c *class) shape(id int32) fit {
 // first so that whole nodes stay free.
 func (c *class) score(at *space) uint64 {
 	eighth := uint64(0)
-	if total := at.node.Inventory.CPU; total > 0 {
-		eighth = uint64(max(0, at.cpu-c.res.CPU) * 8 / total)
+	if at.total > 0 {
+		eighth = uint64(max(0, at.cpu-c.res.CPU) * 8 / at.total)
 	}
-	prefer := uint64(c.policy.at(at.node.Site).prefer)
+	prefer := uint64(c.prefer[at.site])
 	gpus := uint64(max(0, int(at.gpus)-c.res.GPUs))
-	tenant := uint64(c.p.tenants[tenantAt{c.tenant, at.index}])
+	tenant := uint64(c.neighbours[at.index])
 	return prefer<<scorePrefer | min(gpus, 1<<12-1)<<scoreGPUs | min(eighth, 15)<<scoreCPU |
 		min(tenant, 1<<16-1)<<scoreTenant | min(uint64(at.tasks), 1<<16-1)
 }
@@ -197,8 +246,8 @@ func (c *class) scan() (best, next *entry) {
 	c.scanned = true
 	var a, b entry
 	found := 0
-	for i := range c.p.spaces {
-		e, ok := c.entry(int32(i))
+	for _, i := range c.open {
+		e, ok := c.entry(i)
 		switch {
 		case !ok:
 		case found == 0:
@@ -222,10 +271,10 @@ func pair(a, b entry, found int) (best, next *entry) {
 	return best, next
 }
 
-// entry rates one node; false if the class does not fit there.
+// entry rates one node that is open to the class; false if it has no room.
 func (c *class) entry(node int32) (entry, bool) {
 	at := &c.p.spaces[node]
-	if c.room(at) != 0 || c.fixed(at) != 0 {
+	if c.room(at) != 0 {
 		return entry{}, false
 	}
 	return entry{c.score(at), node, at.version}, true
@@ -234,8 +283,8 @@ func (c *class) entry(node int32) (entry, bool) {
 // fromIndex gives what scan gives, from a heap that follows the planner's log.
 func (c *class) fromIndex() (best, next *entry) {
 	if !c.built {
-		for i := range c.p.spaces {
-			if e, ok := c.entry(int32(i)); ok {
+		for _, i := range c.open {
+			if e, ok := c.entry(i); ok {
 				c.index = append(c.index, e)
 			}
 		}
@@ -267,6 +316,9 @@ func (c *class) catchUp() {
 	for i := c.seen; i < len(log); i++ {
 		if i > c.seen && log[i] == log[i-1] {
 			continue // the entry added just now is of the newest version
+		}
+		if c.fixed[log[i]] != 0 {
+			continue
 		}
 		if e, ok := c.entry(log[i]); ok {
 			heap.Push(&c.index, e)

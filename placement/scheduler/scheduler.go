@@ -129,7 +129,7 @@ func (p *planner) claim(job *placement.Job, c *class, reason string) bool {
 		return false
 	}
 	at := p.nodes[hold.Node]
-	if at == nil || c.fixed(at) != 0 || len(hold.Devices) != c.res.GPUs {
+	if at == nil || c.fixed[at.index] != 0 || len(hold.Devices) != c.res.GPUs {
 		return false
 	}
 	a := p.record(job, c, at, reason)

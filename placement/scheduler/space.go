@@ -11,6 +11,9 @@ type space struct {
 	node    *placement.Node
 	index   int32 // place in the snapshot, which is sorted by id
 	version uint32
+	site    int32 // number of its site's name
+	drivers int32 // number of its list of drivers
+	total   placement.MilliCPU
 	cpu     placement.MilliCPU
 	memory  placement.Bytes
 	free    []lot // free and healthy devices, by shape
@@ -74,12 +77,16 @@ func (s *shapes) count(n *placement.Node, lots []lot, include func(*placement.De
 }
 
 // newSpaces works out the free room of every node.
-func newSpaces(nodes []*placement.Node, s *shapes) []space {
-	out := make([]space, len(nodes))
+func (p *planner) newSpaces() []space {
+	s := &p.shapes
+	out := make([]space, len(p.s.Nodes))
 	var arena []lot
-	for i, n := range nodes {
+	for i, n := range p.s.Nodes {
 		at := &out[i]
 		at.node, at.index = n, int32(i)
+		at.site = numberOf(&p.sites, n.Site, func(a, b string) bool { return a == b })
+		at.drivers = numberOf(&p.drivers, n.Inventory.Drivers, slices.Equal)
+		at.total = n.Inventory.CPU
 		at.cpu = n.Inventory.CPU - n.Used.CPU
 		at.memory = n.Inventory.Memory - n.Used.Memory
 		at.tasks = int32(n.Used.Tasks)
@@ -92,6 +99,18 @@ func newSpaces(nodes []*placement.Node, s *shapes) []space {
 		arena = arena[:len(arena)+len(at.free)]
 	}
 	return out
+}
+
+// numberOf is the place of a value in a list of the few different ones, which
+// it is added to if it is new.
+func numberOf[T any](list *[]T, value T, equal func(a, b T) bool) int32 {
+	for i := range *list {
+		if equal((*list)[i], value) {
+			return int32(i)
+		}
+	}
+	*list = append(*list, value)
+	return int32(len(*list) - 1)
 }
 
 // holds reports whether a sorted list of UUIDs has one.
@@ -110,7 +129,7 @@ func (p *planner) take(c *class, at *space) []string {
 	at.tasks++
 	at.version++
 	p.log = append(p.log, at.index)
-	p.tenants[tenantAt{c.tenant, at.index}]++
+	c.neighbours[at.index]++
 	if c.res.GPUs <= 0 {
 		return nil
 	}

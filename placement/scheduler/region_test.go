@@ -1,0 +1,152 @@
+package scheduler
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/residency"
+)
+
+func TestSummarise(t *testing.T) {
+	nodes := []*placement.Node{
+		node("n1", gpus(8, h100, 80*placement.GiB), gpus(2, "NVIDIA L4", 24*placement.GiB)),
+		node("n2", gpus(8, h100, 80*placement.GiB), used(2500, 0, "n2-gpu-0")),
+		node("n3", gpus(8, h100, 80*placement.GiB), func(n *placement.Node) { n.State = placement.NodeCordoned }),
+	}
+	got := Summarise(nodes, SummaryFacts{Region: "fra-1", Epoch: 7, Now: noon, TTL: time.Minute, LawPack: "x", Models: []string{"b", "a", "b"}})
+	want := []placement.ClassSummary{
+		{Class: "NVIDIA H100 80GB HBM3", Free: 4, Largest: 4}, // 15, 8
+		{Class: "NVIDIA L4", Withheld: true},                  // one node
+		{Class: "cpu", Free: 4, Largest: 4},                   // 13, 8
+	}
+	if !slices.Equal(got.Classes, want) || got.Draining || !got.Expires.Equal(noon.Add(time.Minute)) || !slices.Equal(got.Models, []string{"a", "b"}) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	for _, n := range nodes {
+		n.State = placement.NodeDrained
+	}
+	if got := Summarise(nodes, SummaryFacts{Now: noon}); !got.Draining || got.Classes[0].Free != 0 {
+		t.Errorf("with every node drained: %+v", got)
+	}
+}
+
+func TestSummaryBucketsHoldStill(t *testing.T) {
+	tests := []struct {
+		n    int
+		old  placement.Bucket
+		want placement.Bucket
+	}{
+		{4, 1, 1}, {5, 1, 4}, {3, 4, 4}, {2, 4, 1}, {16, 4, 4}, {20, 4, 16}, {12, 16, 16}, {11, 16, 4},
+		{0, 1, 0}, {1, 0, 1}, {1000, 256, 256}, {192, 256, 256}, {191, 256, 64}, {300, 4, 256},
+	}
+	for _, tt := range tests {
+		if got := sticky(tt.n, tt.old); got != tt.want {
+			t.Errorf("%d after bucket %d: %d, want %d", tt.n, tt.old, got, tt.want)
+		}
+	}
+	nodes := []*placement.Node{node("n1"), node("n2", used(8000, 0)), node("n3", used(4000, 0))} // 12 cores
+	previous := placement.RegionSummary{Classes: []placement.ClassSummary{{Class: "cpu", Free: 16, Largest: 4}}}
+	if got := Summarise(nodes, SummaryFacts{Now: noon, Previous: &previous}); got.Classes[0].Free != 16 {
+		t.Errorf("one job flipped the bucket: %+v", got.Classes)
+	}
+}
+
+// regions are three places that a job may be sent to.
+func regions() []residency.Site {
+	site := func(name, country string) residency.Site {
+		return residency.Site{Region: name, Country: country, Operator: residency.Operator{Home: country, Parent: country}}
+	}
+	return []residency.Site{site("ber-1", "DE"), site("iad-1", "US"), site("mil-1", "IT"), site("xxx-1", "")}
+}
+
+func rank(j *placement.Job, summaries ...placement.RegionSummary) []Candidate {
+	pack, on := residency.Embedded(), residency.DateOf(noon)
+	var layers []residency.Layer
+	for _, l := range j.Policy {
+		tag, _ := residency.ParseWire(l.Tag, pack, on)
+		layers = append(layers, residency.Layer{Origin: l.Origin, Tag: tag})
+	}
+	return Rank(j, residency.NewPolicy(layers...), summaries, regions(), pack, on, noon)
+}
+
+func told(region string, free, largest placement.Bucket, age time.Duration, change ...func(*placement.RegionSummary)) placement.RegionSummary {
+	s := placement.RegionSummary{
+		Region: placement.RegionID(region), Generated: noon.Add(-age), Expires: noon.Add(-age).Add(time.Minute),
+		Classes: []placement.ClassSummary{{Class: h100, Free: free, Largest: largest}, {Class: "cpu", Free: 64, Largest: 64}},
+	}
+	for _, c := range change {
+		c(&s)
+	}
+	return s
+}
+
+func names(list []Candidate) []string {
+	var out []string
+	for _, c := range list {
+		out = append(out, fmt.Sprintf("%s %s", c.Region, c.Prospect))
+	}
+	slices.Sort(out)
+	return out
+}
+
+func TestRankNamesLawfulRegionsOnly(t *testing.T) {
+	gpu := asks(placement.Resources{GPUs: 1, GPUModel: "H100"})
+	eight := asks(placement.Resources{GPUs: 8, GPUModel: "H100"})
+	withheld := func(s *placement.RegionSummary) { s.Classes[0] = placement.ClassSummary{Class: h100, Withheld: true} }
+	tests := []struct {
+		name      string
+		job       *placement.Job
+		summaries []placement.RegionSummary
+		want      []string
+	}{
+		{"neither refused nor unknown places", job("a"), []placement.RegionSummary{told("ber-1", 4, 4, 0), told("iad-1", 64, 8, 0), told("xxx-1", 64, 8, 0), told("mil-1", 4, 4, 0)}, []string{"ber-1 likely", "mil-1 likely"}},
+		{"nothing lawful", job("a", tagged("FR")), nil, nil},
+		{"every layer counts", job("a", tagged("EU", "DE")), nil, []string{"ber-1 unknown"}},
+		{"withheld means ask", job("a", gpu), []placement.RegionSummary{told("ber-1", 0, 0, 0, withheld), told("mil-1", 0, 0, 0)}, []string{"ber-1 ask", "mil-1 full"}},
+		{"a class not told means ask", job("a", asks(placement.Resources{GPUs: 1, GPUModel: "B200"})), []placement.RegionSummary{told("ber-1", 4, 4, 0)}, []string{"ber-1 ask", "mil-1 unknown"}},
+		{"expired means unknown", job("a", gpu), []placement.RegionSummary{told("ber-1", 64, 8, time.Minute), told("mil-1", 1, 1, 59*time.Second)}, []string{"ber-1 unknown", "mil-1 likely"}},
+		{"draining", job("a"), []placement.RegionSummary{told("ber-1", 4, 4, 0, func(s *placement.RegionSummary) { s.Draining = true })}, []string{"ber-1 full", "mil-1 unknown"}},
+		{"no hole of that size", job("a", eight), []placement.RegionSummary{told("ber-1", 256, 1, 0), told("mil-1", 16, 4, 0)}, []string{"ber-1 full", "mil-1 likely"}},
+	}
+	for _, tt := range tests {
+		if got := names(rank(tt.job, tt.summaries...)); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestRankOrder(t *testing.T) {
+	gpu := asks(placement.Resources{GPUs: 1, GPUModel: "H100"})
+	fresh, stale := told("ber-1", 1, 1, 0), told("mil-1", 1, 1, 55*time.Second)
+	for i := range 20 {
+		j := job(fmt.Sprintf("j%d", i), gpu)
+		if got := rank(j, fresh, stale); got[0].Region != "ber-1" || got[0].Chance <= got[1].Chance {
+			t.Fatalf("an old summary beats a new one: %+v", got)
+		}
+		if got := rank(j, told("mil-1", 0, 0, 0)); got[1].Region != "mil-1" {
+			t.Fatalf("a full region is not last: %+v", got)
+		}
+		prefers := job(fmt.Sprintf("p%d", i), gpu, tagged(wire(t, `{"residency":{"allow":["EU"],"prefer":["IT"]}}`)))
+		if got := rank(prefers, fresh, told("mil-1", 1, 1, 0)); got[0].Region != "mil-1" {
+			t.Fatalf("preference ignored: %+v", got)
+		}
+	}
+}
+
+func TestEqualRegionsAreNotAllSentTheSame(t *testing.T) {
+	first := make(map[placement.RegionID]int)
+	for i := range 200 {
+		j := job(fmt.Sprintf("j%d", i))
+		got := rank(j, told("ber-1", 4, 4, 0), told("mil-1", 4, 4, 0))
+		if again := rank(j, told("ber-1", 4, 4, 0), told("mil-1", 4, 4, 0)); !slices.Equal(got, again) {
+			t.Fatalf("%v then %v", got, again)
+		}
+		first[got[0].Region]++
+	}
+	if first["ber-1"] < 50 || first["mil-1"] < 50 {
+		t.Errorf("%v: everybody runs to one region", first)
+	}
+}
