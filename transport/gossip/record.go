@@ -1,0 +1,240 @@
+package gossip
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/transport/identity"
+)
+
+// RecordContext is the context under which records are signed.
+const RecordContext = "sovmesh/inventory/1"
+
+// recordsMax bounds the records held; a region has fewer nodes.
+const recordsMax = 4096
+
+// recordKept is how long the record of a node that is gone is kept.
+const recordKept = 24 * time.Hour
+
+// Record is what a node says about itself, signed by it.
+type Record struct {
+	Node     placement.NodeID
+	Version  uint64 // inventory.version of the payload
+	SignedAt time.Time
+	Payload  []byte // JSON of a placement.Node
+	// Statement is the signed form, to be passed on to whoever wants proof.
+	Statement string
+}
+
+// newer reports whether r should take the place of old.
+func (r Record) newer(old Record) bool {
+	if r.Version != old.Version {
+		return r.Version > old.Version
+	}
+	return r.SignedAt.After(old.SignedAt)
+}
+
+// claims are the fields of a payload that the pool looks at. Those without a
+// type are for the region's ledger to say: a node that says them is refused.
+type claims struct {
+	Name      placement.NodeID   `json:"name"`
+	Region    placement.RegionID `json:"region"`
+	Inventory struct {
+		Version uint64 `json:"version"`
+	} `json:"inventory"`
+
+	Country     json.RawMessage `json:"country"`
+	Subdivision json.RawMessage `json:"subdivision"`
+	Operator    json.RawMessage `json:"operator"`
+	Claims      json.RawMessage `json:"claims"`
+	Assurance   json.RawMessage `json:"assurance"`
+	Facts       json.RawMessage `json:"facts"`
+}
+
+// ErrClaim is wrapped when a record says what its signer's certificate does not.
+var ErrClaim = errors.New("the record claims what its certificate does not")
+
+// readClaims checks a payload against who signed it.
+func readClaims(payload []byte, signer identity.ID) (claims, error) {
+	var c claims
+	if err := json.Unmarshal(payload, &c); err != nil {
+		return claims{}, fmt.Errorf("read an inventory record: %w", err)
+	}
+	if c.Name != signer.Node {
+		return claims{}, fmt.Errorf("%w: it names node %.80q, and %s signed it", ErrClaim, c.Name, signer)
+	}
+	if c.Region != signer.Region {
+		return claims{}, fmt.Errorf("%w: it names region %.80q, and %s signed it", ErrClaim, c.Region, signer)
+	}
+	for _, said := range []json.RawMessage{c.Country, c.Subdivision, c.Operator, c.Claims, c.Assurance, c.Facts} {
+		if said != nil {
+			return claims{}, fmt.Errorf("%w: %s declares facts of its region, which only the region's ledger does", ErrClaim, signer)
+		}
+	}
+	return c, nil
+}
+
+// open verifies a statement and gives the record in it.
+func (p *Pool) open(statement string) (Record, error) {
+	if len(statement) > RecordMax {
+		return Record{}, fmt.Errorf("a signed record of %d bytes, the limit is %d", len(statement), RecordMax)
+	}
+	payload, signer, at, err := identity.Open(statement, RecordContext, p.cfg.Verifier, p.cfg.Now())
+	if err != nil {
+		return Record{}, err
+	}
+	if signer.Region != p.cfg.Region {
+		return Record{}, fmt.Errorf("%w: %s is not of this region", ErrClaim, signer)
+	}
+	c, err := readClaims(payload, signer)
+	if err != nil {
+		return Record{}, err
+	}
+	return Record{Node: signer.Node, Version: c.Inventory.Version, SignedAt: at, Payload: payload, Statement: statement}, nil
+}
+
+// Publish signs the node's own record and sends it to the pool, now or once Run
+// has begun. The payload is the JSON of a placement.Node that names this node
+// and region; a change must raise its inventory.version.
+func (p *Pool) Publish(payload []byte) error {
+	cred := p.cfg.Credential.Current()
+	if cred == nil {
+		return errors.New("publish an inventory record: this node has no certificate yet")
+	}
+	if cred.ID.Node != p.cfg.Self || cred.ID.Region != p.cfg.Region {
+		return fmt.Errorf("publish an inventory record: the certificate is of %s", cred.ID)
+	}
+	c, err := readClaims(payload, cred.ID)
+	if err != nil {
+		return err
+	}
+	now := p.cfg.Now()
+	statement, err := identity.Sign(cred, RecordContext, payload, now)
+	if err != nil {
+		return err
+	}
+	parts, err := split(p.cfg.Self, statement)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.signer = cred
+	changed := p.meta != Meta{c.Inventory.Version, hashOf(payload)}
+	p.meta = Meta{c.Inventory.Version, hashOf(payload)}
+	p.keepLocked(Record{Node: p.cfg.Self, Version: c.Inventory.Version, SignedAt: now,
+		Payload: slices.Clone(payload), Statement: statement})
+	list := p.list
+	p.mu.Unlock()
+	p.spread(p.cfg.Self, parts)
+	if list != nil && changed {
+		p.work.put(func() { p.updateNode(list) })
+	}
+	return nil
+}
+
+// updateNode tells the pool the new meta; it waits for one packet at most.
+func (p *Pool) updateNode(list interface{ UpdateNode(time.Duration) error }) {
+	if err := list.UpdateNode(p.cfg.GossipInterval * 5); err != nil {
+		p.cfg.Log.Debug("gossip meta", "err", err)
+	}
+}
+
+// resign renews the signature when the certificate was renewed: nodes that come
+// later could not verify the old one.
+func (p *Pool) resign() {
+	p.mu.Lock()
+	own, ok := p.records[p.cfg.Self]
+	stale := ok && p.signer != p.cfg.Credential.Current()
+	p.mu.Unlock()
+	if !stale {
+		return
+	}
+	if err := p.Publish(own.Payload); err != nil {
+		p.cfg.Log.Warn("sign the inventory record anew", "err", err)
+	}
+}
+
+// accept verifies a statement that came in and, if it is news, keeps it, passes
+// it on and tells OnRecord.
+func (p *Pool) accept(statement string) {
+	p.mu.Lock()
+	_, known := p.held[hashOf([]byte(statement))]
+	p.mu.Unlock()
+	if known {
+		return
+	}
+	r, err := p.open(statement)
+	if err != nil {
+		p.counts.recordsRefused.Add(1)
+		if errors.Is(err, ErrClaim) {
+			p.counts.claimsRefused.Add(1)
+		}
+		p.cfg.Log.Warn("an inventory record was refused", "err", err)
+		return
+	}
+	p.mu.Lock()
+	old, have := p.records[r.Node]
+	news := r.Node != p.cfg.Self && (!have || r.newer(old)) && (have || len(p.records) < recordsMax)
+	if news {
+		p.keepLocked(r)
+	}
+	p.mu.Unlock()
+	if !news {
+		return
+	}
+	p.counts.records.Add(1)
+	if parts, err := split(r.Node, statement); err == nil {
+		p.spread(r.Node, parts)
+	}
+	if p.cfg.OnRecord != nil {
+		p.cfg.OnRecord(r)
+	}
+}
+
+// keepLocked puts a record in the place of the one held; mu is held.
+func (p *Pool) keepLocked(r Record) {
+	p.dropLocked(r.Node)
+	p.records[r.Node] = r
+	p.held[hashOf([]byte(r.Statement))] = struct{}{}
+}
+
+// dropLocked lets go of a node's record; mu is held.
+func (p *Pool) dropLocked(node placement.NodeID) {
+	if old, ok := p.records[node]; ok {
+		delete(p.held, hashOf([]byte(old.Statement)))
+		delete(p.records, node)
+	}
+}
+
+// Records gives the records held, the own one included, by node.
+func (p *Pool) Records() []Record {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]Record, 0, len(p.records))
+	for _, r := range p.records {
+		out = append(out, r)
+	}
+	slices.SortFunc(out, func(a, b Record) int { return strings.Compare(string(a.Node), string(b.Node)) })
+	return out
+}
+
+// Record gives the record held of one node.
+func (p *Pool) Record(node placement.NodeID) (Record, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r, ok := p.records[node]
+	return r, ok
+}
+
+// Forget drops what is held of a node that was removed from the region.
+func (p *Pool) Forget(node placement.NodeID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dropLocked(node)
+	delete(p.members, node)
+}
