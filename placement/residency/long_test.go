@@ -259,6 +259,7 @@ func TestParseWire(t *testing.T) {
 		"two documents":        b64(canonical + canonical),
 		"oversize":             strings.Repeat("A", 6000),
 		"a key twice":          b64(`{"confidential":true,"confidential":true,"residency":{"allow":["EU"]}}`),
+		"stray bits":           strings.TrimSuffix(b64(canonical+" "), "A") + "B",
 		"an upper-case prefix": "",
 	} {
 		header := "json:" + in
