@@ -233,6 +233,12 @@ func TestLongFormPositions(t *testing.T) {
 	}
 }
 
+// strayBits changes bits of the last letter that stand for nothing.
+func strayBits(s string) string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	return s[:len(s)-1] + string(alphabet[strings.IndexByte(alphabet, s[len(s)-1])|1])
+}
+
 func TestParseWire(t *testing.T) {
 	for in, want := range map[string]string{
 		"EU":     "EU",
@@ -259,7 +265,7 @@ func TestParseWire(t *testing.T) {
 		"two documents":        b64(canonical + canonical),
 		"oversize":             strings.Repeat("A", 6000),
 		"a key twice":          b64(`{"confidential":true,"confidential":true,"residency":{"allow":["EU"]}}`),
-		"stray bits":           strings.TrimSuffix(b64(canonical+" "), "A") + "B",
+		"stray bits":           strayBits(b64(canonical)),
 		"an upper-case prefix": "",
 	} {
 		header := "json:" + in
