@@ -67,8 +67,8 @@ const (
 
 // Plan decides everything that the snapshot calls for: replacements and stops
 // for draining and silent nodes first, so that a long queue cannot hold a drain
-// up, then the wanted jobs in queue order. Applying the decisions and planning
-// again decides nothing new.
+// up, then the wanted jobs in queue order. What was decided and applied is not
+// decided again.
 func Plan(s placement.Snapshot) Decisions {
 	p := newPlanner(s)
 	p.tend()

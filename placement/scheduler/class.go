@@ -1,0 +1,136 @@
+package scheduler
+
+import (
+	"slices"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// classKey is what makes two demands equal.
+type classKey struct {
+	groupKey
+	res    placement.Resources
+	tenant placement.TenantID
+}
+
+// groupKey is the part of a demand that the fixed filters look at.
+type groupKey struct {
+	layers string
+	kind   placement.Kind
+	site   string
+	node   placement.NodeID
+}
+
+// group is what classes share whose fixed filters are the same: they run once
+// per node.
+type group struct {
+	policy *policy
+	fixed  []faults // by node
+	prefer []uint8  // by number of the site
+	open   []int32  // the nodes that pass
+}
+
+func (p *planner) group(key classKey, layers []placement.Layer) *group {
+	if g, ok := p.groups[key.groupKey]; ok {
+		return g
+	}
+	g := &group{policy: p.court.policy(layers), fixed: make([]faults, len(p.spaces))}
+	p.groups[key.groupKey] = g
+	verdicts := make([]*verdict, len(p.sites))
+	for i, site := range p.sites {
+		verdicts[i] = g.policy.at(site)
+		g.prefer = append(g.prefer, verdicts[i].prefer)
+	}
+	drives := make([]bool, len(p.drivers))
+	for i, list := range p.drivers {
+		drives[i] = slices.Contains(list, string(key.kind)) // a driver has its kind's name
+	}
+	for i := range p.spaces {
+		at := &p.spaces[i]
+		g.fixed[i] = key.filter(at.node, verdicts[at.site], drives[at.drivers])
+		if g.fixed[i] == 0 {
+			g.open = append(g.open, int32(i))
+		}
+	}
+	return g
+}
+
+// class is all demands that are equal: the filters run once for it.
+type class struct {
+	classKey
+	*group
+	p          *planner
+	fits       []fit   // what each shape satisfies
+	neighbours []int32 // the tenant's tasks by node
+
+	scanned bool    // a linear scan served it once; the second demand builds the index
+	built   bool    // the index holds every node that fits
+	full    bool    // no node fits, and within a plan none will again
+	index   entries // best first; entries of an old version are dropped when met
+	seen    int     // how much of planner.log the index knows
+
+	told *Explanation
+}
+
+// fit says what of a request a shape satisfies.
+type fit uint8
+
+const (
+	fitModel fit = 1 << iota
+	fitMemory
+)
+
+// class finds the class of a job's demand.
+func (p *planner) class(job *placement.Job) *class {
+	key := classKey{
+		groupKey: groupKey{policyKey(job.Policy), job.Kind, job.Spec.Site, job.Spec.NodeName},
+		res:      job.Spec.Resources, tenant: job.Tenant,
+	}
+	if c, ok := p.classes[key]; ok {
+		return c
+	}
+	c := &class{classKey: key, p: p, group: p.group(key, job.Policy), neighbours: p.tenant(key.tenant)}
+	p.classes[key] = c
+	return c
+}
+
+// shape says what of the class's request the numbered shape satisfies.
+func (c *class) shape(id int32) fit {
+	for int32(len(c.fits)) <= id {
+		s := c.p.shapes.list[len(c.fits)]
+		var f fit
+		if (placement.Device{Model: s.model}).Matches(placement.Resources{GPUModel: c.res.GPUModel}) {
+			f |= fitModel
+		}
+		if s.memory >= c.res.GPUMemory {
+			f |= fitMemory
+		}
+		c.fits = append(c.fits, f)
+	}
+	return c.fits[id]
+}
+
+// score ranks a node for the class, least first: the tag's preference, then
+// the GPUs left over, then the eighth of its processor left over, then how many
+// tasks the tenant and everybody has there. The eighths are coarse on purpose:
+// nodes that are about equally full share the load, and fuller ones fill up
+// first so that whole nodes stay free.
+func (c *class) score(at *space) uint64 {
+	eighth := uint64(0)
+	if at.total > 0 {
+		eighth = uint64(max(0, at.cpu-c.res.CPU) * 8 / at.total)
+	}
+	prefer := uint64(c.prefer[at.site])
+	gpus := uint64(max(0, int(at.gpus)-c.res.GPUs))
+	tenant := uint64(c.neighbours[at.index])
+	return prefer<<scorePrefer | min(gpus, 1<<12-1)<<scoreGPUs | min(eighth, 15)<<scoreCPU |
+		min(tenant, 1<<16-1)<<scoreTenant | min(uint64(at.tasks), 1<<16-1)
+}
+
+// Where the parts of a score lie; 55 bits and 8 above them fit an int64.
+const (
+	scoreTenant = 16
+	scoreCPU    = 32
+	scoreGPUs   = 36
+	scorePrefer = 48
+)
