@@ -1,0 +1,230 @@
+package gateway
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// modelMax is the longest model name in bytes; the inference head has the same bound.
+const modelMax = 256
+
+// keysMax bounds the members of a request's object. The OpenAI API has some forty.
+const keysMax = 1024
+
+// request is what the gateway reads of a body; the rest passes unread.
+type request struct {
+	Model  string
+	Stream bool
+	// IncludeUsage: the client itself asked for the usage chunk of a stream.
+	IncludeUsage bool
+
+	options span // of the value of stream_options; empty when there is none
+	end     int  // offset of the object's closing brace
+	members int
+}
+
+// span is a part of the body, [from, to).
+type span struct{ from, to int }
+
+// errBody is wrapped by every refusal of a body.
+var errBody = errors.New("the body cannot be read")
+
+// sniff reads model, stream and stream_options of a JSON object without
+// decoding the rest. The body must be one valid JSON value. A repeated key is
+// refused, and so is one that differs from those three in case only: model
+// servers disagree on which of the two counts, and what was judged here has to
+// be what is run there.
+func sniff(body []byte) (request, error) {
+	var r request
+	if !json.Valid(body) {
+		return r, fmt.Errorf("%w: it is not one JSON value", errBody)
+	}
+	at := blanks(body, 0)
+	if body[at] != '{' {
+		return r, fmt.Errorf("%w: it is not a JSON object", errBody)
+	}
+	seen := make(map[string]bool)
+	at = blanks(body, at+1)
+	for body[at] != '}' {
+		if body[at] == ',' {
+			at = blanks(body, at+1)
+		}
+		key, value := span{at, skip(body, at)}, span{}
+		value.from = blanks(body, blanks(body, key.to)+1) // over the colon
+		value.to = skip(body, value.from)
+		if err := r.member(body, key, value, seen); err != nil {
+			return r, err
+		}
+		at = blanks(body, value.to)
+	}
+	r.end = at
+	if r.Model == "" {
+		return r, fmt.Errorf("%w: it names no model", errBody)
+	}
+	return r, nil
+}
+
+// member takes over one member of the object.
+func (r *request) member(body []byte, key, value span, seen map[string]bool) error {
+	name, err := text(body[key.from:key.to])
+	if err != nil {
+		return err
+	}
+	if r.members++; r.members > keysMax {
+		return fmt.Errorf("%w: it has more than %d members", errBody, keysMax)
+	}
+	if seen[name] {
+		return fmt.Errorf("%w: %.40q stands there twice", errBody, name)
+	}
+	seen[name] = true
+	raw := body[value.from:value.to]
+	switch name {
+	case "model":
+		if r.Model, err = text(raw); err != nil {
+			return fmt.Errorf("%w: model is not a string", errBody)
+		}
+		return validModel(r.Model)
+	case "stream":
+		return r.flag(name, raw, &r.Stream)
+	case "stream_options":
+		r.options = value
+		var o struct {
+			IncludeUsage bool `json:"include_usage"`
+		}
+		if json.Unmarshal(raw, &o) != nil {
+			return fmt.Errorf("%w: stream_options is not an object with include_usage", errBody)
+		}
+		r.IncludeUsage = o.IncludeUsage
+		return nil
+	}
+	for _, known := range []string{"model", "stream", "stream_options"} {
+		if strings.EqualFold(name, known) {
+			return fmt.Errorf("%w: %.40q is not %q: keys are lower case", errBody, name, known)
+		}
+	}
+	return nil
+}
+
+func (r *request) flag(name string, raw []byte, into *bool) error {
+	switch string(raw) {
+	case "true":
+		*into = true
+	case "false", "null":
+	default:
+		return fmt.Errorf("%w: %s is neither true nor false", errBody, name)
+	}
+	return nil
+}
+
+// validModel keeps names short and printable: they go into heads, paths and logs.
+func validModel(name string) error {
+	if name == "" || len(name) > modelMax || !utf8.ValidString(name) {
+		return fmt.Errorf("%w: a model name has 1 to %d bytes", errBody, modelMax)
+	}
+	for _, c := range name {
+		if c < 0x20 || c == 0x7f {
+			return fmt.Errorf("%w: a control character in the model name", errBody)
+		}
+	}
+	return nil
+}
+
+// withUsage is the body with stream_options.include_usage set, so that the
+// model server ends its stream with the count of tokens. The rest of the body
+// is left byte for byte.
+func (r request) withUsage(body []byte) []byte {
+	if !r.Stream || r.IncludeUsage {
+		return body
+	}
+	const asked = `"include_usage":true`
+	if r.options == (span{}) {
+		return splice(body, span{r.end, r.end}, `,"stream_options":{`+asked+`}`)
+	}
+	fields := map[string]json.RawMessage{}
+	if json.Unmarshal(body[r.options.from:r.options.to], &fields) != nil || fields == nil {
+		return splice(body, r.options, "{"+asked+"}") // null
+	}
+	for name := range fields {
+		if strings.EqualFold(name, "include_usage") {
+			delete(fields, name)
+		}
+	}
+	fields["include_usage"] = json.RawMessage("true")
+	merged, err := json.Marshal(fields)
+	if err != nil {
+		return body
+	}
+	return splice(body, r.options, string(merged))
+}
+
+func splice(body []byte, s span, with string) []byte {
+	out := make([]byte, 0, len(body)+len(with))
+	out = append(out, body[:s.from]...)
+	out = append(out, with...)
+	return append(out, body[s.to:]...)
+}
+
+// text decodes a JSON string.
+func text(raw []byte) (string, error) {
+	var s string
+	if len(raw) == 0 || raw[0] != '"' {
+		return "", fmt.Errorf("%w: a string was expected", errBody)
+	}
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return "", fmt.Errorf("%w: %w", errBody, err)
+	}
+	return s, nil
+}
+
+// blanks is the offset of the first byte from at on that is no JSON white space.
+func blanks(b []byte, at int) int {
+	for at < len(b) && (b[at] == ' ' || b[at] == '\t' || b[at] == '\n' || b[at] == '\r') {
+		at++
+	}
+	return at
+}
+
+// skip is the offset behind the JSON value that begins at at. The text is known
+// to be valid, so only strings and brackets need to be told apart.
+func skip(b []byte, at int) int {
+	depth := 0
+	for ; at < len(b); at++ {
+		switch b[at] {
+		case '"':
+			at = quoted(b, at)
+			if depth == 0 {
+				return at + 1
+			}
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth--; depth == 0 {
+				return at + 1
+			}
+			if depth < 0 {
+				return at // the bracket around a bare value
+			}
+		case ',', ' ', '\t', '\n', '\r', ':':
+			if depth == 0 {
+				return at // the end of a number, true, false or null
+			}
+		}
+	}
+	return at
+}
+
+// quoted is the offset of the quote that ends the string beginning at at.
+func quoted(b []byte, at int) int {
+	for at++; at < len(b); at++ {
+		switch b[at] {
+		case '\\':
+			at++
+		case '"':
+			return at
+		}
+	}
+	return len(b) - 1
+}
