@@ -125,6 +125,20 @@ func TestTwoMovesDoNotCountOnTheSameRoom(t *testing.T) {
 	}
 }
 
+func TestTheQueueDoesNotTakeTheRoomOfAStoppedTask(t *testing.T) {
+	s := world([]*placement.Node{
+		node("n1", draining(noon.Add(time.Hour), placement.DrainWait)),
+		node("n2", used(7000, 0)), // room for one
+	})
+	runs(&s, job("a", onDrain(placement.DrainMove)), "n1")
+	s = apply(s, Plan(s))
+	s.Wanted = []*placement.Job{job("queued")}
+	s.Jobs["fra-1.queued"] = s.Wanted[0]
+	if d := Plan(s); len(d.Assign) != 0 || len(d.Refused) != 1 {
+		t.Errorf("the room that a stopped task was to move to went to %+v", d.Assign)
+	}
+}
+
 func TestDrainGoesBeforeTheQueue(t *testing.T) {
 	s := world([]*placement.Node{
 		node("n1", draining(noon.Add(time.Hour), placement.DrainWait)),
@@ -141,6 +155,7 @@ func TestDrainedNodes(t *testing.T) {
 		node("n1", draining(noon, placement.DrainWait)),
 		node("n2", draining(noon, placement.DrainWait)),
 		node("n3"),
+		node("n4", draining(noon, placement.DrainWait), used(100, 0)), // by a task that the snapshot does not show
 	})
 	runs(&s, job("a", onDrain(placement.DrainWait)), "n2")
 	d := Plan(s)
