@@ -224,8 +224,9 @@ func (r *reader) Read(p []byte) (int, error) {
 	for {
 		r.world.mu.Lock()
 		n := 0
-		if r.at < int64(len(r.task.output)) {
-			n = copy(p, r.task.output[r.at:])
+		r.at = max(r.at, r.task.cut)
+		if skip := r.at - r.task.cut; skip < int64(len(r.task.output)) {
+			n = copy(p, r.task.output[skip:])
 			r.at += int64(n)
 		}
 		over := r.task.look(time.Now()) != nil || r.task.lost()

@@ -11,8 +11,9 @@
 //	run 5s [CODE]      end after five seconds with CODE, 0 unless given
 //	exit CODE          end at once
 //	sleep              run until stopped
-//	stubborn           run until killed: the request to end is not heard
+//	stubborn           write "ready", run until killed: the request to end is not heard
 //	print TEXT...      write TEXT and a line feed, then end at once
+//	flood BYTES        write so many bytes, the last ones "end", then end at once
 //	oom 5s             end for want of memory after five seconds
 //
 // No command is "sleep". Anything else cannot be started, as a program that is
@@ -45,12 +46,13 @@ type task struct {
 	began   time.Time
 	ends    time.Time // zero: not by itself
 	exit    *runner.Exit
-	deaf    bool // to a request to end
+	deaf    bool      // to a request to end
 	killAt  time.Time // by a stop
 	lease   time.Time // killed then, too
 	oom     bool
 	code    int
 	output  []byte
+	cut     int64         // bytes dropped before output
 	changed chan struct{} // closed and replaced when ends, killAt or exit change
 }
 
@@ -94,7 +96,7 @@ func (w *World) Print(id placement.TaskID, text string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if t := w.tasks[id]; t != nil {
-		t.output = append(t.output, text...)
+		t.print(text)
 		t.touch()
 	}
 }
@@ -142,6 +144,17 @@ func (t *task) lost() bool { return string(t.handle.Data) == `"lost"` }
 func (t *task) touch() {
 	close(t.changed)
 	t.changed = make(chan struct{})
+}
+
+// MaxOutput is how much of a task's output is kept, in bytes: the end of it.
+const MaxOutput = 64 << 10
+
+func (t *task) print(text string) {
+	t.output = append(t.output, text...)
+	if over := len(t.output) - MaxOutput; over > 0 {
+		t.output = append([]byte(nil), t.output[over:]...)
+		t.cut += int64(over)
+	}
 }
 
 func (t *task) end(e runner.Exit) {
@@ -205,6 +218,7 @@ func parse(spec runner.Spec, now time.Time) (*task, error) {
 	case "sleep":
 	case "stubborn":
 		t.deaf = true
+		t.output = []byte("ready\n")
 	case "run", "oom":
 		length, err := time.ParseDuration(arg(1))
 		if err != nil {
@@ -224,9 +238,15 @@ func parse(spec runner.Spec, now time.Time) (*task, error) {
 	case "print":
 		t.output = []byte(strings.Join(words[1:], " ") + "\n")
 		t.ends = now
+	case "flood":
+		var n int
+		if _, err := fmt.Sscanf(arg(1), "%d", &n); err != nil || n < 4 {
+			return nil, bad
+		}
+		t.print(strings.Repeat("x", n-4) + "end\n")
+		t.ends = now
 	default:
 		return nil, bad
 	}
 	return t, nil
 }
-

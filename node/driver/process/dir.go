@@ -72,21 +72,30 @@ type child struct {
 	Cgroups []string  `json:"cgroups,omitempty"` // directories
 }
 
-// make lays the directory out. It fails with fs.ErrExist if there is one.
+// make lays the directory out beside its place and moves it there in one step,
+// so that no supervisor ever sees half of it. It fails with fs.ErrExist if
+// there is one.
 func (t taskDir) make(s spec) error {
-	if err := os.Mkdir(string(t), 0o700); err != nil {
-		return err
-	}
 	data, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
-	return errors.Join(
-		os.WriteFile(t.path("spec"), data, 0o600),
-		t.makeSlot("orders"),
-		t.makeSlot("exit"),
-		os.Mkdir(t.path("work"), 0o700),
+	fresh := taskDir(filepath.Join(filepath.Dir(string(t)), ".new-"+filepath.Base(string(t))))
+	err = errors.Join(
+		os.RemoveAll(string(fresh)), // of a start that was cut off
+		os.Mkdir(string(fresh), 0o700),
+		os.WriteFile(fresh.path("spec"), data, 0o600),
+		fresh.makeSlot("orders"),
+		fresh.makeSlot("exit"),
+		os.Mkdir(fresh.path("work"), 0o700),
 	)
+	if err == nil {
+		err = os.Rename(string(fresh), string(t))
+	}
+	if err != nil {
+		_ = os.RemoveAll(string(fresh))
+	}
+	return err
 }
 
 func (t taskDir) makeSlot(name string) error {

@@ -1,0 +1,67 @@
+//go:build linux
+
+package process
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/sovmesh/sovmesh/node/driver/drivertest"
+	"github.com/sovmesh/sovmesh/node/runner"
+)
+
+// TestMain makes the test binary a supervisor, or an agent, when it is started as one.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case SupervisorCommand:
+			os.Exit(SupervisorMain(os.Args[2:]))
+		case agentCommand:
+			os.Exit(agentMain(os.Args[2:]))
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// newDriver makes a driver whose tasks are gone when the test is over.
+func newDriver(t *testing.T, dir string, change func(*Config)) *Driver {
+	t.Helper()
+	cfg := DefaultConfig()
+	cfg.Dir, cfg.Cgroup = dir, "sovmesh-test"
+	if change != nil {
+		change(&cfg)
+	}
+	d, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func shell(script string, args ...string) []string {
+	return append([]string{"/bin/sh", "-c", script, "sh"}, args...)
+}
+
+func TestConformance(t *testing.T) {
+	for _, cgroup := range []string{"sovmesh-test", ""} {
+		t.Run("cgroup="+cgroup, func(t *testing.T) {
+			dirs := make(map[*testing.T]string) // one machine per test
+			drivertest.Run(t, drivertest.Harness{
+				New: func(t *testing.T) runner.Driver {
+					if dirs[t] == "" {
+						dirs[t] = t.TempDir()
+					}
+					return newDriver(t, dirs[t], func(c *Config) { c.Cgroup, c.LogFileSize, c.LogFiles = cgroup, 8<<10, 4 })
+				},
+				Exit:       func(s *runner.Spec, code int) { s.Command = shell("exit $1", fmt.Sprint(code)) },
+				Print:      func(s *runner.Spec, text string) { s.Command = shell(`echo "$1"`, text) },
+				Sleep:      func(s *runner.Spec) { s.Command = []string{"sleep", "1000"} },
+				Stubborn:   func(s *runner.Spec) { s.Command = shell(`trap "" TERM; echo ready; while :; do sleep 1; done`) },
+				Flood:      func(s *runner.Spec, n int) { s.Command = shell(`head -c $1 /dev/zero; echo end`, fmt.Sprint(n)) },
+				Missing:    func(s *runner.Spec) { s.Command = []string{"no-such-program-anywhere"} },
+				KeptOutput: 32 << 10,
+			})
+		})
+	}
+}
