@@ -107,7 +107,7 @@ func (s JobStatus) Terminal() bool {
 type Forward struct {
 	Region  RegionID `json:"region"`
 	Attempt int      `json:"attempt"` // counts reservations asked for, from 1
-	// State is asking, placed (the other region has committed it), or unknown
+	// State is empty (waiting at home), asking, placed (the other region has committed it), or unknown
 	// (no answer: nothing else is tried until it answers or ExpiresAt passed there).
 	State     string    `json:"state"`
 	ExpiresAt time.Time `json:"expires_at,omitzero"`
@@ -117,6 +117,7 @@ type Forward struct {
 
 // The states of a forward.
 const (
+	ForwardWaiting = "" // at home, after refusals, until ExpiresAt; a place at home is taken
 	ForwardAsking  = "asking"
 	ForwardPlaced  = "placed"
 	ForwardUnknown = "unknown"

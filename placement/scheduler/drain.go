@@ -159,8 +159,10 @@ func (p *planner) decide(f *Fate, job *placement.Job, t *placement.Task, n *plac
 	case p.covered(f, job, t):
 	case n.Contact != placement.ContactAlive && job.Spec.Type != placement.TypeService:
 		f.Action, f.Code, f.Note = ActBlocked, string(NodeContact), "its node is silent: it may still run, so no second copy is started"
+		f.Hint = "if the node is gone for good: sovmesh node remove NODE"
 	case n.Contact != placement.ContactAlive && job.Spec.Singleton && !p.expired(t):
 		f.Action, f.Code, f.Note = ActBlocked, string(NodeContact), "its node is silent: its next copy starts when its lease has ended"
+		f.Hint = "wait for the lease to end"
 		p.wake(t.LeaseUntil)
 	case o.action == ActStop:
 		f.Action, f.Note = ActStop, "stopped for good, as its drain rule says"
@@ -186,10 +188,6 @@ func waitNote(o order) string {
 // covered reports that another copy already takes the task's place. A copy
 // that runs makes this one surplus.
 func (p *planner) covered(f *Fate, job *placement.Job, t *placement.Task) bool {
-	if p.made[job.ID] > 0 {
-		f.Action, f.Note = ActMove, "another copy of it is being replaced already"
-		return true
-	}
 	for _, other := range p.tasks[job.ID] {
 		at := p.nodes[other.Node]
 		if other.ID == t.ID || other.Stop || at == nil || !p.steady(at.node) {
@@ -200,6 +198,25 @@ func (p *planner) covered(f *Fate, job *placement.Job, t *placement.Task) bool {
 		if other.Status == placement.TaskRunning {
 			f.Note = "its replacement " + string(other.ID) + " runs"
 			p.stop(t, "replaced by "+string(other.ID), false)
+		}
+		return true
+	}
+	return p.crowded(f, job, t)
+}
+
+// crowded reports that the job has another copy already, on a node that is
+// itself draining or silent: the state holds two copies at most, so one of them
+// has to end first.
+func (p *planner) crowded(f *Fate, job *placement.Job, t *placement.Task) bool {
+	for _, other := range p.tasks[job.ID] {
+		if other.ID == t.ID {
+			continue
+		}
+		f.Action, f.Note = ActMove, "its copy "+string(other.ID)+" is on the way too: one after the other"
+		if at := p.nodes[other.Node]; at != nil && at.node.Contact != placement.ContactAlive {
+			f.Action, f.Code = ActBlocked, string(NodeContact)
+			f.Note = "its copy " + string(other.ID) + " is on a silent node and may still run: a third is not started"
+			f.Hint = "if that node is gone for good: sovmesh node remove NODE"
 		}
 		return true
 	}

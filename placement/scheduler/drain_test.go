@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -184,16 +185,26 @@ func TestAFinishedReplacementStopsTheOld(t *testing.T) {
 	}
 }
 
-func TestAReplacementOnADrainingNodeIsReplacedOnce(t *testing.T) {
+func TestAReplacementOnADrainingNodeIsReplacedInItsTurn(t *testing.T) {
 	s := world([]*placement.Node{node("n1", draining(noon, placement.DrainWait)), node("n2"), node("n3")})
 	runs(&s, job("a", service), "n1")
 	s = apply(s, Plan(s))
 	draining(noon, placement.DrainWait)(s.Nodes[1])
-	if on := only(t, Plan(s)).Node; on != "n3" {
-		t.Errorf("replaced on %s", on)
+	if d := Plan(s); !d.Empty() {
+		t.Fatalf("a third copy, or a stop before the second runs: %+v", d)
 	}
-	if again := Plan(apply(s, Plan(s))); !again.Empty() {
-		t.Errorf("planned again: %+v", again)
+	silent := s
+	silent.Nodes = slices.Clone(s.Nodes)
+	silent.Nodes[1] = new(*s.Nodes[1])
+	silent.Nodes[1].Contact = placement.ContactUnknown
+	if f := PlanDrain(silent, "n1", *s.Nodes[0].Drain); f[0].Action != ActBlocked || f[0].Code != string(NodeContact) || f[0].Hint == "" {
+		t.Errorf("fate beside a silent copy: %+v", f[0])
+	}
+	fresh := new(*s.Tasks[1])
+	fresh.Status = placement.TaskRunning
+	s.Tasks = []*placement.Task{fresh} // the first was stopped when it ran
+	if a := only(t, Plan(s)); a.Node != "n3" || a.Replaces != fresh.ID {
+		t.Errorf("replaced on %s", a.Node)
 	}
 }
 

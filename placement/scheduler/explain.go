@@ -39,7 +39,9 @@ type Explanation struct {
 	Region  placement.RegionID `json:"region"`
 	Outcome Outcome            `json:"outcome"`
 	// Code is the dominant constraint: the one that most of the lawful nodes
-	// fail first, the later in the chain if equal. Empty if the job fits.
+	// that could hold the job fail first (of an impossible job: most of the
+	// lawful nodes if they were empty), the later in the chain if equal. Empty
+	// if the job fits.
 	Code   Constraint `json:"code,omitempty"`
 	Reason string     `json:"reason"`
 	Hint   string     `json:"hint,omitempty"`
@@ -106,7 +108,7 @@ func (p *planner) tell(c *class, v *survey) Explanation {
 	case v.fit > 0:
 		e.Outcome, e.Reason = Fits, fmt.Sprintf("%s could take it now", nodes(v.fit))
 	case v.lawful == 0 && v.site.constraint != "":
-		p.tellUnlawful(&e, v)
+		tellUnlawful(&e, c, v)
 	case v.ever == 0:
 		p.tellNever(&e, c, v)
 	default:
@@ -120,7 +122,7 @@ func (p *planner) tell(c *class, v *survey) Explanation {
 
 // tellUnlawful speaks of a region in which no node is lawful. One that is
 // unknown makes the whole answer unknown: it may yet turn out lawful.
-func (p *planner) tellUnlawful(e *Explanation, v *survey) {
+func tellUnlawful(e *Explanation, c *class, v *survey) {
 	worst := v.site
 	e.Outcome, e.Code = Refused, ResidencyRefused
 	if v.first[failUnknown.first()] > 0 || worst.constraint == ResidencyUnknown {
@@ -131,7 +133,7 @@ func (p *planner) tellUnlawful(e *Explanation, v *survey) {
 		e.Hint = "an unknown fact satisfies no rule: have the region's facts documented, or name what is known in the tag"
 		return
 	}
-	e.Hint = "see which regions satisfy the tag: sovmesh residency check TAG"
+	e.Hint = fmt.Sprintf("see which regions satisfy the tag: sovmesh residency check '%s'", c.policy.tag)
 }
 
 // tellNever speaks of hardware that is not there.
@@ -148,11 +150,8 @@ func (p *planner) tellNever(e *Explanation, c *class, v *survey) {
 
 // tellFull speaks of room that is taken at the moment.
 func (p *planner) tellFull(e *Explanation, c *class, v *survey) {
-	lawful := v.first
-	lawful[failRefused.first()], lawful[failUnknown.first()] = 0, 0
-	e.Outcome, e.Code = Full, dominant(lawful)
-	at := indexOf(e.Code)
-	e.Reason = fmt.Sprintf("no room now: %d of %s inside its tag %s", lawful[at], nodes(v.lawful), c.lacks(e.Code))
+	e.Outcome, e.Code = Full, dominant(v.busy)
+	e.Reason = fmt.Sprintf("no room now: %d of %s that could hold it %s", v.busy[indexOf(e.Code)], nodes(v.ever), c.lacks(e.Code))
 	e.Hint = "it waits and starts when there is room"
 	switch e.Code {
 	case NodeState:

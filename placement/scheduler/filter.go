@@ -14,8 +14,8 @@ const (
 	NodeContact      Constraint = "node.contact" // silent
 	NodePinned       Constraint = "node.pinned"  // the job names another node or site
 	NodeDriver       Constraint = "node.driver"  // cannot run this kind
-	FreeCPU          Constraint = "free.cpu"
-	FreeMemory       Constraint = "free.memory"
+	FreeCPU          Constraint = "capacity.cpu"
+	FreeMemory       Constraint = "capacity.memory"
 	GPUCount         Constraint = "gpu.count"
 	GPUModel         Constraint = "gpu.model"
 	GPUMemory        Constraint = "gpu.memory"

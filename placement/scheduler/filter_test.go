@@ -102,6 +102,22 @@ func TestANodeCountsForTheFirstFilterItFails(t *testing.T) {
 	}
 }
 
+func TestTheDominantReasonIsOfNodesThatCouldHoldIt(t *testing.T) {
+	h := gpus(8, h100, 80*placement.GiB)
+	nodes := []*placement.Node{
+		node("n1", h, used(0, 0, "n1-gpu-0", "n1-gpu-1", "n1-gpu-2", "n1-gpu-3", "n1-gpu-4")),
+		node("n2", gpus(8, "NVIDIA A100-SXM4-80GB", 80*placement.GiB)),
+		node("n3", gpus(8, "NVIDIA A100-SXM4-80GB", 80*placement.GiB)),
+		node("n4", h, used(8000, 0)),
+		node("n5", h, used(8000, 0)),
+	}
+	j := job("a", asks(placement.Resources{CPU: 1000, GPUs: 4, GPUModel: "H100"}))
+	e := Explain(world(nodes, j), j)
+	if e.Outcome != Full || e.Code != FreeCPU || !strings.Contains(e.Reason, "2 of 3 nodes that could hold it with less than 1 cores free") {
+		t.Errorf("%s by %s: %s", e.Outcome, e.Code, e.Reason)
+	}
+}
+
 func TestExplanationIsStableAndNamesNoNode(t *testing.T) {
 	j := job("a", tagged("EU"), asks(placement.Resources{CPU: 1000, GPUs: 8, GPUModel: "H100"}))
 	s := world([]*placement.Node{node("secret-1", gpus(4, h100, 80*placement.GiB)), node("secret-2")}, j)

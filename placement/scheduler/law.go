@@ -28,6 +28,7 @@ type policy struct {
 	read    residency.Policy
 	prefer  []residency.Policy // one for each entry of the tag's list, in order
 	patient time.Duration      // on_change.partition.max
+	tag     string             // canonical short form of its first layer
 	fault   error              // a layer that cannot be read: nothing is lawful
 	sites   map[string]*verdict
 }
@@ -84,6 +85,9 @@ func (c *court) policy(layers []placement.Layer) *policy {
 			return p
 		}
 		parts = append(parts, residency.Layer{Origin: l.Origin, Tag: tag})
+		if p.tag == "" {
+			p.tag = tag.Canonical()
+		}
 		long := tag.Long()
 		if part := long.OnChange.Partition; part != nil && part.Max > 0 && (!limited || part.Max < p.patient) {
 			p.patient, limited = part.Max, true

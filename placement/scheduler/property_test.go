@@ -184,6 +184,15 @@ func TestOneTaskGetsOneFate(t *testing.T) {
 				t.Fatalf("%s gets two tasks, or one beside its stop: %+v", a.Job, d)
 			}
 			made[a.Job] = true
+			live := 0
+			for _, task := range s.Tasks {
+				if task.Job == a.Job && task.Status.Live() {
+					live++
+				}
+			}
+			if live > 1 {
+				t.Fatalf("a third copy of %s", a.Job)
+			}
 			j := s.Jobs[a.Job]
 			if a.Replaces != "" && j.Spec.Type == placement.TypeBatch && !j.Spec.Singleton {
 				t.Fatalf("a second copy of batch job %s", a.Job)

@@ -9,6 +9,8 @@ type survey struct {
 	lifted [len(chain)]int // nodes that would fit without it
 	fit    int
 	ever   int // lawful nodes that could hold it if they were empty and ready
+	// busy counts, for those, the first filter that fails now.
+	busy [len(chain)]int
 	// ideal counts, for the lawful nodes that could never, the first failing
 	// filter of the empty node.
 	ideal  [len(chain)]int
@@ -41,6 +43,9 @@ func (v *survey) look(c *class, at *space) {
 		}
 		if g := c.empty(at); g == 0 {
 			v.ever++
+			if f != 0 {
+				v.busy[f.first()]++
+			}
 		} else {
 			v.ideal[g.first()]++
 		}

@@ -1,0 +1,198 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/node/api"
+	"github.com/sovmesh/sovmesh/node/controller"
+	"github.com/sovmesh/sovmesh/node/gateway"
+	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/residency"
+	"github.com/sovmesh/sovmesh/placement/scheduler"
+	"github.com/sovmesh/sovmesh/transport"
+)
+
+// regions is how the controller reaches other regions: through their front
+// doors, one after the other, under the endpoint's egress guard.
+type regions struct{ n *Node }
+
+// Candidates ranks the lawful regions that are in contact. The facts are those
+// pinned in this region's ledger; both regions' rules narrow the policy.
+func (r *regions) Candidates(view *state.View, job *placement.Job) []placement.RegionID {
+	self, now := view.Self(), r.n.deps.now()
+	base, err := view.PolicyOf(job)
+	if self == nil || err != nil {
+		return nil
+	}
+	pack, on := view.Pack(), residency.DateOf(now)
+	var sites []residency.Site
+	var summaries []placement.RegionSummary
+	for _, peer := range view.Regions() {
+		link, ok := r.n.links.get(peer.ID)
+		if peer.Self || peer.State != placement.PeerActive || !ok || !link.up {
+			continue
+		}
+		policy, err := withRules(base, pack, on, self.Export, peer.Import)
+		if err != nil || residency.Check(policy, peer.Facts.Site(peer.ID, ""), pack, residency.Options{On: on}) != nil {
+			continue
+		}
+		sites = append(sites, peer.Facts.Site(peer.ID, ""))
+		if link.summary != nil {
+			summaries = append(summaries, *link.summary)
+		}
+	}
+	var out []placement.RegionID
+	for _, c := range scheduler.Rank(job, base, summaries, sites, pack, on, now) {
+		out = append(out, c.Region)
+	}
+	return out
+}
+
+// withRules narrows a policy by the export rule of the sender and the import
+// rule of the receiver.
+func withRules(p residency.Policy, pack *residency.Pack, on residency.Date, export, imports string) (residency.Policy, error) {
+	for _, rule := range []struct {
+		origin residency.Origin
+		tag    string
+	}{{residency.OriginExport, export}, {residency.OriginImport, imports}} {
+		if rule.tag == "" {
+			continue
+		}
+		tag, err := residency.ParseWire(rule.tag, pack, on)
+		if err != nil {
+			return residency.Policy{}, err
+		}
+		p = p.Meet(residency.NewPolicy(residency.Layer{Origin: rule.origin, Tag: tag}))
+	}
+	return p, nil
+}
+
+// Reserve asks the region for room.
+func (r *regions) Reserve(ctx context.Context, region placement.RegionID, job *placement.Job, attempt int, expires time.Time) error {
+	view := r.n.ledger.View()
+	req := api.ReserveRequest{
+		Job: job.ID, Attempt: attempt, Kind: job.Kind, Resources: job.Spec.Resources, Site: job.Spec.Site,
+		Policy: exported(view, job), LawPack: view.Pack().Hash(), Expires: expires,
+	}
+	return r.each(ctx, region, func(ctx context.Context, p transport.Peer) error {
+		answer, err := r.n.mesh.Reserve(ctx, p, req)
+		if err != nil {
+			return declinedOr(err, region, r.n.deps.now())
+		}
+		if !answer.Held {
+			return &controller.Declined{Answer: placement.RegionAnswer{Region: region, Code: answer.Code, Reason: answer.Reason, At: r.n.deps.now()}}
+		}
+		return nil
+	})
+}
+
+// exported are the layers under which a job leaves: its own and the region's
+// export rule.
+func exported(view *state.View, job *placement.Job) []placement.Layer {
+	layers := append([]placement.Layer(nil), job.Policy...)
+	if rule := view.Self().Export; rule != "" {
+		layers = append(layers, placement.Layer{Origin: residency.OriginExport, Tag: rule})
+	}
+	return layers
+}
+
+// Forward sends the job's bytes.
+func (r *regions) Forward(ctx context.Context, region placement.RegionID, job *placement.Job, attempt int) error {
+	view := r.n.ledger.View()
+	policy, err := view.PolicyOf(job)
+	if err != nil {
+		return err
+	}
+	out := api.ForwardedJob{
+		Job: job.ID, Tenant: string(job.Tenant), Residency: job.Residency, Policy: exported(view, job), Spec: job.Spec,
+		AllowAny: true, Reservation: state.ReservationKey(r.n.who.Region, job.ID, attempt),
+		SubmittedAt: job.SubmittedAt, Hops: job.Hops + 1,
+	}
+	return r.each(ctx, region, func(ctx context.Context, p transport.Peer) error {
+		_, err := r.n.mesh.Forward(ctx, p, policy, out)
+		return declinedOr(err, region, r.n.deps.now())
+	})
+}
+
+// declinedOr tells a committed refusal from the lack of an answer.
+func declinedOr(err error, region placement.RegionID, now time.Time) error {
+	var problem *api.Problem
+	if errors.As(err, &problem) && problem.Status >= 400 && problem.Status < 500 {
+		return &controller.Declined{Answer: placement.RegionAnswer{Region: region, Code: problem.Code, Reason: problem.Detail, At: now}}
+	}
+	return err
+}
+
+// Changes are our jobs there that changed after index.
+func (r *regions) Changes(ctx context.Context, region placement.RegionID, after uint64) (jobs []placement.Job, next uint64, err error) {
+	err = r.each(ctx, region, func(ctx context.Context, p transport.Peer) error {
+		answer, err := r.n.mesh.JobChanges(ctx, p, after, changesWait)
+		if err != nil {
+			return err
+		}
+		jobs, next = jobs[:0], answer.Index
+		for _, s := range answer.Jobs {
+			jobs = append(jobs, placement.Job{ID: s.Job, Status: s.Status, Reason: s.Reason, ExitCode: s.ExitCode,
+				StartedAt: s.StartedAt, EndedAt: s.EndedAt, Index: s.Index})
+		}
+		return nil
+	})
+	return jobs, next, err
+}
+
+// changesWait is how long a region may hold a question for news.
+const changesWait = 2 * time.Second
+
+// Stop ends one of our jobs there.
+func (r *regions) Stop(ctx context.Context, region placement.RegionID, job placement.JobID, _ string) error {
+	return r.each(ctx, region, func(ctx context.Context, p transport.Peer) error {
+		_, err := r.n.mesh.Stop(ctx, p, job)
+		return err
+	})
+}
+
+// each tries the region's doors until one answers. Everything asked here may
+// be asked twice: reservations and jobs have keys.
+func (r *regions) each(ctx context.Context, region placement.RegionID, ask func(context.Context, transport.Peer) error) error {
+	errs := []error{controller.ErrNoContact}
+	for _, p := range r.n.links.peersOf(region) {
+		err := ask(ctx, p)
+		var declined *controller.Declined
+		if err == nil || errors.As(err, &declined) {
+			return err
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", p.Addr, err))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// apiLinks and gatewayPeers are the links as the API and the gateway read them.
+type apiLinks struct{ l *links }
+
+func (a apiLinks) Region(region placement.RegionID) api.Link {
+	k, _ := a.l.get(region)
+	return api.Link{Up: k.up, Since: k.since, RTT: k.rtt, Summary: k.summary}
+}
+
+type gatewayPeers struct{ l *links }
+
+func (g gatewayPeers) Models(region placement.RegionID) []string {
+	if k, ok := g.l.get(region); ok && k.summary != nil {
+		return k.summary.Models
+	}
+	return nil
+}
+
+func (g gatewayPeers) Doors(region placement.RegionID) []transport.Peer { return g.l.peersOf(region) }
+
+func (g gatewayPeers) Link(region placement.RegionID) gateway.Link {
+	k, _ := g.l.get(region)
+	return gateway.Link{Up: k.up, RTT: k.rtt}
+}

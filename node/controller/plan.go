@@ -1,0 +1,119 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/scheduler"
+)
+
+const (
+	// proposalsInFlight bounds what one plan proposes at once; group commit
+	// makes one raft entry of them.
+	proposalsInFlight = 128
+	// restMin and restMax bound the pause after a plan that changed nothing, so
+	// that a long queue of jobs without a place does not cost a core.
+	restMin = 2 * time.Millisecond
+	restMax = 250 * time.Millisecond
+)
+
+// plan wakes on every newer view and on the plan's own deadline.
+func (c *Controller) plan(ctx context.Context, h *homeless) error {
+	view := c.cfg.Log.View()
+	rest := restMin
+	var capacity []*placement.Node
+	for ctx.Err() == nil {
+		p := scheduler.Plan(view.Snapshot(c.cfg.Now()))
+		changed := c.carryOut(ctx, view, p)
+		ids := make([]placement.JobID, len(p.Refused))
+		for i, r := range p.Refused {
+			ids[i] = r.Job
+		}
+		h.set(ids)
+
+		// A node's record is replaced whenever anything about it changes.
+		if now := view.Nodes(); changed || !slices.Equal(now, capacity) {
+			capacity, rest = now, restMin
+		} else {
+			rest = min(rest*2, restMax)
+		}
+		next, err := c.wait(ctx, view.Index(), p.Wake, rest)
+		if err != nil {
+			return err
+		}
+		view = next
+	}
+	return nil
+}
+
+// wait returns the newest view once there is one after index, or wake has come.
+func (c *Controller) wait(ctx context.Context, index uint64, wake time.Time, rest time.Duration) (*state.View, error) {
+	if rest > restMin && !sleep(ctx, rest) {
+		return c.cfg.Log.View(), nil
+	}
+	bounded, cancel := ctx, context.CancelFunc(func() {})
+	if !wake.IsZero() {
+		bounded, cancel = context.WithTimeout(ctx, max(wake.Sub(c.cfg.Now()), restMin))
+	}
+	defer cancel()
+	view, err := c.cfg.Log.Wait(bounded, index)
+	if err != nil {
+		if errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return c.cfg.Log.View(), nil
+		}
+		return nil, err
+	}
+	return view, nil
+}
+
+// carryOut proposes a plan and reports whether anything came of it. Every
+// assignment is a command of its own: one that the newer state refuses takes no
+// other with it.
+func (c *Controller) carryOut(ctx context.Context, view *state.View, p scheduler.Plan) bool {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(proposalsInFlight)
+	done := make([]bool, len(p.Assign)+len(p.Stop)+len(p.Drained))
+	at := 0
+	submit := func(cmd state.Command) {
+		i := at
+		at++
+		g.Go(func() error {
+			_, done[i] = c.propose(gctx, cmd)
+			return nil
+		})
+	}
+	for _, s := range p.Stop {
+		submit(state.StopTasks{Tasks: []placement.TaskID{s.Task}, Reason: s.Reason, Again: s.Again})
+	}
+	for _, a := range p.Assign {
+		submit(state.Assign{Assignments: []placement.Assignment{a}})
+	}
+	for _, n := range p.Drained {
+		submit(state.FinishDrain{Node: n})
+	}
+	_ = g.Wait()
+	changed := false
+	for _, ok := range done {
+		changed = changed || ok
+	}
+	c.leaveIfDrained(ctx, view)
+	return changed
+}
+
+// leaveIfDrained gives the leadership away when this node is being emptied:
+// somebody is about to switch it off.
+func (c *Controller) leaveIfDrained(ctx context.Context, view *state.View) {
+	self := view.Node(c.cfg.Self)
+	if self == nil || c.cfg.Transfer == nil || self.State != placement.NodeDraining && self.State != placement.NodeDrained {
+		return
+	}
+	if err := c.cfg.Transfer(ctx); err != nil && ctx.Err() == nil {
+		c.cfg.Logger.Warn("leadership stays on a draining node", "node", c.cfg.Self, "err", err)
+	}
+}

@@ -1,0 +1,61 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/sovmesh/sovmesh/consensus"
+	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/transport/attest"
+)
+
+// Deps are the places where a node touches the world. Production passes real
+// ones; scenarios/mesh passes simulated ones.
+type Deps struct {
+	// Socket carries everything between nodes: QUIC and gossip.
+	Socket net.PacketConn
+	// HTTP is the app listener, before TLS.
+	HTTP net.Listener
+	// Models dials model servers on this node's loopback.
+	Models func(ctx context.Context, addr string) (net.Conn, error)
+	// Dial opens the TCP connections to app listeners of other nodes (joining,
+	// federating); nil means the operating system's.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Storage keeps the raft log and snapshots; nil means files below the data
+	// directory.
+	Storage consensus.Storage
+	Drivers map[string]runner.Driver
+	// Devices reads the machine's accelerators; nil means it has none.
+	Devices func(ctx context.Context) ([]placement.Device, error)
+	Quote   attest.Quoter
+	Log     *slog.Logger
+	Now     func() time.Time
+	// StopTasksOnExit ends the node's tasks with it: for a mesh that shall leave
+	// nothing behind, never in production.
+	StopTasksOnExit bool
+}
+
+func (d Deps) validate() error {
+	var errs []error
+	if d.Socket == nil || d.HTTP == nil {
+		errs = append(errs, errors.New("node: Socket and HTTP must be given"))
+	}
+	if d.Models == nil {
+		errs = append(errs, errors.New("node: Models must be given: a dialer of model servers on this node"))
+	}
+	if d.Log == nil || d.Now == nil {
+		errs = append(errs, errors.New("node: Log and Now must be given"))
+	}
+	return errors.Join(errs...)
+}
+
+func (d Deps) now() time.Time {
+	if d.Now == nil {
+		return time.Now()
+	}
+	return d.Now()
+}

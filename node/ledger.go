@@ -1,0 +1,142 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// ledger is the region's replicated state as this node reaches it: its own
+// replica on voters and standbys, a voter's on workers. The API, the
+// controller, the runner and the gateway see no difference.
+type ledger struct{ n *Node }
+
+// errNoReplica is the answer of a worker to what only a replica can do.
+var errNoReplica = errors.New("this node holds no replica of its region's ledger; ask a voter")
+
+func (l *ledger) View() *state.View {
+	if l.n.group == nil {
+		return l.n.noView()
+	}
+	return l.n.group.View()
+}
+
+func (l *ledger) Wait(ctx context.Context, after uint64) (*state.View, error) {
+	if l.n.group == nil {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return l.n.group.Wait(ctx, after)
+}
+
+func (l *ledger) ReadIndex(ctx context.Context) (uint64, error) {
+	if l.n.group == nil {
+		return 0, errNoReplica
+	}
+	return l.n.group.ReadIndex(ctx)
+}
+
+func (l *ledger) ProposeRaw(ctx context.Context, raw []byte) (state.Result, error) {
+	if l.n.group == nil {
+		return state.Result{}, errNoReplica
+	}
+	return l.n.group.ProposeRaw(ctx, raw)
+}
+
+func (l *ledger) Leader() (placement.NodeID, bool) {
+	if l.n.group == nil {
+		return "", false
+	}
+	return l.n.group.Leader()
+}
+
+func (l *ledger) leads() bool {
+	leader, ok := l.Leader()
+	return ok && leader == l.n.who.Node
+}
+
+// Propose commits a command, wherever the leader is.
+func (l *ledger) Propose(ctx context.Context, cmd state.Command, actor string) (state.Result, error) {
+	if l.n.group != nil {
+		return l.n.group.Propose(ctx, cmd, actor)
+	}
+	head := state.Head{Version: state.FirstVersion, Time: l.n.deps.now(), Actor: actor}
+	if _, err := rand.Read(head.Salt[:]); err != nil {
+		return state.Result{}, err
+	}
+	raw, err := state.Encode(head, cmd)
+	if err != nil {
+		return state.Result{}, err
+	}
+	// The salt makes it harmless to ask a second voter after a lost answer.
+	var errs []error
+	for ctx.Err() == nil {
+		for _, voter := range l.n.voters() {
+			res, err := l.n.mesh.Propose(ctx, voter, raw)
+			if err == nil {
+				return res, nil
+			}
+			errs = append(errs[max(0, len(errs)-4):], fmt.Errorf("%s: %w", voter.ID.Node, err))
+		}
+		pause(ctx, retryEvery)
+	}
+	return state.Result{}, errors.Join(append(errs, ctx.Err())...)
+}
+
+// Report tells the region what became of this node's tasks.
+func (l *ledger) Report(ctx context.Context, reports []placement.TaskReport) error {
+	res, err := l.Propose(ctx, state.ReportTasks{Node: l.n.who.Node, Reports: reports}, l.n.actor())
+	if err != nil {
+		return err
+	}
+	if res.Refused != nil {
+		l.n.deps.Log.Warn("a report was refused", "err", res.Refused)
+	}
+	return nil
+}
+
+// assignmentsWait bounds one question of a worker for its tasks.
+const assignmentsWait = 30 * time.Second
+
+// Next is this node's committed set of tasks, once it is newer than after.
+func (l *ledger) Next(ctx context.Context, after uint64) (runner.Wanted, error) {
+	if l.n.group == nil {
+		return l.ask(ctx, after)
+	}
+	view, err := l.n.group.Wait(ctx, after)
+	if err != nil {
+		return runner.Wanted{}, err
+	}
+	out := runner.Wanted{Index: view.Index()}
+	for _, t := range view.TasksOn(l.n.who.Node) {
+		if job := view.Job(t.Job); job != nil {
+			out.Tasks = append(out.Tasks, runner.Want{Task: *t, Job: *job})
+		}
+	}
+	return out, nil
+}
+
+func (l *ledger) ask(ctx context.Context, after uint64) (runner.Wanted, error) {
+	err := error(errNoReplica)
+	for _, voter := range l.n.voters() {
+		asked, cancel := context.WithTimeout(ctx, assignmentsWait+5*time.Second)
+		answer, e := l.n.mesh.Assignments(asked, voter, after, assignmentsWait)
+		cancel()
+		if e != nil {
+			err = e
+			continue
+		}
+		out := runner.Wanted{Index: answer.Index}
+		for _, t := range answer.Tasks {
+			out.Tasks = append(out.Tasks, runner.Want{Task: t.Task, Job: t.Job})
+		}
+		return out, nil
+	}
+	return runner.Wanted{}, err
+}

@@ -1,0 +1,221 @@
+// Package node is the composition root: it knows every part of a node and how
+// they are wired, and decides nothing itself.
+//
+// The rule that must hold: everything that starts goroutines is built inside
+// Run, and parts end in the reverse of the order in which they began, so that
+// the API stops promising before the runner stops delivering, and raft outlives
+// both. The agent, `sovmesh dev` and scenarios/mesh all run this very code.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/sovmesh/sovmesh/consensus"
+	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/node/api"
+	"github.com/sovmesh/sovmesh/node/controller"
+	"github.com/sovmesh/sovmesh/node/gateway"
+	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/residency"
+	"github.com/sovmesh/sovmesh/transport"
+	"github.com/sovmesh/sovmesh/transport/gossip"
+	"github.com/sovmesh/sovmesh/transport/identity"
+)
+
+// retryEvery is the pause of loops that wait for a leader or a peer.
+const retryEvery = 100 * time.Millisecond
+
+// Node is one node of a region.
+type Node struct {
+	cfg  Config
+	deps Deps
+	dir  dataDir
+	who  whoami
+
+	credential *identity.Source
+	serving    *identity.ServingSource
+	bundles    *identity.MapBundles
+	verifier   *identity.Verifier
+	authority  *authority
+	inventory  placement.Inventory
+
+	endpoint   *transport.Endpoint
+	mesh       *api.MeshClient
+	group      *consensus.Group // nil on a worker
+	ledger     *ledger
+	gossip     *gossip.Pool
+	links      *links
+	runner     *runner.Runner
+	controller *controller.Controller
+	server     *api.Server
+	gateway    *gateway.Gateway
+
+	ready     chan struct{}
+	readyOnce sync.Once
+}
+
+// New builds a node from its data directory and starts nothing. The directory
+// must have been filled by [Found] or [Join].
+func New(cfg Config, deps Deps) (*Node, error) {
+	if err := errors.Join(cfg.Validate(), deps.validate()); err != nil {
+		return nil, err
+	}
+	dir := dataDir(cfg.Data)
+	who, ok, err := dir.whoami()
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, fmt.Errorf("%s holds no node; found a region or join one first", cfg.Data)
+	}
+	if who.Node != cfg.Node {
+		return nil, fmt.Errorf("%s belongs to node %s of region %s, not to %s; one node, one directory", cfg.Data, who.Node, who.Region, cfg.Node)
+	}
+	n := &Node{cfg: cfg, deps: deps, dir: dir, who: who, ready: make(chan struct{})}
+	n.deps.Log = deps.Log.With("region", string(who.Region), "node", string(who.Node))
+	for _, build := range []func() error{n.buildIdentity, n.buildTransport, n.buildConsensus, n.buildGossip, n.buildWork, n.buildFront} {
+		if err := build(); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+// Region and ID are who the node is.
+func (n *Node) Region() placement.RegionID { return n.who.Region }
+
+// ID is the node's name.
+func (n *Node) ID() placement.NodeID { return n.who.Node }
+
+// Ready is closed once the node serves its region: it knows a leader and its
+// own record in the ledger.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+// View is the region's state as this node has it; for tests and status.
+func (n *Node) View() *state.View { return n.ledger.View() }
+
+// Leader is whom this node believes to lead its region.
+func (n *Node) Leader() (placement.NodeID, bool) { return n.ledger.Leader() }
+
+func (n *Node) actor() string { return "node:" + string(n.who.Node) }
+
+func (n *Node) buildIdentity() (err error) {
+	cred, serving, err := loadCertificates(n.dir)
+	if err != nil {
+		return err
+	}
+	if cred.ID.Region != n.who.Region || cred.ID.Node != n.who.Node {
+		return fmt.Errorf("%s is the certificate of %s, but the directory belongs to node %s of region %s", n.dir.path(fileCredential), cred.ID, n.who.Node, n.who.Region)
+	}
+	n.credential, n.serving = identity.NewSource(cred), &identity.ServingSource{}
+	n.serving.Swap(serving)
+	if n.bundles, err = n.dir.bundles(); err != nil {
+		return err
+	}
+	if n.authority, err = newAuthority(n.dir, n.cfg.CertificateTTL, n.deps.now); err != nil {
+		return err
+	}
+	n.verifier = &identity.Verifier{
+		Home: n.who.Region, Mesh: n.who.Mesh, Bundles: n.bundles, Clock: n.deps.now,
+		Revoked:  func(_ identity.ID, serial *big.Int) bool { return n.ledger.View().Revoked(serial.String()) },
+		RaftPeer: n.raftPeer,
+	}
+	return nil
+}
+
+// raftPeer says who may speak raft: the voters and standbys of the current
+// configuration, and on a node that has none yet, those it joined by.
+func (n *Node) raftPeer(id identity.ID) bool {
+	if n.group == nil {
+		return false
+	}
+	peers := n.group.Peers()
+	if len(peers) == 0 {
+		for _, v := range n.who.Voters {
+			if v.Node == id.Node {
+				return true
+			}
+		}
+		return false
+	}
+	for _, p := range peers {
+		if p.Node == id.Node {
+			return true
+		}
+	}
+	// A node that was just admitted is dialed before the configuration that
+	// names it is committed; its role in the ledger says that it may speak.
+	rec := n.ledger.View().Node(id.Node)
+	return rec != nil && rec.Role != placement.RoleWorker
+}
+
+func (n *Node) buildTransport() error {
+	key, err := n.dir.resetKey()
+	if err != nil {
+		return err
+	}
+	cfg := transport.DefaultConfig()
+	cfg.Socket, cfg.Credential, cfg.Verifier, cfg.Home = n.deps.Socket, n.credential, n.verifier, n.who.Region
+	cfg.ResetKey, cfg.Log = key, n.deps.Log
+	cfg.Guard = &transport.ResidencyGuard{
+		Home: n.who.Region,
+		Site: func(r placement.RegionID) (residency.Site, bool) {
+			rec := n.ledger.View().Region(r)
+			if rec == nil || rec.State != placement.PeerActive {
+				return residency.Site{}, false
+			}
+			return rec.Facts.Site(rec.ID, ""), true
+		},
+		Pack:     func() *residency.Pack { return n.ledger.View().Pack() },
+		PeerPack: func(r placement.RegionID) string { return n.links.pack(r) },
+		Held:     func(hash string) *residency.Pack { return n.ledger.View().PackByHash(hash) },
+		Now:      n.deps.now,
+	}
+	if n.endpoint, err = transport.New(cfg); err != nil {
+		return err
+	}
+	n.mesh = api.NewMeshClient(n.endpoint)
+	n.links = newLinks(n)
+	return nil
+}
+
+// serveApp runs the app listener: TLS with the serving certificate, HTTP/1.1
+// and HTTP/2 for ordinary clients.
+func (n *Node) serveApp(ctx context.Context) error {
+	return serveHTTPS(ctx, n.deps.HTTP, n.serving, n.appHandler(), n.deps.Log)
+}
+
+// modelsOf keeps model servers on loopback, whatever a job says.
+func modelsOf(dial func(context.Context, string) (net.Conn, error)) func(context.Context, string) (net.Conn, error) {
+	return func(ctx context.Context, addr string) (net.Conn, error) {
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil {
+			return nil, err
+		}
+		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			return nil, fmt.Errorf("model server %s is not on this node's loopback", addr)
+		}
+		return dial(ctx, addr)
+	}
+}
+
+// pause waits for d or the end of the context.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// logOf names the part in its lines.
+func (n *Node) logOf(part string) *slog.Logger { return n.deps.Log.With("part", part) }
