@@ -175,11 +175,8 @@ func regionUnknown(model string, region placement.RegionID) *Error {
 	}
 }
 
-func upstreamTimeout(d time.Duration) *Error {
-	return &Error{
-		Status: http.StatusGatewayTimeout, Code: "upstream_timeout",
-		Message: fmt.Sprintf("the model server said nothing for %v", d),
-	}
+func upstreamTimeout(s silence) *Error {
+	return &Error{Status: http.StatusGatewayTimeout, Code: "upstream_timeout", Message: s.Error()}
 }
 
 func upstreamCut(err error) *Error {

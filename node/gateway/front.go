@@ -183,10 +183,12 @@ func (p *passage) answer(ctx context.Context, cancel context.CancelCauseFunc, ta
 // http.ErrAbortHandler when a part has.
 func (p *passage) try(ctx context.Context, w *watch, t target, deadline time.Time, more bool, done func()) *Error {
 	defer done()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // whatever is left of this attempt ends with it
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil) // whatever is left of this attempt ends with it
 	w.heard(time.Until(deadline))
+	settled := p.g.inContact(t.region, cancel)
 	hop, err := p.g.ask(ctx, t, p.headFor(t, deadline), p.req.withUsage(p.body))
+	settled()
 	if err != nil {
 		return p.g.failure(ctx, t, p.req.Model, err)
 	}
@@ -217,11 +219,12 @@ func (p *passage) broken(ctx context.Context, rel *relay, t target, err error) *
 	}
 	p.g.usage.add(p.caller.Tenant, p.req.Model, func(c *Count) { c.Cut++; c.Usage = c.plus(rel.usage) })
 	var e *Error
+	var silent silence
 	switch cause := context.Cause(ctx); {
 	case errors.Is(err, errLeft), p.r.Context().Err() != nil, errors.Is(err, errToldByUpstream):
 		panic(http.ErrAbortHandler)
-	case errors.Is(cause, errSilent):
-		e = upstreamTimeout(p.g.cfg.IdleTimeout)
+	case errors.As(cause, &silent):
+		e = upstreamTimeout(silent)
 	default:
 		e = upstreamCut(err)
 	}

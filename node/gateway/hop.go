@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
@@ -44,27 +45,45 @@ func (m meshHop) Head() transport.Answer { return m.Answer }
 
 // Causes for which the gateway itself ends a request.
 var (
-	errSilent   = errors.New("nothing came for too long")
-	errLeft     = errors.New("the client has left")
-	errStopping = errors.New("this node stops")
+	errLeft      = errors.New("the client has left")
+	errStopping  = errors.New("this node stops")
+	errNoContact = errors.New("contact with the region was lost")
 )
+
+// silence ends a request whose other side said nothing for so long.
+type silence time.Duration
+
+func (s silence) Error() string {
+	return fmt.Sprintf("the model server said nothing for %v", time.Duration(s))
+}
 
 // watch ends a request's context when the other side is silent for too long. A
 // whole answer has no limit in time, a pause has.
 type watch struct {
 	timer *time.Timer
-	limit time.Duration
+	mu    sync.Mutex
+	limit time.Duration // guarded by mu
 }
 
 func startWatch(cancel context.CancelCauseFunc, limit time.Duration) *watch {
-	return &watch{time.AfterFunc(limit, func() {
-		cancel(fmt.Errorf("%w: %v", errSilent, limit))
-	}), limit}
+	w := &watch{limit: limit}
+	w.timer = time.AfterFunc(limit, func() {
+		cancel(w.silence())
+	})
+	return w
+}
+
+func (w *watch) silence() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return silence(w.limit)
 }
 
 // heard begins a new pause of at most limit.
 func (w *watch) heard(limit time.Duration) {
+	w.mu.Lock()
 	w.limit = limit
+	w.mu.Unlock()
 	w.timer.Reset(limit)
 }
 
@@ -83,6 +102,37 @@ type target struct {
 	// key tells in-flight counts apart, rank orders localities, near first.
 	key  string
 	rank int
+}
+
+// contactCheck is how often a request that waits for another region looks at
+// the state of the link: the answer "unknown" comes from there and never waits
+// for a transport's timeout.
+const contactCheck = 200 * time.Millisecond
+
+// inContact cancels a request once its region is out of contact, until stop.
+func (g *Gateway) inContact(region placement.RegionID, cancel context.CancelCauseFunc) (stop func()) {
+	if region == g.cfg.Region {
+		return func() {}
+	}
+	over := make(chan struct{})
+	done := make(chan struct{})
+	go func() { // ends with stop, which its caller defers
+		defer close(done)
+		tick := time.NewTicker(contactCheck)
+		defer tick.Stop()
+		for {
+			select {
+			case <-over:
+				return
+			case <-tick.C:
+				if !g.cfg.Peers.Link(region).Up {
+					cancel(errNoContact)
+					return
+				}
+			}
+		}
+	}()
+	return func() { close(over); <-done }
 }
 
 // ask sends a request to a target and waits for the head of the answer.
@@ -122,12 +172,15 @@ func (g *Gateway) failure(ctx context.Context, t target, model string, err error
 	var refused *Error
 	var egress *transport.EgressError
 	var unreachable *transport.UnreachableError
+	var silent silence
 	cause := context.Cause(ctx)
 	switch {
 	case errors.As(err, &refused):
 		return refused
-	case errors.Is(cause, errSilent):
-		return upstreamTimeout(g.cfg.HeaderTimeout)
+	case errors.As(cause, &silent):
+		return upstreamTimeout(silent)
+	case errors.Is(cause, errNoContact):
+		return regionUnknown(model, t.region)
 	case errors.Is(cause, errStopping):
 		return notReady()
 	case errors.As(err, &egress):
