@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -216,6 +217,32 @@ func TestUnreachableIsSaidInTime(t *testing.T) {
 	})
 }
 
+// A stream that its acceptor closed gives its place back even while the dialer
+// holds on to it: Close alone would end one direction and keep the place.
+func TestClosedStreamsGiveTheirPlaceBack(t *testing.T) {
+	inBubble(t, 1500, func(t *testing.T, m *testMesh) {
+		a := m.node("fr", "n1", "10.0.0.1:7000")
+		cfg := m.config("fr", "n2", "10.0.0.2:7000")
+		cfg.StreamsMax = 3
+		b := m.run(cfg)
+		go func() {
+			for {
+				c, err := b.Raft().Accept()
+				if err != nil {
+					return
+				}
+				_ = c.Close()
+			}
+		}()
+		for i := range 10 {
+			if _, err := a.Raft().Dial(ctxFor(t, 5*time.Second), b.peer()); err != nil {
+				t.Fatalf("stream %d: %v", i, err)
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
+}
+
 func TestDropClosesBothWays(t *testing.T) {
 	inBubble(t, 1500, func(t *testing.T, m *testMesh) {
 		a, b, c := m.node("fr", "n1", "10.0.0.1:7000"), m.node("fr", "n2", "10.0.0.2:7000"), m.node("fr", "n3", "10.0.0.3:7000")
@@ -393,14 +420,36 @@ func TestGarbageOnStreamsHarmsNobody(t *testing.T) {
 	})
 }
 
+// sessions counts the tickets that a client is given.
+type sessions struct{ tickets int }
+
+func (s *sessions) Get(string) (*tls.ClientSessionState, bool) { return nil, false }
+func (s *sessions) Put(string, *tls.ClientSessionState)        { s.tickets++ }
+
+// A resumed session would outlive a withdrawn certificate, and early data can be
+// replayed: neither is on offer.
 func TestNoTicketsNoEarlyData(t *testing.T) {
 	inBubble(t, 1500, func(t *testing.T, m *testMesh) {
-		b := m.node("fr", "n2", "10.0.0.2:7000")
-		if b.listenConfig().Allow0RTT {
-			t.Error("0-RTT is allowed")
+		a, b := m.node("fr", "n1", "10.0.0.1:7000"), m.node("fr", "n2", "10.0.0.2:7000")
+		cache := &sessions{}
+		for _, class := range classes {
+			tlsConfig := a.cfg.Verifier.ClientConfig(a.cfg.Credential, class, b.id)
+			tlsConfig.ClientSessionCache = cache
+			c, err := a.quic.Dial(ctxFor(t, 5*time.Second), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(b.addr)), tlsConfig, a.dialConfig(class))
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			if c.ConnectionState().Used0RTT || c.ConnectionState().TLS.DidResume {
+				t.Errorf("%s: early data or a resumed session", class)
+			}
+			_ = c.CloseWithError(0, "")
 		}
-		if !b.cfg.Verifier.ServerConfig(b.cfg.Credential, classes...).SessionTicketsDisabled {
-			t.Error("session tickets are given out")
+		if cache.tickets != 0 {
+			t.Errorf("%d tickets were given out", cache.tickets)
+		}
+		if b.listenConfig().Allow0RTT {
+			t.Error("early data is allowed")
 		}
 	})
 }

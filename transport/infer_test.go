@@ -122,10 +122,14 @@ func TestInferCutIsNoEnd(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer s.Close()
+				begin := time.Now()
 				got, err := io.ReadAll(s)
 				var broken *CutError
 				if !errors.As(err, &broken) || !errors.Is(err, io.ErrUnexpectedEOF) {
 					t.Errorf("the cut shows as %v", err)
+				}
+				if took := time.Since(begin); took > 6*time.Second {
+					t.Errorf("the cut showed after %s", took)
 				}
 				if string(got) != "a part" {
 					t.Errorf("got %q before the cut", got)

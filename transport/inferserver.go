@@ -17,7 +17,8 @@ const InferBodyMax = 100 << 20
 
 // InferHandler answers one inference request. ctx ends when the client cancels
 // or its connection is lost; [PeerFrom] tells who asks. A handler that returns
-// without Close has cut its answer.
+// without Close has cut its answer. It reads or refuses the body before it
+// streams an answer: the client sends the whole body first.
 type InferHandler func(ctx context.Context, s *Stream)
 
 // ServeInfer sets the handler of inference streams. Until then they are refused

@@ -87,6 +87,7 @@ func (c Config) Validate() error {
 	need(c.Credential != nil, "Credential is missing: a node speaks with its certificate only")
 	need(c.Verifier != nil, "Verifier is missing: a peer is believed by its certificate only")
 	need(placement.ValidName(string(c.Home)), fmt.Sprintf("Home %q is no region name", c.Home))
+	need(c.Verifier == nil || c.Verifier.Home == c.Home, "Verifier.Home is not Home: foreigners would pass for neighbours")
 	need(c.ResetKey != [32]byte{}, "ResetKey is zero: make one at random and keep it over restarts")
 	need(c.Log != nil, "Log is missing")
 	need(c.IdleTimeout > 0, "IdleTimeout must be positive")

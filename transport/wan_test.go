@@ -70,7 +70,7 @@ type simSocket struct {
 
 func (s simSocket) Close() error { s.close(); return nil }
 
-func (w *wan) socket(t *testing.T, addr string) net.PacketConn {
+func (w *wan) socket(t testing.TB, addr string) net.PacketConn {
 	a := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr))
 	one := &simnet.Simnet{Router: w}
 	mtu := simnet.LinkSettings{MTU: w.mtu}
@@ -91,7 +91,7 @@ func (w *wan) socket(t *testing.T, addr string) net.PacketConn {
 
 // testMesh has one CA per region and everybody's bundle pinned everywhere.
 type testMesh struct {
-	t       *testing.T
+	t       testing.TB
 	wan     *wan
 	cas     map[placement.RegionID]*identity.CA
 	bundles *identity.MapBundles
@@ -152,8 +152,12 @@ func (n *testNode) peer() Peer { return Peer{ID: n.id, Addr: n.addr} }
 
 // config is that of a node about to run.
 func (m *testMesh) config(region placement.RegionID, node placement.NodeID, addr string) Config {
+	return m.configOn(region, node, m.wan.socket(m.t, addr))
+}
+
+func (m *testMesh) configOn(region placement.RegionID, node placement.NodeID, socket net.PacketConn) Config {
 	cfg := DefaultConfig()
-	cfg.Socket = m.wan.socket(m.t, addr)
+	cfg.Socket = socket
 	cfg.Credential = identity.NewSource(m.credential(region, node, time.Hour))
 	cfg.Verifier = &identity.Verifier{Home: region, Mesh: "mesh.test", Bundles: m.bundles,
 		RaftPeer: func(identity.ID) bool { return true }}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -127,42 +128,73 @@ func parseMessage(b []byte) (kind byte, f fragment, err error) {
 	return 0, fragment{}, errMessage
 }
 
-// assembly holds the statements of which not every fragment has come, one per
-// node: a newer one takes the place of an older.
-type assembly map[placement.NodeID]*partial
+// assembly holds the statements of which not every fragment has come, and
+// remembers those that are done with, so that a fragment is passed on once.
+type assembly struct {
+	open  map[[8]byte]*partial
+	order [][8]byte // of open, oldest first
+	done  map[[8]byte]struct{}
+	past  [][8]byte // of done, oldest first
+}
 
 type partial struct {
-	hash  [8]byte
 	parts [][]byte
 	have  int
 }
 
-// assembliesMax bounds the statements that are on their way at once.
-const assembliesMax = 64
+// Bounds of an assembly: statements on their way, and those remembered.
+const (
+	assembliesMax = 64
+	doneMax       = 1024
+)
 
-// add takes in a fragment and gives the statement when it is whole.
-func (a assembly) add(f fragment) (string, bool) {
-	p := a[f.node]
-	if p == nil || p.hash != f.hash || len(p.parts) != int(f.count) {
-		if p == nil && len(a) >= assembliesMax {
-			for other := range a { // any one: what is lost comes again by push/pull
-				delete(a, other)
-				break
-			}
+func newAssembly() assembly {
+	return assembly{open: map[[8]byte]*partial{}, done: map[[8]byte]struct{}{}}
+}
+
+// add takes in a fragment. fresh says that it had not come before; whole gives
+// the statement when it was the last one missing.
+func (a *assembly) add(f fragment) (fresh bool, whole string) {
+	if _, ok := a.done[f.hash]; ok {
+		return false, ""
+	}
+	p := a.open[f.hash]
+	if p == nil {
+		if len(a.order) >= assembliesMax { // what is lost comes again by push/pull
+			a.finish(a.order[0])
 		}
-		p = &partial{hash: f.hash, parts: make([][]byte, f.count)}
-		a[f.node] = p
+		p = &partial{parts: make([][]byte, f.count)}
+		a.open[f.hash] = p
+		a.order = append(a.order, f.hash)
 	}
-	if p.parts[f.index] == nil {
-		p.parts[f.index] = bytes.Clone(f.data)
-		p.have++
+	if len(p.parts) != int(f.count) || p.parts[f.index] != nil {
+		return false, ""
 	}
-	if p.have < len(p.parts) {
-		return "", false
+	p.parts[f.index] = bytes.Clone(f.data)
+	if p.have++; p.have < len(p.parts) {
+		return true, ""
 	}
-	delete(a, f.node)
-	whole := bytes.Join(p.parts, nil)
-	return string(whole), hashOf(whole) == p.hash
+	a.finish(f.hash)
+	b := bytes.Join(p.parts, nil)
+	if hashOf(b) != f.hash {
+		return true, ""
+	}
+	return true, string(b)
+}
+
+// finish forgets the parts of a statement and remembers that it was there.
+func (a *assembly) finish(hash [8]byte) {
+	delete(a.open, hash)
+	a.order = slices.DeleteFunc(a.order, func(h [8]byte) bool { return h == hash })
+	if _, ok := a.done[hash]; ok {
+		return
+	}
+	if len(a.past) >= doneMax {
+		delete(a.done, a.past[0])
+		a.past = a.past[1:]
+	}
+	a.done[hash] = struct{}{}
+	a.past = append(a.past, hash)
 }
 
 // stateMax bounds the records that one exchange of state carries.

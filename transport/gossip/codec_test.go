@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -16,7 +17,7 @@ func TestFragmentsMakeTheStatement(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a := assembly{}
+		a := newAssembly()
 		for i := len(parts) - 1; i >= 0; i-- {
 			if len(parts[i]) > 1000 {
 				t.Fatalf("a fragment of %d bytes", len(parts[i]))
@@ -25,17 +26,15 @@ func TestFragmentsMakeTheStatement(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for range 2 { // every packet twice
-				got, ok := a.add(f)
-				if ok != (i == 0) || ok && got != want {
-					t.Fatalf("size %d, fragment %d: %v", size, i, ok)
-				}
-				if ok {
-					break
-				}
+			fresh, got := a.add(f)
+			if !fresh || (got != "") != (i == 0) || i == 0 && got != want {
+				t.Fatalf("size %d, fragment %d: %v", size, i, fresh)
+			}
+			if fresh, got = a.add(f); fresh || got != "" {
+				t.Fatalf("size %d, fragment %d came twice", size, i)
 			}
 		}
-		if len(a) != 0 {
+		if len(a.open) != 0 || len(a.order) != 0 {
 			t.Error("a whole statement is still kept")
 		}
 	}
@@ -45,10 +44,9 @@ func TestFragmentsMakeTheStatement(t *testing.T) {
 }
 
 func TestAssemblyIsBounded(t *testing.T) {
-	a := assembly{}
-	for i := range 1000 {
-		name := placement.NodeID("n" + strings.Repeat("0", i%60) + string(rune('a'+i%26)))
-		parts, err := split(name, strings.Repeat("x", 2000))
+	a := newAssembly()
+	for i := range 3000 {
+		parts, err := split("n1", strings.Repeat(string(rune('a'+i%26)), 1000+i%500)+fmt.Sprint(i))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -58,8 +56,8 @@ func TestAssemblyIsBounded(t *testing.T) {
 		}
 		a.add(f)
 	}
-	if len(a) > assembliesMax {
-		t.Errorf("%d statements on their way", len(a))
+	if len(a.open) > assembliesMax || len(a.order) != len(a.open) || len(a.done) > doneMax || len(a.past) != len(a.done) {
+		t.Errorf("%d %d %d %d", len(a.open), len(a.order), len(a.done), len(a.past))
 	}
 }
 
@@ -67,11 +65,11 @@ func TestMixedFragmentsAreNotBelieved(t *testing.T) {
 	one, _ := split("n1", strings.Repeat("x", 1500))
 	two, _ := split("n1", strings.Repeat("y", 1500))
 	copy(two[1][2+2:], one[1][2+2:2+2+8]) // the second half of another, under the first's hash
-	a := assembly{}
+	a := newAssembly()
 	_, f, _ := parseMessage(one[0])
 	a.add(f)
 	_, f, _ = parseMessage(two[1])
-	if _, ok := a.add(f); ok {
+	if _, got := a.add(f); got != "" {
 		t.Error("halves of two statements passed for one")
 	}
 }
@@ -101,8 +99,8 @@ func FuzzGossipRecord(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if kind, frag, err := parseMessage(b); err == nil {
 			if kind == kindFragment {
-				a := assembly{}
-				if s, ok := a.add(frag); ok && (frag.count != 1 || s != string(frag.data)) {
+				a := newAssembly()
+				if _, s := a.add(frag); s != "" && (frag.count != 1 || s != string(frag.data)) {
 					t.Fatal("one fragment of several made a statement")
 				}
 			}

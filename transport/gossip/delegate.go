@@ -108,24 +108,19 @@ func (p *Pool) message(b []byte) {
 		return
 	}
 	p.mu.Lock()
-	held, ok := p.records[f.node]
-	if ok && hashOf([]byte(held.Statement)) == f.hash {
-		p.mu.Unlock()
-		return
-	}
-	statement, whole := p.parts.add(f)
+	fresh, statement := p.parts.add(f)
 	p.mu.Unlock()
-	if whole {
+	if fresh {
+		// Each fragment goes its own way: were only whole records passed on, most
+		// would wait for the next push/pull.
+		p.broadcast(fragmentName(f.hash, int(f.index)), b)
+	}
+	if statement != "" {
 		p.accept(statement)
 	}
 }
 
-// spread queues the fragments of a record for gossip.
-func (p *Pool) spread(node placement.NodeID, parts [][]byte) {
-	for i, b := range parts {
-		p.broadcast(fmt.Sprintf("record/%s/%d", node, i), b)
-	}
-}
+func fragmentName(hash [8]byte, index int) string { return fmt.Sprintf("%x/%d", hash, index) }
 
 // broadcast queues a message; one of the same name that still waits is replaced.
 func (p *Pool) broadcast(name string, b []byte) {

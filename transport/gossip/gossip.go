@@ -126,7 +126,7 @@ func New(cfg Config) (*Pool, error) {
 		return nil, fmt.Errorf("gossip keys: %w", err)
 	}
 	p := &Pool{cfg: cfg, keyring: keyring, work: newInbox(),
-		members: map[placement.NodeID]*Member{}, records: map[placement.NodeID]Record{}, held: map[[8]byte]struct{}{}, parts: assembly{}}
+		members: map[placement.NodeID]*Member{}, records: map[placement.NodeID]Record{}, held: map[[8]byte]struct{}{}, parts: newAssembly()}
 	p.queue = memberlist.TransmitLimitedQueue{RetransmitMult: 4, NumNodes: p.size}
 	return p, nil
 }
@@ -203,13 +203,14 @@ func (p *Pool) listConfig(w *wire) *memberlist.Config {
 	return c
 }
 
-// rejoinUntil joins whoever should be in the pool and is not, until ctx ends.
+// rejoinUntil joins whoever should be in the pool and is not, until ctx ends, and
+// whoever speaks of a record that did not come: a join exchanges the whole state.
 // The first attempts follow each other fast: joins fail when a peer has just
 // restarted, or is starting as we do.
 func (p *Pool) rejoinUntil(ctx context.Context, list *memberlist.Memberlist) {
 	pause := p.cfg.RejoinInterval / 16
 	for {
-		missing := p.missing(ctx)
+		missing := append(p.missing(ctx), p.behind()...)
 		if len(missing) > 0 {
 			p.counts.joins.Add(1)
 			if n, err := list.Join(missing); err != nil && ctx.Err() == nil {

@@ -36,6 +36,7 @@ type Member struct {
 	Behind bool
 
 	meta    Meta
+	heard   time.Time // when meta last changed
 	leaving time.Time // when its goodbye was heard
 }
 
@@ -73,6 +74,20 @@ func (p *Pool) alive(node placement.NodeID, addr netip.AddrPort) bool {
 		}
 	}
 	return false
+}
+
+// behindMax bounds the records that are asked for at a time.
+const behindMax = 3
+
+// behind lists, as memberlist wants it, live members whose record is not held.
+func (p *Pool) behind() []string {
+	var out []string
+	for _, m := range p.Members() {
+		if m.Behind && m.State == Alive && time.Since(m.heard) > p.cfg.RejoinInterval/3 && len(out) < behindMax {
+			out = append(out, string(m.Node)+"/"+m.Addr.String())
+		}
+	}
+	return out
 }
 
 // size is how many nodes the pool has, this one included.
@@ -122,6 +137,9 @@ func (p *Pool) joined(n *memberlist.Node) {
 	meta, _ := ParseMeta(n.Meta)
 	p.see(placement.NodeID(n.Name), true, func(m *Member) {
 		m.Addr = netip.AddrPortFrom(addr.Unmap(), n.Port)
+		if m.meta != meta {
+			m.heard = time.Now()
+		}
 		m.meta, m.InventoryVersion = meta, meta.Inventory
 		m.leaving = time.Time{}
 		m.State = Alive

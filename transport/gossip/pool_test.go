@@ -83,6 +83,7 @@ type region struct {
 	cas     map[placement.RegionID]*identity.CA
 	bundles *identity.MapBundles
 	voters  []transport.Peer
+	ttl     time.Duration // of certificates
 }
 
 type node struct {
@@ -99,7 +100,7 @@ func inBubble(t *testing.T, f func(t *testing.T, r *region)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)))
-		f(t, &region{t: t, cas: map[placement.RegionID]*identity.CA{}, bundles: &identity.MapBundles{},
+		f(t, &region{t: t, ttl: time.Hour, cas: map[placement.RegionID]*identity.CA{}, bundles: &identity.MapBundles{},
 			wan: &wan{hosts: map[string]simnet.PacketReceiver{}, cut: map[string]bool{}, rand: rand.New(rand.NewPCG(1, 2))}})
 	})
 }
@@ -122,7 +123,7 @@ func (r *region) credential(id placement.RegionID, name placement.NodeID) *ident
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	chain, err := ca.IssueNode(csr, name, time.Now(), time.Hour)
+	chain, err := ca.IssueNode(csr, name, time.Now(), r.ttl)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -351,17 +352,18 @@ func TestLateJoinerGetsRecords(t *testing.T) {
 // Records outlive the certificate that signed them: renewal signs them anew.
 func TestRecordIsSignedAnewOnRenewal(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *region) {
+		r.ttl = 6 * time.Minute
 		nodes := r.three()
 		if err := nodes[0].Publish(payload("fr", "n1", 1, 1)); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(50 * time.Minute)
+		time.Sleep(5 * time.Minute)
 		for i, n := range nodes {
 			if err := n.cred.Swap(r.credential("fr", placement.NodeID(fmt.Sprintf("n%d", i+1)))); err != nil {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(20 * time.Minute) // the first certificate has run out
+		time.Sleep(2 * time.Minute) // the first certificate has run out
 		late := r.node("fr", "n9", "10.0.0.9:7000", nil)
 		within(t, 10*time.Second, "the record at a late joiner", func() bool { _, ok := late.Record("n1"); return ok })
 	})

@@ -128,9 +128,13 @@ func (p *Pool) Publish(payload []byte) error {
 	p.meta = Meta{c.Inventory.Version, hashOf(payload)}
 	p.keepLocked(Record{Node: p.cfg.Self, Version: c.Inventory.Version, SignedAt: now,
 		Payload: slices.Clone(payload), Statement: statement})
+	hash := hashOf([]byte(statement))
+	p.parts.finish(hash) // it will come back from everybody
 	list := p.list
 	p.mu.Unlock()
-	p.spread(p.cfg.Self, parts)
+	for i, b := range parts {
+		p.broadcast(fragmentName(hash, i), b)
+	}
 	if list != nil && changed {
 		p.work.put(func() { p.updateNode(list) })
 	}
@@ -159,8 +163,8 @@ func (p *Pool) resign() {
 	}
 }
 
-// accept verifies a statement that came in and, if it is news, keeps it, passes
-// it on and tells OnRecord.
+// accept verifies a statement that came in and, if it is news, keeps it and
+// tells OnRecord.
 func (p *Pool) accept(statement string) {
 	p.mu.Lock()
 	_, known := p.held[hashOf([]byte(statement))]
@@ -188,9 +192,6 @@ func (p *Pool) accept(statement string) {
 		return
 	}
 	p.counts.records.Add(1)
-	if parts, err := split(r.Node, statement); err == nil {
-		p.spread(r.Node, parts)
-	}
 	if p.cfg.OnRecord != nil {
 		p.cfg.OnRecord(r)
 	}
