@@ -265,6 +265,9 @@ func (s *State) consume(c *call, k SubmitJob) {
 	}
 	if k.IdempotencyKey != "" {
 		s.Fifo++
+		if old, ok := s.idempotency.get(idempotencyKey(k)); ok {
+			s.fifoKeys.delete(seqKey(old.Seq)) // its day is over
+		}
 		s.idempotency.put(idempotencyKey(k), &idempotent{k.Job.ID, k.BodyHash, s.Clock, s.Fifo})
 		s.fifoKeys.put(seqKey(s.Fifo), idempotencyKey(k))
 		s.trimKeys()

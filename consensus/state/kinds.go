@@ -41,14 +41,15 @@ const (
 	KindCompareDigest      Kind = "state.compare"
 )
 
-// MarkDigest makes every replica digest its state as it is at this command's
-// index; [CompareDigest] then tells all of them what the leader found.
+// MarkDigest makes every replica digest its state as it is after this command;
+// [CompareDigest] then tells all of them what the leader found.
 type MarkDigest struct{}
 
-// CompareDigest carries the leader's digest of the state at a marked index. A
-// replica that finds another one has diverged and stops.
+// CompareDigest carries the leader's digest of the state at a mark, which is
+// known by the size of the ledger after it. A replica that found another digest
+// has diverged and stops.
 type CompareDigest struct {
-	Index  uint64 `json:"index"`
+	Size   uint64 `json:"size"`
 	Digest string `json:"digest"` // hex SHA-256, see [View.Digest]
 }
 

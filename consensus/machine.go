@@ -1,0 +1,172 @@
+package consensus
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/sovmesh/sovmesh/consensus/state"
+)
+
+// machine is the one adapter between raft and the state. Its Apply, Snapshot
+// and Restore are called by one goroutine of raft's.
+type machine struct {
+	state *state.State
+	fail  func(error)
+	// broken is set once a command could not be applied: from then on nothing
+	// is, so that no snapshot of a half-right state is ever written.
+	broken error
+
+	view    atomic.Pointer[state.View]
+	marks   chan *state.View
+	compare chan state.CompareDigest
+
+	mu      sync.Mutex
+	changed chan struct{} // closed when the view changes; guarded by mu
+}
+
+func newMachine(fail func(error)) *machine {
+	m := &machine{state: state.New(), fail: fail, marks: make(chan *state.View, 4), compare: make(chan state.CompareDigest, 4), changed: make(chan struct{})}
+	m.view.Store(m.state.Freeze())
+	return m
+}
+
+// A log entry of ours is a batch: a version byte, then commands, each behind
+// its length (4 bytes, big endian).
+const batchVersion = 1
+
+func encodeBatch(all []*proposal) []byte {
+	n := 1
+	for _, p := range all {
+		n += 4 + len(p.raw)
+	}
+	out := append(make([]byte, 0, n), batchVersion)
+	for _, p := range all {
+		out = binary.BigEndian.AppendUint32(out, uint32(len(p.raw)))
+		out = append(out, p.raw...)
+	}
+	return out
+}
+
+func decodeBatch(data []byte) (raws [][]byte, err error) {
+	if len(data) == 0 || data[0] != batchVersion {
+		return nil, errors.New("a log entry of a newer program: upgrade this node")
+	}
+	for data = data[1:]; len(data) > 0; {
+		if len(data) < 4 {
+			return nil, errors.New("a log entry is cut short")
+		}
+		n := binary.BigEndian.Uint32(data)
+		if data = data[4:]; uint64(n) > uint64(len(data)) {
+			return nil, errors.New("a log entry is cut short")
+		}
+		raws = append(raws, data[:n:n])
+		data = data[n:]
+	}
+	return raws, nil
+}
+
+// Apply implements raft.FSM. It gives []state.Result, or an error once broken.
+func (m *machine) Apply(l *raft.Log) (answer any) {
+	if m.broken != nil {
+		return m.broken
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			m.breakOff(fmt.Errorf("index %d: %v", l.Index, p))
+			answer = m.broken
+		}
+	}()
+	raws, err := decodeBatch(l.Data)
+	if err != nil {
+		m.breakOff(fmt.Errorf("index %d: %w", l.Index, err))
+		return m.broken
+	}
+	results := make([]state.Result, len(raws))
+	for i, raw := range raws {
+		results[i] = m.state.Apply(l.Index, raw)
+		m.digest(raw, results[i])
+	}
+	m.publish()
+	return results
+}
+
+func (m *machine) breakOff(err error) {
+	m.broken = err
+	m.fail(err)
+}
+
+// digest passes on what concerns the comparison of replicas.
+func (m *machine) digest(raw []byte, r state.Result) {
+	_, kind, err := state.DecodeHead(raw)
+	if err != nil || r.Refused != nil || r.Repeated {
+		return
+	}
+	switch kind {
+	case state.KindMarkDigest:
+		select {
+		case m.marks <- m.state.Freeze():
+		default: // this replica is busy with earlier ones
+		}
+	case state.KindCompareDigest:
+		_, cmd, err := state.Decode(raw)
+		if c, ok := cmd.(state.CompareDigest); ok && err == nil {
+			select {
+			case m.compare <- c:
+			default:
+			}
+		}
+	}
+}
+
+func (m *machine) publish() {
+	m.view.Store(m.state.Freeze())
+	m.mu.Lock()
+	close(m.changed)
+	m.changed = make(chan struct{})
+	m.mu.Unlock()
+}
+
+// watch gives the view and a channel that closes when there is a newer one.
+func (m *machine) watch() (*state.View, <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.view.Load(), m.changed
+}
+
+// Snapshot implements raft.FSM.
+func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
+	if m.broken != nil {
+		return nil, m.broken
+	}
+	return snapshot{m.view.Load()}, nil
+}
+
+// Restore implements raft.FSM.
+func (m *machine) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	s, err := state.Restore(r)
+	if err != nil {
+		return fmt.Errorf("restore snapshot: %w", err)
+	}
+	m.state = s
+	m.publish()
+	return nil
+}
+
+type snapshot struct{ view *state.View }
+
+func (s snapshot) Persist(to raft.SnapshotSink) error {
+	if err := s.view.Write(to); err != nil {
+		_ = to.Cancel()
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	return to.Close()
+}
+
+func (snapshot) Release() {}

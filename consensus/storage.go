@@ -1,0 +1,245 @@
+package consensus
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// Identity says whose data a store holds.
+type Identity struct {
+	Region placement.RegionID `json:"region"`
+	Node   placement.NodeID   `json:"node"`
+}
+
+// Stores are what raft keeps on disk. Log must be monotonic like raft-wal.
+type Stores struct {
+	Log       raft.LogStore
+	Stable    raft.StableStore
+	Snapshots raft.SnapshotStore
+	Close     func() error
+}
+
+// Storage opens what a group keeps; it is opened again after every restart.
+type Storage interface {
+	Open(id Identity, log *slog.Logger) (*Stores, error)
+}
+
+// Foreign says that a data directory belongs to somebody else.
+type Foreign struct {
+	Dir       string
+	Has, Want Identity
+}
+
+func (e *Foreign) Error() string {
+	return fmt.Sprintf("the data directory %s belongs to node %s of region %s, not to node %s of region %s", e.Dir, e.Has.Node, e.Has.Region, e.Want.Node, e.Want.Region)
+}
+
+// Hint says what to do.
+func (e *Foreign) Hint() string {
+	return "start the agent with its own data directory, or with the node's own configuration"
+}
+
+// Corrupt says that the log cannot be read.
+type Corrupt struct {
+	Where string
+	Err   error
+}
+
+func (e *Corrupt) Error() string {
+	return fmt.Sprintf("the raft log is damaged: %s: %v", e.Where, e.Err)
+}
+
+// Unwrap gives the cause.
+func (e *Corrupt) Unwrap() error { return e.Err }
+
+// Hint says what to do.
+func (e *Corrupt) Hint() string {
+	return "if the other voters are well: sovmesh node remove this node there, move its data directory away, and let it join again; else restore the directory from a backup"
+}
+
+// Dir keeps everything below one directory: the log in raft-wal's segments,
+// snapshots as files, and a note whose they are.
+func Dir(path string) Storage { return dir(path) }
+
+type dir string
+
+const (
+	identityFile  = "consensus.json"
+	snapshotsKept = 2
+)
+
+func (d dir) Open(id Identity, log *slog.Logger) (*Stores, error) {
+	path := string(d)
+	logs := filepath.Join(path, "raft")
+	if err := os.MkdirAll(logs, 0o700); err != nil {
+		return nil, fmt.Errorf("make the raft directory: %w", err)
+	}
+	if err := checkIdentity(path, id); err != nil {
+		return nil, err
+	}
+	w, err := wal.Open(logs, wal.WithLogger(hclogger(log, "wal")))
+	if err != nil {
+		return nil, &Corrupt{logs, err}
+	}
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(path, snapshotsKept, hclogger(log, "snapshot"))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the snapshots below %s: %w", path, err), w.Close())
+	}
+	return &Stores{Log: w, Stable: w, Snapshots: snapshots, Close: w.Close}, nil
+}
+
+// checkIdentity reads the note, or writes it on a fresh directory.
+func checkIdentity(path string, want Identity) error {
+	file := filepath.Join(path, identityFile)
+	data, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		data, _ = json.Marshal(want)
+		tmp := file + ".new"
+		if err := os.WriteFile(tmp, append(data, '\n'), 0o600); err != nil {
+			return fmt.Errorf("write %s: %w", file, err)
+		}
+		return os.Rename(tmp, file)
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", file, err)
+	}
+	var has Identity
+	if err := json.Unmarshal(data, &has); err != nil {
+		return &Corrupt{file, err}
+	}
+	if has != want {
+		return &Foreign{path, has, want}
+	}
+	return nil
+}
+
+// Memory keeps everything in memory, over restarts of the group within one
+// process. It is for tests and simulations.
+func Memory() Storage {
+	return &memory{log: raft.NewInmemStore(), snapshots: raft.NewInmemSnapshotStore()}
+}
+
+type memory struct {
+	log       *raft.InmemStore
+	snapshots *raft.InmemSnapshotStore
+}
+
+func (m *memory) Open(Identity, *slog.Logger) (*Stores, error) {
+	return &Stores{Log: m.log, Stable: m.log, Snapshots: m.snapshots, Close: func() error { return nil }}, nil
+}
+
+// checkLog reads every entry once, so that damage is one clear line at start
+// and not a crash later. It is a few thousand entries: the rest is in snapshots.
+func checkLog(log raft.LogStore) error {
+	first, err := log.FirstIndex()
+	if err != nil {
+		return &Corrupt{"its first index", err}
+	}
+	last, err := log.LastIndex()
+	if err != nil {
+		return &Corrupt{"its last index", err}
+	}
+	for i := first; i != 0 && i <= last; i++ {
+		var entry raft.Log
+		if err := log.GetLog(i, &entry); err != nil {
+			return &Corrupt{fmt.Sprintf("entry %d of %d to %d", i, first, last), err}
+		}
+		if entry.Index != i {
+			return &Corrupt{fmt.Sprintf("entry %d of %d to %d", i, first, last), fmt.Errorf("it says it is entry %d", entry.Index)}
+		}
+		if entry.Type == raft.LogCommand {
+			if _, err := decodeBatch(entry.Data); err != nil {
+				return &Corrupt{fmt.Sprintf("entry %d of %d to %d", i, first, last), err}
+			}
+		}
+	}
+	return nil
+}
+
+const cachedEntries = 1024
+
+// logStore is raft's log with a cache in front and an ear for faults.
+type logStore struct {
+	*raft.LogCache
+	monotonic bool
+	note      func(error)
+
+	mu     sync.Mutex
+	faulty bool // the last write failed; guarded by mu
+}
+
+func cached(log raft.LogStore, note func(error)) raft.LogStore {
+	c, err := raft.NewLogCache(cachedEntries, log)
+	if err != nil {
+		panic(err) // the size is a constant above zero
+	}
+	m, ok := log.(raft.MonotonicLogStore)
+	return &logStore{LogCache: c, monotonic: ok && m.IsMonotonic(), note: note}
+}
+
+// IsMonotonic forwards what the store below says: without it raft leaves a
+// hole in raft-wal after a snapshot was installed.
+func (l *logStore) IsMonotonic() bool { return l.monotonic }
+
+// StoreLog implements raft.LogStore.
+func (l *logStore) StoreLog(entry *raft.Log) error { return l.StoreLogs([]*raft.Log{entry}) }
+
+// StoreLogs implements raft.LogStore.
+func (l *logStore) StoreLogs(entries []*raft.Log) error {
+	err := l.LogCache.StoreLogs(entries)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil || l.faulty {
+		l.note(err)
+	}
+	l.faulty = err != nil
+	return err
+}
+
+// patientStore keeps raft's term and vote. Raft panics when they cannot be
+// written; a full disk is no reason to take the whole agent down, so a write is
+// tried again until it succeeds, and meanwhile this replica says nothing.
+type patientStore struct {
+	raft.StableStore
+	stop  <-chan struct{}
+	note  func(error)
+	after func(time.Duration, <-chan struct{}) bool
+}
+
+// Set implements raft.StableStore.
+func (p *patientStore) Set(key, val []byte) error {
+	return p.retry(func() error { return p.StableStore.Set(key, val) })
+}
+
+// SetUint64 implements raft.StableStore.
+func (p *patientStore) SetUint64(key []byte, val uint64) error {
+	return p.retry(func() error { return p.StableStore.SetUint64(key, val) })
+}
+
+func (p *patientStore) retry(write func() error) error {
+	err := write()
+	if err == nil {
+		return nil
+	}
+	for err != nil {
+		p.note(err)
+		if !p.after(500*time.Millisecond, p.stop) {
+			// The replica is muted and going away: nobody hears what was not kept.
+			return nil
+		}
+		err = write()
+	}
+	p.note(nil)
+	return nil
+}
