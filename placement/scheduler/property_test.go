@@ -37,19 +37,11 @@ func anyWorld(t *rapid.T) placement.Snapshot {
 		if len(nodes) == 0 {
 			break
 		}
-		on := s.Nodes[pick("on", len(nodes))]
 		j := anyJob(t, fmt.Sprintf("r%d", i))
-		p := newPlanner(s)
-		at := p.nodes[on.ID]
-		if c := p.class(j); c.room(at) != 0 {
-			continue
+		anyTask(t, &s, j, pick("on", len(nodes)))
+		if j = s.Jobs[j.ID]; j != nil && j.Spec.Type == placement.TypeService && pick("copies", 3) == 0 {
+			anyTask(t, &s, j, pick("second on", len(nodes)))
 		}
-		devices := p.take(p.class(j), at)
-		runs(&s, j, string(on.ID), func(task *placement.Task) {
-			task.Devices = devices
-			task.Status = []placement.TaskStatus{placement.TaskRunning, placement.TaskStarting, placement.TaskUnknown}[pick("status", 3)]
-			task.LeaseUntil = noon.Add(time.Duration(pick("lease", 20)-10) * time.Second)
-		})
 	}
 	for i := range rapid.IntRange(0, 12).Draw(t, "wanted") {
 		j := anyJob(t, fmt.Sprintf("w%02d", i))
@@ -57,6 +49,21 @@ func anyWorld(t *rapid.T) placement.Snapshot {
 		s.Jobs[j.ID] = j
 	}
 	return s
+}
+
+// anyTask lets a job run on a node, if that has room.
+func anyTask(t *rapid.T, s *placement.Snapshot, j *placement.Job, on int) {
+	p := newPlanner(*s)
+	at, c := &p.spaces[on], p.class(j)
+	if c.room(at) != 0 {
+		return
+	}
+	devices := p.take(c, at)
+	runs(s, j, string(at.node.ID), func(task *placement.Task) {
+		task.Devices = devices
+		task.Status = rapid.SampledFrom([]placement.TaskStatus{placement.TaskRunning, placement.TaskStarting, placement.TaskUnknown}).Draw(t, "status")
+		task.LeaseUntil = noon.Add(time.Duration(rapid.IntRange(-10, 10).Draw(t, "lease")) * time.Second)
+	})
 }
 
 func anyJob(t *rapid.T, id string) *placement.Job {
