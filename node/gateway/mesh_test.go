@@ -54,9 +54,10 @@ func TestTokensStreamFromAnotherRegion(t *testing.T) {
 	if page, err := c.Models.List(within(t)); err != nil || len(page.Data) != 1 || page.Data[0].ID != "m" {
 		t.Errorf("models %+v, %v", page, err)
 	}
-	if got := fr.Snapshot()[0]; got.Answered != 1 || got.CompletionTokens != 3 {
-		t.Errorf("counted %+v", got)
-	}
+	eventually(t, "it is counted", func() bool {
+		got := fr.Snapshot()
+		return len(got) == 1 && got[0].Answered == 1 && got[0].CompletionTokens == 3
+	})
 }
 
 func TestCancelCrossesTwoHops(t *testing.T) {
