@@ -138,7 +138,7 @@ func (s *State) knowsSite(name string) (known bool) {
 // judge asks whether the policy permits a site, and notes the answer for the
 // leaf.
 func (s *State) judge(c *call, p *policyRead, site residency.Site, pack *residency.Pack) *Refused {
-	d := residency.Evaluate(p.policy, site, pack, residency.Options{On: residency.DateOf(c.now)})
+	d := residency.Evaluate(p.compute, site, pack, residency.Options{On: residency.DateOf(c.now)})
 	c.judged = append(c.judged, judgement(p, d, &site))
 	if d.Verdict == residency.Permitted {
 		return nil
@@ -182,6 +182,7 @@ func refusedBy(err error) *Refused {
 // policyRead is a policy as read under one pack for one day.
 type policyRead struct {
 	policy    residency.Policy
+	compute   residency.Policy // narrowed to where computation may happen
 	canonical string
 	conflict  *Refused
 }
@@ -214,6 +215,7 @@ func (pc *policyCache) read(layers []placement.Layer, pack *residency.Pack, on r
 		all = append(all, residency.Layer{Origin: l.Origin, Tag: t})
 	}
 	p = &policyRead{policy: residency.NewPolicy(all...)}
+	p.compute = p.policy.ForScope("compute")
 	p.canonical, p.conflict = p.policy.Canonical(), conflictOf(p.policy, pack, on)
 	pc.mu.Lock()
 	defer pc.mu.Unlock()

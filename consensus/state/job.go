@@ -371,6 +371,13 @@ func (s *State) account(r *jobRecord, sign int) {
 	if r.Status.Terminal() {
 		return
 	}
+	if isAway(&r.Job) {
+		if sign > 0 {
+			s.away.put(string(r.ID), r.ID)
+		} else {
+			s.away.delete(string(r.ID))
+		}
+	}
 	u, _ := s.usage.get(string(r.Tenant))
 	u.jobs += sign
 	u.gpus += sign * r.Spec.Resources.GPUs

@@ -55,6 +55,7 @@ func New() *State {
 			jobs:         newTable[*jobRecord](),
 			ended:        newTable[placement.JobID](),
 			queue:        newTable[placement.JobID](),
+			away:         newTable[placement.JobID](),
 			tasks:        newTable[*taskRecord](),
 			onNode:       newTable[*taskRecord](),
 			tokens:       newTable[*Token](),
@@ -85,7 +86,7 @@ func (s *State) Freeze() *View {
 	v.recent.chunks = append([][]recentResult(nil), s.recent.chunks...)
 	v.regions, v.pendingPeers = s.regions.snapshot(), s.pendingPeers.snapshot()
 	v.nodes, v.jobs, v.ended, v.queue = s.nodes.snapshot(), s.jobs.snapshot(), s.ended.snapshot(), s.queue.snapshot()
-	v.tasks, v.onNode = s.tasks.snapshot(), s.onNode.snapshot()
+	v.tasks, v.onNode, v.away = s.tasks.snapshot(), s.onNode.snapshot(), s.away.snapshot()
 	v.tokens, v.tokenHashes, v.joinTokens = s.tokens.snapshot(), s.tokenHashes.snapshot(), s.joinTokens.snapshot()
 	v.tenants, v.usage, v.packs = s.tenants.snapshot(), s.usage.snapshot(), s.packs.snapshot()
 	v.invites, v.reservations, v.expiries = s.invites.snapshot(), s.reservations.snapshot(), s.expiries.snapshot()

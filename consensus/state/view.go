@@ -23,6 +23,7 @@ type View struct {
 	jobs         table[*jobRecord]
 	ended        table[placement.JobID] // key: order of ending
 	queue        table[placement.JobID] // key: priority, then order of submission
+	away         table[placement.JobID] // jobs that another region was asked to take; key: the id
 	tasks        table[*taskRecord]
 	onNode       table[*taskRecord] // live tasks; key: node, 0, task
 	tokens       table[*Token]

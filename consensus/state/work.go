@@ -92,14 +92,16 @@ const snapshotJobs = 4096
 
 // Snapshot is what a placement decision may look at, at the given time.
 func (v *View) Snapshot(now time.Time) placement.Snapshot {
-	s := placement.Snapshot{Now: now, Pack: v.Pack(), Nodes: v.Nodes(), Jobs: map[placement.JobID]*placement.Job{}}
+	s := placement.Snapshot{Now: now, Pack: v.Pack(), Nodes: v.Nodes(), Jobs: map[placement.JobID]*placement.Job{}, Held: map[placement.JobID]placement.Hold{}}
 	if v.self != nil {
 		s.Region, s.Facts = v.self.ID, v.self.Facts
 	}
 	v.queue.ascend("", func(_ string, id placement.JobID) bool {
-		if j := v.Job(id); !j.NotBefore.After(now) {
-			s.Wanted = append(s.Wanted, j)
-			s.Jobs[id] = j
+		r, _ := v.jobs.get(string(id))
+		s.Wanted = append(s.Wanted, &r.Job)
+		s.Jobs[id] = &r.Job
+		if held := v.Reservation(r.Reserved); r.Reserved != "" && held != nil && held.Consumed {
+			s.Held[id] = placement.Hold{Node: held.Node, Devices: held.Devices}
 		}
 		return len(s.Wanted) < snapshotJobs
 	})
@@ -128,5 +130,16 @@ func wantsTask(j *placement.Job) bool {
 	if j.Status != placement.JobPending || j.StopRequested {
 		return false
 	}
-	return j.Forward == nil || j.Forward.State == ""
+	return !isAway(j)
+}
+
+// isAway reports whether another region was asked to take the job, or has it.
+func isAway(j *placement.Job) bool { return j.Forward != nil && j.Forward.State != placement.ForwardWaiting }
+
+// Forwarding are the jobs that another region was asked to take, or runs, and
+// that are not over, sorted by ID.
+func (v *View) Forwarding() []*placement.Job {
+	var out []*placement.Job
+	v.away.ascend("", func(_ string, id placement.JobID) bool { out = append(out, v.Job(id)); return true })
+	return out
 }
