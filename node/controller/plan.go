@@ -75,7 +75,7 @@ func (c *Controller) wait(ctx context.Context, index uint64, wake time.Time, res
 // carryOut proposes a plan and reports whether anything came of it. Every
 // assignment is a command of its own: one that the newer state refuses takes no
 // other with it.
-func (c *Controller) carryOut(ctx context.Context, view *state.View, p scheduler.Plan) bool {
+func (c *Controller) carryOut(ctx context.Context, view *state.View, p scheduler.Decisions) bool {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(proposalsInFlight)
 	done := make([]bool, len(p.Assign)+len(p.Stop)+len(p.Drained))
