@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -82,8 +83,22 @@ type region struct {
 	wan     *wan
 	cas     map[placement.RegionID]*identity.CA
 	bundles *identity.MapBundles
-	voters  []transport.Peer
 	ttl     time.Duration // of certificates
+
+	mu     sync.Mutex
+	voters []transport.Peer // guarded by mu
+}
+
+func (r *region) addVoter(name placement.NodeID, addr string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.voters = append(r.voters, transport.Peer{ID: identity.ID{Region: "fr", Node: name}, Addr: addr})
+}
+
+func (r *region) join() []transport.Peer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.voters)
 }
 
 type node struct {
@@ -148,7 +163,7 @@ func (r *region) node(id placement.RegionID, name placement.NodeID, addr string,
 	cfg := DefaultConfig()
 	cfg.Self, cfg.Region, cfg.Credential, cfg.Verifier = name, id, n.cred, verifier
 	cfg.Layer, cfg.Keys, cfg.Log = endpoint.Gossip(), [][]byte{key1}, slog.New(slog.DiscardHandler)
-	cfg.Join = func() []transport.Peer { return r.voters }
+	cfg.Join = r.join
 	if change != nil {
 		change(&cfg)
 	}
@@ -177,7 +192,7 @@ func (r *region) three() []*node {
 	var out []*node
 	for i := range 3 {
 		name, addr := placement.NodeID(fmt.Sprintf("n%d", i+1)), fmt.Sprintf("10.0.0.%d:7000", i+1)
-		r.voters = append(r.voters, transport.Peer{ID: identity.ID{Region: "fr", Node: name}, Addr: addr})
+		r.addVoter(name, addr)
 		out = append(out, r.node("fr", name, addr, nil))
 	}
 	return out
@@ -285,7 +300,7 @@ func TestRecordsSpread(t *testing.T) {
 		within(t, 5*time.Second, "three members", whole(nodes))
 		var mu sync.Mutex
 		heard := map[placement.NodeID]uint64{}
-		r.voters = append(r.voters, transport.Peer{ID: identity.ID{Region: "fr", Node: "n4"}, Addr: "10.0.0.4:7000"})
+		r.addVoter("n4", "10.0.0.4:7000")
 		n4 := r.node("fr", "n4", "10.0.0.4:7000", func(c *Config) {
 			c.OnRecord = func(rec Record) { mu.Lock(); defer mu.Unlock(); heard[rec.Node] = rec.Version }
 		})
@@ -488,8 +503,8 @@ func TestEventsAreTold(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *region) {
 		var mu sync.Mutex
 		var told []string
-		r.voters = []transport.Peer{{ID: identity.ID{Region: "fr", Node: "n1"}, Addr: "10.0.0.1:7000"},
-			{ID: identity.ID{Region: "fr", Node: "n2"}, Addr: "10.0.0.2:7000"}}
+		r.addVoter("n1", "10.0.0.1:7000")
+		r.addVoter("n2", "10.0.0.2:7000")
 		r.node("fr", "n1", "10.0.0.1:7000", func(c *Config) {
 			c.OnEvent = func(m Member) { mu.Lock(); defer mu.Unlock(); told = append(told, string(m.Node)+" "+string(m.State)) }
 		})
