@@ -18,7 +18,7 @@ type place struct {
 	doors           []string // https://host:port
 	link            string
 	self            bool
-	sites           []string // of the own region, where known
+	sites           func() []string // of the own region, asked on need only
 	export, import_ string
 	packHash        string
 }
@@ -43,7 +43,10 @@ func (c court) inside(p residency.Policy, at place) residency.Decision {
 	if d.Verdict != residency.Unknown {
 		return d
 	}
-	for _, site := range at.sites {
+	if at.sites == nil {
+		return d
+	}
+	for _, site := range at.sites() {
 		if one := residency.Evaluate(p, at.facts.Site(at.region, site), c.pack, c.options()); one.Verdict == residency.Permitted {
 			return one
 		}
@@ -171,9 +174,9 @@ func (c court) refusal(p residency.Policy, f finding) *Problem {
 			fmt.Sprintf("it is not known whether %s can take it: there is no contact", joinIDs(silent)),
 			"try again soon; see the links: sovmesh region list").retry(5 * time.Second)
 	}
-	if a, b, ok := c.excludes(p); ok {
+	if a, b, ok := residency.Conflict(p, c.pack, c.on); ok {
 		detail := fmt.Sprintf("the tag %s of the %s matches nothing", a.Tag.Canonical(), a.Origin)
-		if b.Origin != "" {
+		if a.Origin != b.Origin || a.Tag.Wire() != b.Tag.Wire() {
 			detail = fmt.Sprintf("the %s's tag %s and the %s's tag %s exclude each other", a.Origin, a.Tag.Canonical(), b.Origin, b.Tag.Canonical())
 		}
 		return newProblem(403, CodeNever, "not lawful anywhere: "+detail, "change one of the two; see what a tag means: sovmesh residency explain TAG").final()
@@ -206,50 +209,4 @@ func joinIDs[S ~string](ids []S) string {
 		words[i] = string(id)
 	}
 	return strings.Join(words, ", ")
-}
-
-// excludes reports whether no place on earth can satisfy the policy, and names
-// the layer that is empty, or the first two that exclude each other.
-func (c court) excludes(p residency.Policy) (a, b residency.Layer, yes bool) {
-	layers := p.Layers()
-	for _, l := range layers {
-		if c.empty(l) {
-			return l, residency.Layer{}, true
-		}
-	}
-	for i, l := range layers {
-		for _, m := range layers[i+1:] {
-			if c.empty(l, m) {
-				return l, m, true
-			}
-		}
-	}
-	return residency.Layer{}, residency.Layer{}, false
-}
-
-// empty tries every country, and every region that a layer names, with the
-// best facts a place could have. Only what and where count: a claim can change.
-func (c court) empty(layers ...residency.Layer) bool {
-	p := residency.NewPolicy(layers...)
-	names := []string{"-"}
-	var sites []string
-	for _, l := range layers {
-		if l.Tag.IsZero() {
-			return true
-		}
-		r, s := l.Tag.Names()
-		names, sites = append(names, r...), append(sites, s...)
-	}
-	sites = append(sites, "")
-	for _, country := range c.pack.Countries() {
-		for _, name := range names {
-			for _, site := range sites {
-				d := residency.Evaluate(p, residency.Site{Region: name, Site: site, Country: country}, c.pack, c.options())
-				if d.Verdict != residency.Refused || d.Rule != "tag.allow" && d.Rule != "tag.deny" {
-					return false
-				}
-			}
-		}
-	}
-	return true
 }

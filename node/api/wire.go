@@ -127,18 +127,35 @@ type RegionCheck struct {
 type Explanation struct {
 	Job    placement.JobID     `json:"job,omitempty"`
 	Status placement.JobStatus `json:"status,omitempty"`
-	Code   string              `json:"code,omitempty"`
-	Reason string              `json:"reason"`
-	Hint   string              `json:"hint,omitempty"`
-	Nodes  int                 `json:"nodes"`    // looked at
-	Fit    int                 `json:"fit"`      // passed every filter
-	Ever   bool                `json:"possible"` // some node could hold it when empty
-	Failed []FilterCount       `json:"failed"`   // by first failing filter
-	Relax  []string            `json:"relax,omitempty"`
+	// Outcome is the scheduler's: fits, full, impossible, refused, unknown.
+	Outcome string `json:"outcome"`
+	// Code is the one dominant constraint in the way; empty if none is.
+	Code    string `json:"code,omitempty"`
+	Reason  string `json:"reason"`
+	Hint    string `json:"hint,omitempty"`
+	Rule    string `json:"rule,omitempty"`
+	LawPack string `json:"law_pack,omitempty"`
+	On      string `json:"as_of,omitempty"`
+	Nodes   int    `json:"nodes"` // looked at
+	Fit     int    `json:"fit"`   // passed every filter
+	// Failed counts nodes by the first filter that they failed.
+	Failed []FilterCount `json:"failed"`
+	// Relax are single changes, each of which would let it in now.
+	Relax []string `json:"relax,omitempty"`
 	// Tasks are the job's tasks so far, with the reason of each placement.
 	Tasks []placement.Task `json:"tasks,omitempty"`
 	// Regions is how each known region stands to the job's policy.
 	Regions []RegionCheck `json:"regions,omitempty"`
+}
+
+// Receipt is what a region's ledger holds of a job.
+type Receipt struct {
+	Job        placement.JobID    `json:"job"`
+	Receipt    string             `json:"receipt"`
+	State      string             `json:"state"` // committed
+	Region     placement.RegionID `json:"region"`
+	LedgerSize uint64             `json:"ledger_size"`
+	LedgerRoot string             `json:"ledger_root"` // hex
 }
 
 // FilterCount is how many nodes failed one filter first.
@@ -199,15 +216,20 @@ type DrainReport struct {
 
 // DrainTask is one task's fate in a drain.
 type DrainTask struct {
-	Task   placement.TaskID  `json:"task"`
-	Job    placement.JobID   `json:"job"`
-	Name   string            `json:"name,omitempty"`
-	Kind   placement.Kind    `json:"kind"`
-	Type   placement.JobType `json:"type"`
-	Fate   string            `json:"fate"` // move, wait, checkpoint, stop, blocked
-	To     placement.NodeID  `json:"to,omitempty"`
-	Reason string            `json:"reason,omitempty"`
-	Hint   string            `json:"hint,omitempty"`
+	Task   placement.TaskID   `json:"task"`
+	Job    placement.JobID    `json:"job"`
+	Name   string             `json:"name,omitempty"`
+	Kind   placement.Kind     `json:"kind"`
+	Type   placement.JobType  `json:"type"`
+	Tenant placement.TenantID `json:"tenant"`
+	// Residency is the job's own tag.
+	Residency string           `json:"residency"`
+	Fate      string           `json:"fate"` // move, wait, checkpoint, stop, stop-first, blocked
+	To        placement.NodeID `json:"to,omitempty"`
+	At        time.Time        `json:"at,omitzero"`    // zero: at once, or for wait never
+	Code      string           `json:"code,omitempty"` // of a blocked task
+	Reason    string           `json:"reason,omitempty"`
+	Hint      string           `json:"hint,omitempty"`
 }
 
 // RegionStatus is one region as this one knows it.
@@ -268,7 +290,7 @@ type RegionCard struct {
 
 // FederationJoin is what the invited region sends to the inviting one.
 type FederationJoin struct {
-	Secret string     `json:"secret"`
+	Code   string     `json:"code"` // the invitation, whole: its hash is known there
 	Region RegionCard `json:"region"`
 }
 
@@ -537,13 +559,16 @@ type ReserveRequest struct {
 	Site      string              `json:"site,omitempty"`
 	Policy    []placement.Layer   `json:"policy"`
 	LawPack   string              `json:"law_pack"`
-	Expires   time.Time           `json:"expires"`
+	Expires   time.Time           `json:"expires,omitzero"`
+	// DryRun asks whether there would be room; nothing is held or recorded.
+	DryRun bool `json:"dry_run,omitempty"`
 }
 
 // ReserveAnswer is room held, or the committed refusal with a fresh summary.
 type ReserveAnswer struct {
 	Key     string                   `json:"key"`
 	Held    bool                     `json:"held"`
+	Outcome string                   `json:"outcome,omitempty"` // of the scheduler there: fits, full, impossible, refused, unknown
 	Expires time.Time                `json:"expires,omitzero"`
 	Code    string                   `json:"code,omitempty"`
 	Reason  string                   `json:"reason,omitempty"`

@@ -1,0 +1,183 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"sync"
+
+	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/residency"
+	"github.com/sovmesh/sovmesh/placement/scheduler"
+)
+
+// checkJob is a dry run: nothing is submitted, nothing is held. Regions that
+// the policy permits are asked for themselves, within one short deadline.
+func checkJob(s *Server, c *call) error {
+	var in CheckRequest
+	if err := c.readJSON(&in, MaxBodyBytes); err != nil {
+		return err
+	}
+	if err := in.validate(); err != nil {
+		return err
+	}
+	v, err := s.fresh(c.r.Context())
+	if err != nil {
+		return err
+	}
+	c.view = v
+	at := s.court(v)
+	tag, err := s.tags.parse(in.Residency, at.pack, at.on)
+	if err != nil {
+		return err
+	}
+	layers := c.layers(tag)
+	policy, err := s.policyOf(layers, at.pack, at.on)
+	if err != nil {
+		return err
+	}
+	found := at.survey(policy, s.places(v))
+	out := &CheckReport{Residency: tag.Wire(), Regions: found.checks, LawPack: at.pack.Hash(), AsOf: at.on.String()}
+	if tag.UsesAny() && !s.mayAny(c.caller) {
+		out.Warnings = append(out.Warnings, "the tag ANY needs a permission that your token does not have: a submit would be refused")
+	}
+	if len(found.lawful) == 0 {
+		s.checkUnlawful(out, at, policy, found)
+		return c.writeJSON(http.StatusOK, out)
+	}
+	s.checkRoom(c.r.Context(), v, out, found, in.jobOf(s.cfg.Region, c.caller.Tenant, layers))
+	c.index(v.Index())
+	return c.writeJSON(http.StatusOK, out)
+}
+
+func (s *Server) checkUnlawful(out *CheckReport, at court, policy residency.Policy, found finding) {
+	p := at.refusal(policy, found)
+	out.Answer, out.Code, out.Reason, out.Hint = CheckUnlawful, p.Code, p.Detail, p.Advice
+	if p.Code != CodeNever && len(found.unknown) > 0 {
+		out.Answer, out.Code = CheckUnknown, found.unknown[0].Rule
+	}
+}
+
+// checkRoom asks the scheduler here and that of every lawful region in reach.
+func (s *Server) checkRoom(ctx context.Context, v *state.View, out *CheckReport, found finding, job *placement.Job) {
+	answers := s.askAll(ctx, v, found, job)
+	best := ""
+	rank := map[string]int{string(scheduler.Fits): 4, string(scheduler.Full): 3, string(scheduler.Unknown): 2, string(scheduler.Impossible): 1}
+	for _, at := range found.lawful {
+		a := answers[at.region]
+		if a.Outcome == string(scheduler.Refused) {
+			continue
+		}
+		s.noteRoom(out, at.region, a)
+		if rank[a.Outcome] > rank[best] {
+			best = a.Outcome
+			out.Region, out.Code, out.Reason, out.Hint = at.region, a.Code, a.Reason, a.Hint
+		}
+		if at.self {
+			out.Local = a.local
+			if a.Outcome == string(scheduler.Fits) {
+				out.Node = a.node
+				break // home is tried first
+			}
+		}
+	}
+	switch best {
+	case string(scheduler.Fits):
+		out.Answer, out.Code, out.Hint = CheckPlaceable, "", ""
+		return
+	case string(scheduler.Full):
+		out.Answer, out.Code = CheckNoCapacity, CodeNoCapacity
+	case string(scheduler.Impossible):
+		out.Answer, out.Code = CheckNoHardware, CodeNoHardware
+	default:
+		out.Answer, out.Code = CheckUnknown, CodePeerUnknown
+	}
+	out.Region = ""
+}
+
+func (s *Server) noteRoom(out *CheckReport, region placement.RegionID, a regionAnswer) {
+	for i := range out.Regions {
+		if out.Regions[i].Region != region {
+			continue
+		}
+		switch a.Outcome {
+		case string(scheduler.Fits):
+			out.Regions[i].Room = RegionPlaceable
+		case string(scheduler.Full), string(scheduler.Impossible):
+			out.Regions[i].Room = RegionFull
+		default:
+			out.Regions[i].Room = RegionNoContact
+		}
+	}
+}
+
+type regionAnswer struct {
+	ReserveAnswer
+	local *Explanation
+	node  placement.NodeID
+}
+
+// askAll gathers every lawful region's own answer; who does not answer in time
+// is unknown.
+func (s *Server) askAll(ctx context.Context, v *state.View, found finding, job *placement.Job) map[placement.RegionID]regionAnswer {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.ForeignTimeout)
+	defer cancel()
+	out := make(map[placement.RegionID]regionAnswer, len(found.lawful))
+	var mu sync.Mutex // guards out
+	var wg sync.WaitGroup
+	for _, at := range found.lawful {
+		if at.self {
+			a := s.askHere(v, job)
+			mu.Lock()
+			out[at.region] = a
+			mu.Unlock()
+			continue
+		}
+		wg.Go(func() {
+			a := s.askThere(ctx, v, at, job)
+			mu.Lock()
+			out[at.region] = a
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+func (s *Server) askHere(v *state.View, job *placement.Job) regionAnswer {
+	a, e := scheduler.Place(v.Snapshot(s.now()), job)
+	out := regionAnswer{local: s.explain(v, job)}
+	out.Outcome, out.Code, out.Reason, out.Hint = string(e.Outcome), string(e.Code), e.Reason, e.Hint
+	if a != nil {
+		out.node = a.Node
+	}
+	return out
+}
+
+func (s *Server) askThere(ctx context.Context, v *state.View, at place, job *placement.Job) regionAnswer {
+	silent := regionAnswer{}
+	silent.Outcome, silent.Code = string(scheduler.Unknown), CodePeerUnknown
+	silent.Reason = "there is no contact with region " + string(at.region)
+	silent.Hint = "try again soon; see the links: sovmesh region list"
+	peer, ok := s.doorOf(v.Region(at.region))
+	if at.link != LinkUp || !ok {
+		return silent
+	}
+	answer, err := s.mesh.Reserve(ctx, peer, ReserveRequest{
+		Job: placement.NewJobID(s.cfg.Region, s.now()), Attempt: 1, Kind: job.Kind, Resources: job.Spec.Resources, Site: job.Spec.Site,
+		Policy: s.crossing(v, job.Policy), LawPack: v.Pack().Hash(), DryRun: true,
+	})
+	if err != nil {
+		return silent
+	}
+	return regionAnswer{ReserveAnswer: *answer}
+}
+
+// crossing is a policy with this region's export rule: what another region is
+// told to judge by.
+func (s *Server) crossing(v *state.View, layers []placement.Layer) []placement.Layer {
+	if export := v.Self().Export; export != "" {
+		return append(layers[:len(layers):len(layers)], placement.Layer{Origin: residency.OriginExport, Tag: export})
+	}
+	return layers
+}

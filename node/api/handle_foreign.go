@@ -1,0 +1,294 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/residency"
+	"github.com/sovmesh/sovmesh/placement/scheduler"
+)
+
+// summary is what an active peer may know of this region, signed.
+func summary(s *Server, c *call) error {
+	doors := s.frontDoors(c.view)
+	out := SummaryStatement{Summary: s.summarise(c.view), FrontDoors: doors, LawPack: c.view.Pack().Hash(), Bundle: c.view.Self().Bundle}
+	payload, err := json.Marshal(out)
+	if err != nil {
+		return fmt.Errorf("summary: %w", err)
+	}
+	statement, err := s.sign(ContextSummary, payload)
+	if err != nil {
+		return err
+	}
+	c.w.Header().Set("Content-Type", "application/vnd.sovmesh.statement")
+	_, _ = c.w.Write([]byte(statement)) // the caller is gone: nobody to tell
+	return nil
+}
+
+// epochEvery makes the epoch of a summary coarse: how busy a region's ledger
+// is stays its own.
+const epochEvery = 1024
+
+func (s *Server) summarise(v *state.View) placement.RegionSummary {
+	return scheduler.Summarise(v.Nodes(), scheduler.SummaryFacts{
+		Region: s.cfg.Region, Epoch: v.Index() / epochEvery, Now: s.now(), TTL: summaryLife, LawPack: v.Pack().Hash(), Models: modelsOf(v),
+	})
+}
+
+// modelsOf are the names of the models that running inference jobs serve and
+// whose policy is not bound to this region alone.
+func modelsOf(v *state.View) []string {
+	var out []string
+	v.Jobs("", v.JobCount(), func(j *placement.Job) bool {
+		if j.Kind == placement.KindInference && j.Status == placement.JobRunning && !strings.Contains(j.Residency, "region:") {
+			out = append(out, j.Spec.Models...)
+		}
+		return false
+	})
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// Bounds of a reservation's life.
+const (
+	reserveLife    = 30 * time.Second
+	reserveLifeMax = 2 * time.Minute
+	reserveTries   = 3
+)
+
+// reserve holds room for a job of another region. Whoever asks is the home: the
+// certificate says so. The scheduler chooses on this node's state, and Apply
+// judges again; a race lost there is tried again on the newer state.
+func reserve(s *Server, c *call) error {
+	var in ReserveRequest
+	if err := c.readJSON(&in, MaxBodyBytes); err != nil {
+		return err
+	}
+	if err := in.validate(c.caller.Region); err != nil {
+		return err
+	}
+	key := reservationKey(c.caller.Region, in)
+	layers := append(slices.Clone(in.Policy), importLayer(c.view)...)
+	for range reserveTries {
+		v, err := s.fresh(c.r.Context())
+		if err != nil {
+			return err
+		}
+		if held := v.Reservation(key); held != nil && !in.DryRun {
+			return c.writeJSON(http.StatusOK, ReserveAnswer{Key: key, Held: true, Expires: held.Expires})
+		}
+		answer, again, err := s.tryReserve(c, v, in, key, layers)
+		if err != nil {
+			return err
+		}
+		if !again {
+			return c.writeJSON(http.StatusOK, answer)
+		}
+	}
+	return newProblem(http.StatusServiceUnavailable, CodeNoCapacity, "the room was taken meanwhile, several times", "ask again").retry(time.Second)
+}
+
+func (in ReserveRequest) validate(home placement.RegionID) error {
+	r := in.Resources
+	switch {
+	case !in.Job.Valid() || in.Job.Home() != home:
+		return &InputError{Code: CodeBody, Message: fmt.Sprintf("job %s is not one of region %s", quoteWord(string(in.Job)), home), Help: "reserve for a job of your own"}
+	case in.Attempt < 1 || in.Attempt > 1<<20 || in.Kind == "" || len(in.Policy) == 0 || len(in.Policy) > 16:
+		return &InputError{Code: CodeBody, Message: "the reservation has no attempt, kind or policy", Help: "send attempt from 1, kind, and the layers of the policy"}
+	case r.CPU < 0 || r.Memory < 0 || r.GPUs < 0 || r.GPUMemory < 0:
+		return &InputError{Code: CodeBody, Message: "the resources are not possible", Help: "send amounts of zero or more"}
+	}
+	return nil
+}
+
+func reservationKey(home placement.RegionID, in ReserveRequest) string {
+	return fmt.Sprintf("%s/%s/%d", home, in.Job, in.Attempt)
+}
+
+func importLayer(v *state.View) []placement.Layer {
+	if tag := v.Self().Import; tag != "" {
+		return []placement.Layer{{Origin: residency.OriginImport, Tag: tag}}
+	}
+	return nil
+}
+
+// tryReserve plans and proposes once. A refusal is committed too, so that home
+// may rely on it; again means that the chosen room was taken meanwhile.
+func (s *Server) tryReserve(c *call, v *state.View, in ReserveRequest, key string, layers []placement.Layer) (*ReserveAnswer, bool, error) {
+	job := &placement.Job{
+		ID: in.Job, Kind: in.Kind, Policy: layers, Status: placement.JobPending, Origin: c.caller.Region,
+		Spec: placement.JobSpec{Kind: in.Kind, Type: placement.TypeBatch, Resources: in.Resources, Site: in.Site},
+	}
+	place, e := scheduler.Place(v.Snapshot(s.now()), job)
+	answer := &ReserveAnswer{Key: key, Outcome: string(e.Outcome), Code: string(e.Code), Reason: e.Reason, Hint: e.Hint}
+	if in.DryRun {
+		return answer, false, nil
+	}
+	cmd := state.Reserve{
+		Home: c.caller.Region, Job: in.Job, Attempt: in.Attempt, JobKind: in.Kind, Resources: in.Resources, Site: in.Site,
+		Policy: in.Policy, LawPack: in.LawPack, Expires: s.reserveUntil(in.Expires),
+	}
+	if place != nil {
+		cmd.Node, cmd.Devices = place.Node, place.Devices
+	}
+	res, v, err := s.propose(c.r.Context(), cmd, c.caller.Actor)
+	if err == nil {
+		answer.Held, answer.Code, answer.Reason, answer.Hint, answer.Expires = true, "", "", "", cmd.Expires
+		if held := v.Reservation(key); held != nil {
+			answer.Expires = held.Expires
+		}
+		return answer, false, nil
+	}
+	if res.Refused == nil {
+		return nil, false, err
+	}
+	if place != nil && strings.HasPrefix(res.Refused.Code, "capacity.") {
+		return nil, true, nil
+	}
+	if place != nil {
+		answer.Code, answer.Reason, answer.Hint = res.Refused.Code, res.Refused.Message, res.Refused.Advice
+	}
+	fresh := s.summarise(s.cfg.Ledger.View())
+	answer.Summary = &fresh
+	return answer, false, nil
+}
+
+func (s *Server) reserveUntil(asked time.Time) time.Time {
+	now := s.now()
+	if asked.IsZero() || asked.Before(now) {
+		return now.Add(reserveLife)
+	}
+	if latest := now.Add(reserveLifeMax); asked.After(latest) {
+		return latest
+	}
+	return asked.UTC()
+}
+
+// release gives room back; only the region that holds it may.
+func release(s *Server, c *call) error {
+	key := c.r.PathValue("key")
+	if home, _, _ := strings.Cut(key, "/"); placement.RegionID(home) != c.caller.Region {
+		return newProblem(http.StatusForbidden, CodeForeignVerb, "the reservation is not of region "+string(c.caller.Region), "release your own")
+	}
+	if c.view.Reservation(key) != nil {
+		if _, _, err := s.propose(c.r.Context(), state.ReleaseReservation{Key: key}, c.caller.Actor); err != nil {
+			return err
+		}
+	}
+	c.w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// takeForwarded accepts the body of a job that another region forwards to the
+// room it holds here. The header is judged before the body; the tenant is what
+// the certificate makes of it, whatever the body says.
+func takeForwarded(s *Server, c *call) error {
+	wire := c.r.Header.Get(HeaderResidency)
+	if wire == "" {
+		return newProblem(http.StatusBadRequest, CodeHeaderMissing, "the job has no "+HeaderResidency+" header: its body was not read", "send the job's whole policy as that header")
+	}
+	at := s.court(c.view)
+	tag, err := s.tags.parse(wire, at.pack, at.on)
+	if err != nil {
+		return err
+	}
+	policy := at.across(residency.NewPolicy(residency.Layer{Origin: residency.OriginJob, Tag: tag}), at.home)
+	if d := at.inside(policy, at.home); d.Verdict != residency.Permitted {
+		return s.misdirected(at, policy, c.view, d)
+	}
+	var in ForwardedJob
+	if err := c.readJSON(&in, MaxJobBytes); err != nil {
+		return err
+	}
+	if in.Residency != wire {
+		return newProblem(http.StatusBadRequest, CodeHeaderDiffers, "the header and the body have different policies", "send the body's policy as the header")
+	}
+	if !in.Job.Valid() || in.Job.Home() != c.caller.Region || !placement.ValidName(in.Tenant) || in.Reservation == "" {
+		return &InputError{Code: CodeBody, Message: "the forwarded job's id, tenant or reservation is not acceptable", Help: "forward a job of your own, to the room that you hold"}
+	}
+	if j := c.view.Job(in.Job); j != nil && j.Origin == c.caller.Region { // it arrived before
+		return c.writeJSON(http.StatusOK, foreignStatus(s, j))
+	}
+	job := placement.Job{
+		ID: in.Job, Name: in.Spec.Name, Kind: in.Spec.Kind, Tenant: placement.TenantID(string(c.caller.Region) + "/" + in.Tenant),
+		Residency: wire, Policy: append(in.Policy, importLayer(c.view)...), Spec: in.Spec, EntryRegion: c.caller.Region,
+		Hops: max(in.Hops, 1), SubmittedAt: in.SubmittedAt, Origin: c.caller.Region,
+	}
+	_, v, err := s.propose(c.r.Context(), state.SubmitJob{Job: job, AllowAny: in.AllowAny, Reservation: in.Reservation}, c.caller.Actor)
+	if err != nil {
+		return err
+	}
+	j := v.Job(in.Job)
+	if j == nil {
+		return newProblem(http.StatusConflict, "job.ended", "the job ended long ago and was dropped", "forward another")
+	}
+	return c.writeJSON(http.StatusCreated, foreignStatus(s, j))
+}
+
+// foreignStatus is all that the job's home learns.
+func foreignStatus(s *Server, j *placement.Job) ForeignStatus {
+	return ForeignStatus{
+		Job: j.ID, Region: s.cfg.Region, Status: j.Status, Reason: reasonAbroad(j), ExitCode: j.ExitCode,
+		StartedAt: j.StartedAt, EndedAt: j.EndedAt, Index: j.Index,
+	}
+}
+
+// reasonAbroad is the reason as another region may know it: without the name of
+// the node that stands in it.
+func reasonAbroad(j *placement.Job) string {
+	if j.Node == "" {
+		return j.Reason
+	}
+	return strings.ReplaceAll(j.Reason, string(j.Node), "its node")
+}
+
+// foreignJob is the status of a job that the caller forwarded or granted.
+func foreignJob(s *Server, c *call) error {
+	o, err := c.listQuery()
+	if err != nil {
+		return err
+	}
+	v, err := c.jobView(o)
+	if err != nil {
+		return err
+	}
+	j, err := c.ownForeign(v)
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusOK, foreignStatus(s, j))
+}
+
+// ownForeign is a job by its whole id, if the caller is its origin.
+func (c *call) ownForeign(v *state.View) (*placement.Job, error) {
+	j := v.Job(placement.JobID(c.r.PathValue("id")))
+	if j == nil || !c.caller.sees(j) {
+		return nil, newProblem(http.StatusNotFound, CodeNotFound, "region "+string(c.caller.Region)+" has no such job here", "ask about a job that you forwarded")
+	}
+	return j, nil
+}
+
+func stopForeign(s *Server, c *call) error {
+	v, err := s.fresh(c.r.Context())
+	if err != nil {
+		return err
+	}
+	j, err := c.ownForeign(v)
+	if err != nil {
+		return err
+	}
+	_, v, err = s.propose(c.r.Context(), state.StopJob{Job: j.ID, Reason: "stopped by its home"}, c.caller.Actor)
+	if err != nil {
+		return err
+	}
+	if now := v.Job(j.ID); now != nil {
+		j = now
+	}
+	return c.writeJSON(http.StatusOK, foreignStatus(s, j))
+}

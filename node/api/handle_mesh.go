@@ -1,0 +1,169 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// hello tells a node's own clock, so that skew shows, and how far it is.
+func hello(s *Server, c *call) error {
+	out := Hello{Region: s.cfg.Region, Time: s.now()}
+	if c.view != nil && c.caller.Kind == CallerNode {
+		out.Index = c.view.Index()
+		leader, ok := s.cfg.Ledger.Leader()
+		out.Leader = ok && leader == s.cfg.Self
+	}
+	return c.writeJSON(http.StatusOK, out)
+}
+
+// maxCommand bounds an encoded command.
+const maxCommand = 32 << 20
+
+// proposeRaw takes a command that another node of the region encoded. Voters
+// and standbys act for the region; a worker speaks of itself alone.
+func proposeRaw(s *Server, c *call) error {
+	raw, err := c.readBody(maxCommand)
+	if err != nil {
+		return err
+	}
+	_, cmd, err := state.Decode(raw)
+	if err != nil {
+		return &InputError{Code: CodeBody, Message: "the command cannot be read: " + shortError(err), Help: "the two nodes may run different versions: sovmesh version"}
+	}
+	if !mayPropose(c.caller, cmd) {
+		return newProblem(http.StatusForbidden, CodeRole, fmt.Sprintf("node %s, a %s, may not propose %s", c.caller.Node, c.caller.Role, cmd.Kind()), "a worker reports about itself, nothing else")
+	}
+	res, err := s.cfg.Ledger.ProposeRaw(c.r.Context(), raw)
+	if err != nil {
+		return fmt.Errorf("propose for %s: %w", c.caller.Node, err)
+	}
+	return c.writeJSON(http.StatusOK, res)
+}
+
+func mayPropose(c *Caller, cmd state.Command) bool {
+	if c.Kind != CallerNode {
+		return false
+	}
+	if c.Role == placement.RoleVoter || c.Role == placement.RoleStandby {
+		return true
+	}
+	switch cmd := cmd.(type) {
+	case state.ReportTasks:
+		return cmd.Node == c.Node
+	case state.ReportInventory:
+		return cmd.Node == c.Node
+	case state.RenewLeases:
+		return cmd.Node == c.Node
+	}
+	return false
+}
+
+// assignments are the caller's own live tasks, as soon as one of them, or their
+// number, changed after the index that it has.
+func assignments(s *Server, c *call) error {
+	o, err := c.listQuery()
+	if err != nil {
+		return err
+	}
+	if after := c.r.URL.Query().Get("after"); after != "" {
+		if _, err := fmt.Sscanf(after, "%d", &o.Index); err != nil {
+			return &InputError{Code: CodeUsage, Message: "after cannot be " + quoteWord(after), Help: "send the index of the answer before"}
+		}
+	}
+	known := fingerprintOf(nil)
+	changed := func(v *state.View) bool {
+		return o.Index == 0 || fingerprintOf(v.TasksOn(c.caller.Node)) != known || v.Index() < o.Index
+	}
+	known = fingerprintAt(c.view, c.caller.Node, o.Index)
+	v := c.view
+	if o.Wait > 0 {
+		if v, err = c.await(o, changed); err != nil {
+			return err
+		}
+	}
+	out := Assignments{Index: v.Index(), Node: c.caller.Node, Tasks: []AssignedTask{}}
+	for _, t := range v.TasksOn(c.caller.Node) {
+		if j := v.Job(t.Job); j != nil {
+			out.Tasks = append(out.Tasks, AssignedTask{Task: *t, Job: *j})
+		}
+	}
+	return c.writeJSON(http.StatusOK, out)
+}
+
+// fingerprintOf tells two lists of tasks apart by what a node acts on.
+func fingerprintOf(tasks []*placement.Task) string {
+	out := make([]byte, 0, 64*len(tasks))
+	for _, t := range tasks {
+		out = fmt.Appendf(out, "%s %v %d;", t.ID, t.Stop, t.LeaseUntil.Unix())
+	}
+	return string(out)
+}
+
+// fingerprintAt is what the node saw at an index: what it sees now, unless a
+// task came later, which it must be told at once.
+func fingerprintAt(v *state.View, node placement.NodeID, index uint64) string {
+	tasks := v.TasksOn(node)
+	if slices.ContainsFunc(tasks, func(t *placement.Task) bool { return t.Index > index }) {
+		return "newer"
+	}
+	return fingerprintOf(tasks)
+}
+
+// renewCertificate gives the caller new certificates under its own name.
+func renewCertificate(s *Server, c *call) error {
+	var in CertificateRequest
+	if err := c.readJSON(&in, MaxBodyBytes); err != nil {
+		return err
+	}
+	a, err := s.authority()
+	if err != nil {
+		return err
+	}
+	out := CertificateAnswer{}
+	if out.Chain, out.Serial, out.NotAfter, err = a.IssueNode(c.r.Context(), in.CSR, c.caller.Node); err != nil {
+		return &InputError{Code: CodeBody, Message: "the certificate request is not acceptable: " + err.Error(), Help: "make a fresh ECDSA P-256 key"}
+	}
+	if len(in.ServingCSR) > 0 {
+		if out.ServingChain, err = a.IssueServing(c.r.Context(), in.ServingCSR, in.Hosts); err != nil {
+			return &InputError{Code: CodeBody, Message: "the serving certificate request is not acceptable: " + err.Error(), Help: "send DNS names and IP addresses as hosts"}
+		}
+	}
+	if out.Bundle, err = a.Bundle().Marshal(); err != nil {
+		return fmt.Errorf("write the region's bundle: %w", err)
+	}
+	if _, _, err := s.propose(c.r.Context(), state.IssueCertificate{Node: c.caller.Node, Serial: out.Serial, NotAfter: out.NotAfter}, c.caller.Actor); err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusOK, out)
+}
+
+// authoritySecrets hands the CA to a node that the raft configuration already
+// has as a voter: the state records that, not the caller's word.
+func authoritySecrets(s *Server, c *call) error {
+	a, err := s.authority()
+	if err != nil {
+		return err
+	}
+	secrets, err := a.Secrets()
+	if err != nil {
+		return fmt.Errorf("read the CA: %w", err)
+	}
+	s.cfg.Log.Info("the CA was handed to a voter", "node", c.caller.Node)
+	return c.writeJSON(http.StatusOK, AuthoritySecrets{CA: secrets})
+}
+
+func keyring(s *Server, c *call) error {
+	a, err := s.authority()
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusOK, Keyring{Keys: a.Keyring()})
+}
+
+// summaryLife is how long a summary counts.
+const summaryLife = 30 * time.Second

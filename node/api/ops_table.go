@@ -1,0 +1,117 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// operations is the table: every route of both listeners, with who may use it.
+func operations() []operation {
+	rows := append(jobOps(), regionOps()...)
+	rows = append(rows, adminOps()...)
+	rows = append(rows, nodeOps()...)
+	rows = append(rows, openOps()...)
+	for i := range rows {
+		// What needs the region's state is passed on by a worker, which has none.
+		rows[i].Relay = rows[i].Relay || !rows[i].NoState
+	}
+	return append(rows, meshOps()...)
+}
+
+func jobOps() []operation {
+	logs := []parameter{{"follow", "boolean", "go on until the task ends"}, {"from", "integer", "offset in bytes"}, {"task", "string", "of an earlier task"}}
+	return []operation{
+		{Method: http.MethodPost, Path: Prefix + "/jobs", ID: "submitJob", Summary: "Submit a job; its residency header is judged before its body is read", Verb: VerbSubmit, Grant: grantSubmit, Unread: true, In: jobDocument{}, Out: placement.Job{}, Handler: submit},
+		{Method: http.MethodGet, Path: Prefix + "/jobs", ID: "listJobs", Summary: "List the jobs that you may see", Verb: VerbRead, Out: Page[placement.Job]{}, Query: append(paging(), parameter{"status", "string", "only those"}, parameter{"tenant", "string", "only its"}, parameter{"node", "string", "only those on it"}), Handler: listJobs},
+		{Method: http.MethodPost, Path: Prefix + "/jobs/check", ID: "checkJob", Summary: "Would it be placed, where, why not: nothing is submitted", Verb: VerbRead, In: CheckRequest{}, Out: CheckReport{}, Handler: checkJob},
+		{Method: http.MethodPost, Path: Prefix + "/resolve", ID: "resolve", Summary: "Where may this go: tag and size only, no payload", Verb: VerbRead, In: ResolveRequest{}, Out: Resolution{}, Handler: resolve},
+		{Method: http.MethodGet, Path: Prefix + "/jobs/{id}", ID: "getJob", Summary: "One job, by its id or a unique prefix", Verb: VerbRead, Grant: grantRead, Out: placement.Job{}, Query: paging()[2:], Handler: getJob},
+		{Method: http.MethodDelete, Path: Prefix + "/jobs/{id}", ID: "stopJob", Summary: "Ask for a job to end", Verb: VerbStop, Grant: grantStop, Out: placement.Job{}, Query: []parameter{{"reason", "string", "shown with the job"}}, Handler: stopJob},
+		{Method: http.MethodGet, Path: Prefix + "/jobs/{id}/explain", ID: "explainJob", Summary: "Why the job is where it is, or why it waits", Verb: VerbRead, Grant: grantRead, Out: Explanation{}, Handler: explainJob},
+		{Method: http.MethodGet, Path: Prefix + "/jobs/{id}/logs", ID: "jobLogs", Summary: "The job's output, raw", Verb: VerbRead, Grant: grantLogs, Stream: "text/plain", Query: logs, Handler: jobLogs},
+		{Method: http.MethodGet, Path: Prefix + "/jobs/{id}/receipt", ID: "jobReceipt", Summary: "What the ledger holds of the job", Verb: VerbRead, Grant: grantRead, Out: Receipt{}, Handler: receipt},
+		{Method: http.MethodGet, Path: Prefix + "/events", ID: "events", Summary: "Changes as server-sent events", Verb: VerbRead, Stream: "text/event-stream", Query: []parameter{{"index", "integer", "begin after it; or the header Last-Event-ID"}}, Handler: events},
+		{Method: http.MethodGet, Path: Prefix + "/directory", ID: "directory", Summary: "The signed region directory: what a client needs to judge and land by itself", Verb: VerbAny, Out: SignedDirectory{}, Handler: directory},
+		{Method: http.MethodPost, Path: Prefix + "/grants", ID: "createGrant", Summary: "A grant for one job at another region", Verb: VerbRead, In: GrantRequest{}, Out: Grant{}, Handler: grants},
+	}
+}
+
+func regionOps() []operation {
+	return []operation{
+		{Method: http.MethodGet, Path: Prefix + "/regions", ID: "listRegions", Summary: "This region and its peers", Verb: VerbRead, Out: Page[RegionStatus]{}, Query: paging(), Handler: listRegions},
+		{Method: http.MethodGet, Path: Prefix + "/regions/{name}", ID: "getRegion", Summary: "One region", Verb: VerbRead, Out: RegionStatus{}, Handler: getRegion},
+		{Method: http.MethodPost, Path: Prefix + "/regions/{name}/invite", ID: "inviteRegion", Summary: "An invitation for another region, shown once", Verb: VerbAdmin, Out: Invitation{}, Handler: inviteRegion},
+		{Method: http.MethodPost, Path: Prefix + "/regions/join", ID: "joinRegion", Summary: "Answer an invitation; the inviter's fingerprint was compared", Verb: VerbAdmin, In: JoinRegionRequest{}, Out: JoinRegionResult{}, Handler: joinRegion},
+		{Method: http.MethodPost, Path: Prefix + "/regions/{name}/approve", ID: "approveRegion", Summary: "Pin a region that answered; its fingerprint was compared", Verb: VerbAdmin, In: ApproveRequest{}, Out: RegionStatus{}, Handler: approveRegion},
+		{Method: http.MethodDelete, Path: Prefix + "/regions/{name}", ID: "leaveRegion", Summary: "End a federation", Verb: VerbAdmin, Out: RegionStatus{}, Query: []parameter{{"dead", "boolean", "the other side is gone and cannot confirm"}}, Handler: leaveRegion},
+		{Method: http.MethodPut, Path: Prefix + "/regions/policy", ID: "setRegionPolicy", Summary: "The export and import rules", Verb: VerbAdmin, In: RegionPolicyRequest{}, Out: RegionStatus{}, Handler: setRegionPolicy},
+		{Method: http.MethodGet, Path: Prefix + "/gpus", ID: "listGPUs", Summary: "The devices of the region", Verb: VerbRead, Out: Page[GPU]{}, Query: paging(), Handler: listGPUs},
+		{Method: http.MethodGet, Path: Prefix + "/status", ID: "status", Summary: "The region at a glance", Verb: VerbRead, Out: Status{}, Handler: getStatus},
+		{Method: http.MethodGet, Path: Prefix + "/whoami", ID: "whoami", Summary: "Who you are to this region", Verb: VerbAny, Out: Whoami{}, Handler: whoami},
+	}
+}
+
+func adminOps() []operation {
+	return []operation{
+		{Method: http.MethodGet, Path: Prefix + "/tenants", ID: "listTenants", Summary: "The tenants that were set", Verb: VerbRead, Out: Page[state.Tenant]{}, Query: paging(), Handler: listTenants},
+		{Method: http.MethodPut, Path: Prefix + "/tenants/{tenant}", ID: "setTenant", Summary: "Create or change a tenant", Verb: VerbAdmin, In: state.Tenant{}, Out: state.Tenant{}, Handler: setTenant},
+		{Method: http.MethodGet, Path: Prefix + "/law", ID: "listLaw", Summary: "The law packs that the region holds", Verb: VerbAny, Out: Page[LawPackInfo]{}, Query: paging(), Handler: listLaw},
+		{Method: http.MethodGet, Path: Prefix + "/law/{hash}", ID: "getLaw", Summary: "The tables of a law pack", Verb: VerbAny, Out: LawTables{}, Handler: getLaw},
+		{Method: http.MethodPost, Path: Prefix + "/law", ID: "importLaw", Summary: "Bring a law pack into the region", Verb: VerbAdmin, In: LawTables{}, Out: LawPackInfo{}, Handler: importLaw},
+		{Method: http.MethodPost, Path: Prefix + "/law/{hash}/activate", ID: "activateLaw", Summary: "Make a held pack the one that decides", Verb: VerbAdmin, Out: LawPackInfo{}, Handler: activateLaw},
+		{Method: http.MethodGet, Path: Prefix + "/tokens", ID: "listTokens", Summary: "The bearer tokens, without their secrets", Verb: VerbAdmin, Out: Page[state.Token]{}, Query: paging(), Handler: listTokens},
+		{Method: http.MethodPost, Path: Prefix + "/tokens", ID: "createToken", Summary: "Make a bearer token; its secret is shown this once", Verb: VerbAdmin, In: TokenRequest{}, Out: NewToken{}, Handler: createToken},
+		{Method: http.MethodDelete, Path: Prefix + "/tokens/{id}", ID: "revokeToken", Summary: "End a token at once", Verb: VerbAdmin, Handler: revokeToken},
+	}
+}
+
+func nodeOps() []operation {
+	drain := []parameter{{"plan", "boolean", "only show every task's fate"}}
+	return []operation{
+		{Method: http.MethodGet, Path: Prefix + "/nodes", ID: "listNodes", Summary: "The nodes of the region", Verb: VerbRead, Out: Page[placement.Node]{}, Query: paging(), Handler: listNodes},
+		{Method: http.MethodGet, Path: Prefix + "/nodes/{name}", ID: "getNode", Summary: "One node with its tasks", Verb: VerbRead, Out: NodeDetail{}, Handler: getNode},
+		{Method: http.MethodDelete, Path: Prefix + "/nodes/{name}", ID: "removeNode", Summary: "End a node's membership", Verb: VerbOperate, Handler: nodeChange(func(n placement.NodeID) state.Command { return state.RemoveNode{Node: n} })},
+		{Method: http.MethodPost, Path: Prefix + "/nodes/{name}/cordon", ID: "cordonNode", Summary: "Keep new tasks off a node", Verb: VerbOperate, Out: placement.Node{}, Handler: nodeChange(func(n placement.NodeID) state.Command { return state.CordonNode{Node: n} })},
+		{Method: http.MethodPost, Path: Prefix + "/nodes/{name}/resume", ID: "resumeNode", Summary: "End a cordon or a drain", Verb: VerbOperate, Out: placement.Node{}, Handler: nodeChange(func(n placement.NodeID) state.Command { return state.ResumeNode{Node: n} })},
+		{Method: http.MethodPost, Path: Prefix + "/nodes/{name}/drain", ID: "drainNode", Summary: "Empty a node", Verb: VerbOperate, In: DrainRequest{}, Out: DrainReport{}, Query: drain, Handler: drainNode},
+		{Method: http.MethodGet, Path: Prefix + "/nodes/{name}/drain", ID: "getDrain", Summary: "How far a drain has come", Verb: VerbRead, Out: DrainReport{}, Query: paging()[2:], Handler: getDrain},
+		{Method: http.MethodPost, Path: Prefix + "/nodes/tokens", ID: "createNodeToken", Summary: "A join token for one node, shown once", Verb: VerbAdmin, In: NodeTokenRequest{}, Out: NodeToken{}, Handler: createNodeToken},
+	}
+}
+
+// openOps need no bearer token: what opens them is in their body, or they show
+// nothing that is not public.
+func openOps() []operation {
+	return []operation{
+		{Method: http.MethodPost, Path: Prefix + "/nodes/join", ID: "joinNode", Summary: "Join the region as a node, by a join token", Verb: VerbPublic, In: JoinRequest{}, Out: JoinAnswer{}, Handler: joinNode},
+		{Method: http.MethodGet, Path: Prefix + "/federation/bundle", ID: "federationBundle", Summary: "What this region says about itself; compare its fingerprint", Verb: VerbPublic, Out: RegionCard{}, Handler: federationBundle},
+		{Method: http.MethodPost, Path: Prefix + "/federation/join", ID: "federationJoin", Summary: "Answer an invitation of this region", Verb: VerbPublic, In: FederationJoin{}, Out: JoinRegionResult{}, Handler: federationJoin},
+		{Method: http.MethodGet, Path: Prefix + "/openapi.json", ID: "openapi", Summary: "This document", Verb: VerbPublic, NoState: true, Stream: "application/json", Handler: serveDocument},
+		{Method: http.MethodGet, Path: "/healthz", ID: "healthz", Summary: "The process answers", Verb: VerbPublic, NoState: true, Stream: "text/plain", Handler: health},
+		{Method: http.MethodGet, Path: "/readyz", ID: "readyz", Summary: "The node takes requests", Verb: VerbPublic, NoState: true, Stream: "text/plain", Handler: ready},
+	}
+}
+
+// meshOps are for certificates: of this region's nodes, or of other regions'
+// where Foreign says so.
+func meshOps() []operation {
+	return []operation{
+		{Method: http.MethodGet, Path: MeshPrefix + "/hello", ID: "hello", Summary: "A node's clock", Verb: VerbNode, NoState: true, Out: Hello{}, Handler: hello},
+		{Method: http.MethodPost, Path: MeshPrefix + "/propose", ID: "propose", Summary: "Propose an encoded command", Verb: VerbNode, Handler: proposeRaw},
+		{Method: http.MethodPost, Path: MeshPrefix + "/judge", ID: "judge", Summary: "Would a submit with these headers be read", Verb: VerbSubmit, Grant: grantSubmit, Relay: true, Handler: judgeRelayed},
+		{Method: http.MethodGet, Path: MeshPrefix + "/assignments", ID: "assignments", Summary: "The caller's own tasks", Verb: VerbNode, Out: Assignments{}, Handler: assignments},
+		{Method: http.MethodPost, Path: MeshPrefix + "/certificate", ID: "certificate", Summary: "Renew the caller's certificates", Verb: VerbNode, In: CertificateRequest{}, Out: CertificateAnswer{}, Handler: renewCertificate},
+		{Method: http.MethodGet, Path: MeshPrefix + "/authority", ID: "authority", Summary: "The region's CA, for voters", Verb: VerbVoter, Out: AuthoritySecrets{}, Handler: authoritySecrets},
+		{Method: http.MethodGet, Path: MeshPrefix + "/keyring", ID: "keyring", Summary: "The gossip keys", Verb: VerbNode, Out: Keyring{}, Handler: keyring},
+		{Method: http.MethodGet, Path: MeshPrefix + "/tasks/{job}/{rest}/logs", ID: "taskLogs", Summary: "The output of a task of this node", Verb: VerbNode, NoState: true, Stream: "text/plain", Handler: taskOutput},
+		{Method: http.MethodGet, Path: MeshPrefix + "/summary", ID: "summary", Summary: "The region's signed summary", Verb: VerbPeer, Foreign: true, Stream: "application/vnd.sovmesh.statement", Handler: summary},
+		{Method: http.MethodPost, Path: MeshPrefix + "/reservations", ID: "reserve", Summary: "Hold room for a job of the caller's region", Verb: VerbPeer, Foreign: true, In: ReserveRequest{}, Out: ReserveAnswer{}, Handler: reserve},
+		{Method: http.MethodDelete, Path: MeshPrefix + "/reservations/{key}", ID: "release", Summary: "Give room back", Verb: VerbPeer, Foreign: true, Handler: release},
+		{Method: http.MethodPost, Path: MeshPrefix + "/jobs", ID: "forward", Summary: "Take a forwarded job; its header is judged before its body is read", Verb: VerbPeer, Foreign: true, Unread: true, In: ForwardedJob{}, Out: ForeignStatus{}, Handler: takeForwarded},
+		{Method: http.MethodGet, Path: MeshPrefix + "/jobs/{id}", ID: "foreignJob", Summary: "Status of a job that the caller's region forwarded or granted", Verb: VerbPeer, Foreign: true, Out: ForeignStatus{}, Handler: foreignJob},
+		{Method: http.MethodDelete, Path: MeshPrefix + "/jobs/{id}", ID: "stopForeign", Summary: "Stop it", Verb: VerbPeer, Foreign: true, Out: ForeignStatus{}, Handler: stopForeign},
+		{Method: http.MethodGet, Path: MeshPrefix + "/jobs/{id}/logs", ID: "foreignLogs", Summary: "Its output", Verb: VerbPeer, Foreign: true, Stream: "text/plain", Handler: jobLogs},
+	}
+}

@@ -1,0 +1,112 @@
+package api
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/sovmesh/sovmesh/transport"
+)
+
+// relay passes a request on to a voter of the own region, over HTTP/3: a worker
+// holds no state, so it can neither know tokens nor judge. Of a submit it sends
+// the headers first; only what the voter would take is read here.
+func (s *Server) relay(c *call) error {
+	if c.r.Header.Get(HeaderRelayed) != "" {
+		return newProblem(http.StatusLoopDetected, CodeUnavailable, "the request was passed on twice", "ask a voter: sovmesh node list")
+	}
+	if c.op.Unread {
+		if err := s.relayJudge(c); err != nil {
+			return err
+		}
+	}
+	var body []byte
+	if c.r.ContentLength != 0 {
+		var err error
+		if body, err = c.readBody(MaxLawBytes); err != nil {
+			return err
+		}
+	}
+	res, err := s.relaySend(c, c.r.Method, c.r.URL.RequestURI(), body)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	h := c.w.Header()
+	for _, name := range []string{"Content-Type", "Cache-Control", "Location", "Retry-After", HeaderIndex, HeaderShouldRetry, "Www-Authenticate", "X-Accel-Buffering"} {
+		if v := res.Header.Get(name); v != "" {
+			h.Set(name, v)
+		}
+	}
+	if c.op.Stream != "" && res.StatusCode/100 == 2 {
+		return c.copyStream(res.Header.Get("Content-Type"), res.Body)
+	}
+	c.w.WriteHeader(res.StatusCode)
+	if _, err := io.Copy(c.w, res.Body); err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+// relayJudge asks a voter whether it would take a body with these headers.
+func (s *Server) relayJudge(c *call) error {
+	res, err := s.relaySend(c, http.MethodPost, MeshPrefix+"/judge", nil)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode/100 == 2 {
+		return nil
+	}
+	return readProblem(res)
+}
+
+// relaySend tries the voters in turn while nothing of the request can have had
+// an effect.
+func (s *Server) relaySend(c *call, method, uri string, body []byte) (*http.Response, error) {
+	var last error
+	for _, peer := range s.cfg.Voters() {
+		req, err := http.NewRequestWithContext(c.r.Context(), method, "https://"+peer.Addr+uri, nil)
+		if err != nil {
+			return nil, fmt.Errorf("pass %s on: %w", uri, err)
+		}
+		if body != nil {
+			req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+			req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		}
+		for _, name := range []string{"Authorization", "Content-Type", HeaderResidency, HeaderIdempotency, "Last-Event-Id"} {
+			if v, ok := c.r.Header[name]; ok {
+				req.Header[name] = v
+			}
+		}
+		req.Header.Set(HeaderRelayed, string(s.cfg.Self))
+		res, err := s.cfg.Peers.Do(c.r.Context(), peer, cargo(transport.CargoStatus), req)
+		if err == nil {
+			res.Request = req
+			return res, nil
+		}
+		last = err
+		var gone *transport.UnreachableError
+		if !errors.As(err, &gone) {
+			break
+		}
+	}
+	p := newProblem(http.StatusServiceUnavailable, CodeLeaderUnknown, "no voter of this region answers", "ask again; see the voters: sovmesh node list").retry(time.Second)
+	if last != nil {
+		s.cfg.Log.Warn("no voter took a request", "op", c.op.ID, "err", last)
+	}
+	return nil, p
+}
+
+// judgeRelayed is the voter's part: it judges the headers that a worker of the
+// region passes on, as if the submit had come here.
+func judgeRelayed(s *Server, c *call) error {
+	if _, err := s.judgeSubmit(c); err != nil {
+		return err
+	}
+	c.w.WriteHeader(http.StatusNoContent)
+	return nil
+}

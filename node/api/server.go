@@ -1,0 +1,270 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/transport"
+	"github.com/sovmesh/sovmesh/transport/identity"
+)
+
+// Ledger is the region's replicated state as the API uses it. A command that
+// Apply refused is part of the result, not an error.
+type Ledger interface {
+	Propose(ctx context.Context, c state.Command, actor string) (state.Result, error)
+	// ProposeRaw takes a command that another node of the region encoded.
+	ProposeRaw(ctx context.Context, raw []byte) (state.Result, error)
+	// View is what this node has applied; it may be behind the leader.
+	View() *state.View
+	// Wait returns a view whose index is beyond after.
+	Wait(ctx context.Context, after uint64) (*state.View, error)
+	// ReadIndex is an index that every acknowledged write is at or below.
+	ReadIndex(ctx context.Context) (uint64, error)
+	Leader() (placement.NodeID, bool)
+}
+
+// Tasks are the tasks of this node: its runner.
+type Tasks interface {
+	Logs(ctx context.Context, task placement.TaskID, from int64, follow bool) (io.ReadCloser, error)
+}
+
+// Authority is the region's certificate authority; voters have one.
+type Authority interface {
+	IssueNode(ctx context.Context, csr []byte, node placement.NodeID) (chain [][]byte, serial string, notAfter time.Time, err error)
+	IssueServing(ctx context.Context, csr []byte, hosts []string) ([][]byte, error)
+	Bundle() identity.Bundle
+	ServingCA() string
+	// Secrets is the CA's state, handed to voters only.
+	Secrets() ([]byte, error)
+	// Keyring is the gossip keys, primary first.
+	Keyring() [][]byte
+}
+
+// Link is the contact with another region.
+type Link struct {
+	Up      bool
+	Since   time.Time
+	RTT     time.Duration
+	Summary *placement.RegionSummary // the last one received; nil if none
+}
+
+// Links tell how other regions are reached: fed by node, from link state.
+type Links interface {
+	Region(placement.RegionID) Link
+}
+
+// Config is what a [Server] is built from.
+type Config struct {
+	Region placement.RegionID
+	Mesh   string
+	Self   placement.NodeID
+	// Version of the program, shown in status.
+	Version string
+
+	// Ledger is nil on a worker: its App passes requests on to Voters.
+	Ledger Ledger
+	// Voters are nodes that hold the region's state, best first; asked on
+	// workers, for every request.
+	Voters func() []transport.Peer
+	// Peers is the QUIC endpoint.
+	Peers Mesh
+	// Tasks is this node's runner.
+	Tasks Tasks
+	// Authority is nil where there is no CA: then certificates are not issued here.
+	Authority func() Authority
+	Links     Links
+	// Credential signs statements; Verifier opens those of others.
+	Credential *identity.Source
+	Verifier   *identity.Verifier
+	// Ready reports whether the node takes requests; nil: always.
+	Ready func() error
+	// Dial opens TCP connections to front doors of other regions while
+	// federating; nil means the operating system's.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Now is the node's clock; nil means time.Now.
+	Now func() time.Time
+	Log *slog.Logger
+
+	// WriteTimeout bounds a proposal; ForeignTimeout an answer of another
+	// region: beyond it the answer is unknown.
+	WriteTimeout, ForeignTimeout time.Duration
+	// StreamsMax is how many event streams and log followers run at once.
+	StreamsMax int
+}
+
+// DefaultConfig has the bounds.
+func DefaultConfig() Config {
+	return Config{Version: "dev", WriteTimeout: 10 * time.Second, ForeignTimeout: 800 * time.Millisecond, StreamsMax: 256}
+}
+
+// Validate reports every problem at once.
+func (c Config) Validate() error {
+	var errs []error
+	need := func(ok bool, what string) {
+		if !ok {
+			errs = append(errs, errors.New("api: "+what))
+		}
+	}
+	need(placement.ValidName(string(c.Region)), fmt.Sprintf("Region %q is no region name", c.Region))
+	need(placement.ValidName(string(c.Self)), fmt.Sprintf("Self %q is no node name", c.Self))
+	need(identity.ValidMesh(c.Mesh), fmt.Sprintf("Mesh %q is no mesh name", c.Mesh))
+	need(c.Ledger != nil || c.Voters != nil, "Ledger is missing, and without Voters nobody else can answer")
+	need(c.Peers != nil, "Peers is missing: hand in the QUIC endpoint")
+	need(c.Log != nil, "Log is missing")
+	need(c.WriteTimeout > 0 && c.ForeignTimeout > 0 && c.StreamsMax > 0, "the bounds must be positive: begin with DefaultConfig")
+	return errors.Join(errs...)
+}
+
+// Server answers both listeners of a node. It starts nothing; its handlers end
+// with their requests.
+type Server struct {
+	cfg     Config
+	ops     []operation
+	mesh    *MeshClient
+	tags    tags
+	admits  admissions
+	app     http.Handler
+	quic    http.Handler
+	openapi []byte
+	streams chan struct{} // one place for each stream
+}
+
+// New builds the handlers.
+func New(cfg Config) (*Server, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, mesh: NewMeshClient(cfg.Peers), streams: make(chan struct{}, cfg.StreamsMax)}
+	s.ops = operations()
+	var err error
+	if s.openapi, err = document(s.ops); err != nil {
+		return nil, err
+	}
+	s.app = s.routes(onApp)
+	s.quic = s.routes(onMesh)
+	return s, nil
+}
+
+// App serves the control plane to operators and applications, on the TCP
+// listener: bearer tokens, grants, join tokens and invitations. Serve it with
+// [NewAppServer]: HTTP/1.1 alone lets a refusal leave a body unread.
+func (s *Server) App() http.Handler { return s.app }
+
+// Mesh serves nodes and regions, over HTTP/3 with mutual TLS: the caller is
+// whoever the certificate names.
+func (s *Server) Mesh() http.Handler { return s.quic }
+
+// NewAppServer is the HTTP server of an app listener. It speaks HTTP/1.1 only,
+// because on a shared HTTP/2 connection a body that is pushed at us would be
+// read into memory before it was judged. The caller listens with TLS
+// configured by [AppTLS].
+func NewAppServer(h http.Handler, log *slog.Logger) *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	return &http.Server{
+		Handler: h, Protocols: protocols,
+		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10,
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// now is the node's clock, in UTC.
+func (s *Server) now() time.Time { return s.cfg.Now().UTC() }
+
+// view is the state as this node has it.
+func (s *Server) view() (*state.View, error) {
+	if s.cfg.Ledger == nil {
+		return nil, newProblem(http.StatusServiceUnavailable, CodeUnavailable, "this node holds no state of its region", "ask a voter: sovmesh node list").retry(time.Second)
+	}
+	v := s.cfg.Ledger.View()
+	if v == nil || v.Self() == nil {
+		return nil, newProblem(http.StatusServiceUnavailable, CodeUnavailable, "the region is not set up yet", "wait a moment, or create it: sovmesh region init NAME").retry(time.Second)
+	}
+	return v, nil
+}
+
+// fresh is a view that holds every write acknowledged before the call.
+func (s *Server) fresh(ctx context.Context) (*state.View, error) {
+	if _, err := s.view(); err != nil {
+		return nil, err
+	}
+	index, err := s.cfg.Ledger.ReadIndex(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the region's index: %w", err)
+	}
+	return s.atLeast(ctx, index)
+}
+
+// atLeast waits until this node has applied an index.
+func (s *Server) atLeast(ctx context.Context, index uint64) (*state.View, error) {
+	v := s.cfg.Ledger.View()
+	for v == nil || v.Index() < index {
+		var err error
+		if v, err = s.cfg.Ledger.Wait(ctx, index-1); err != nil {
+			return nil, fmt.Errorf("wait for index %d: %w", index, err)
+		}
+	}
+	return v, nil
+}
+
+// propose commits a command and returns a view that contains it.
+func (s *Server) propose(ctx context.Context, c state.Command, actor string) (state.Result, *state.View, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.WriteTimeout)
+	defer cancel()
+	res, err := s.cfg.Ledger.Propose(ctx, c, actor)
+	if err != nil {
+		return res, nil, fmt.Errorf("propose %s: %w", c.Kind(), err)
+	}
+	if err := res.Err(); err != nil {
+		return res, nil, err
+	}
+	v, err := s.atLeast(ctx, res.Index)
+	return res, v, err
+}
+
+// peerOf is where a node of the own region is reached.
+func (s *Server) peerOf(n *placement.Node) transport.Peer {
+	return transport.Peer{ID: identity.ID{Region: s.cfg.Region, Mesh: s.cfg.Mesh, Node: n.ID}, Addr: n.QUIC}
+}
+
+// doorOf is a front door of another region; ok is false if none is known.
+func (s *Server) doorOf(r *placement.Region) (transport.Peer, bool) {
+	for _, d := range r.FrontDoors {
+		if d.QUIC != "" {
+			return transport.Peer{ID: identity.ID{Region: r.ID, Mesh: s.cfg.Mesh}, Addr: d.QUIC}, true
+		}
+	}
+	return transport.Peer{}, false
+}
+
+func (s *Server) link(r placement.RegionID) (string, Link) {
+	if r == s.cfg.Region {
+		return LinkSelf, Link{}
+	}
+	if s.cfg.Links == nil {
+		return LinkUnknown, Link{}
+	}
+	l := s.cfg.Links.Region(r)
+	return pick(l.Up, LinkUp, LinkUnknown), l
+}
+
+func (s *Server) authority() (Authority, error) {
+	if s.cfg.Authority != nil {
+		if a := s.cfg.Authority(); a != nil {
+			return a, nil
+		}
+	}
+	return nil, newProblem(http.StatusServiceUnavailable, CodeUnavailable, "this node does not hold the region's CA: voters do", "ask a voter: sovmesh node list").retry(time.Second)
+}
