@@ -172,6 +172,7 @@ func (g *Gateway) failure(ctx context.Context, t target, model string, err error
 	var refused *Error
 	var egress *transport.EgressError
 	var unreachable *transport.UnreachableError
+	var cut *transport.CutError
 	var silent silence
 	cause := context.Cause(ctx)
 	switch {
@@ -185,6 +186,8 @@ func (g *Gateway) failure(ctx context.Context, t target, model string, err error
 		return notReady()
 	case errors.As(err, &egress):
 		return &Error{Status: 403, Code: "residency_not_permitted", NoRetry: true, Message: egress.Error(), Advice: egress.Hint()}
+	case errors.As(err, &cut): // it was reached, and then broke off
+		return upstreamCut(err)
 	case errors.As(err, &unreachable) && t.region != g.cfg.Region:
 		return regionUnknown(model, t.region)
 	case errors.As(err, &unreachable), errors.Is(err, errNoServer):
