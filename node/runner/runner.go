@@ -147,7 +147,8 @@ func New(cfg Config) (*Runner, error) {
 
 // Run recovers what the node ran before, then follows the assignments until
 // ctx ends. It fails only when its own records cannot be read. Tasks go on
-// after it has returned, unless StopOnExit is set.
+// after it has returned, unless StopOnExit is set; a driver that is an
+// io.Closer is closed.
 func (r *Runner) Run(ctx context.Context) error {
 	records, floor, err := r.cfg.Store.Load()
 	if err != nil {
@@ -167,6 +168,13 @@ func (r *Runner) Run(ctx context.Context) error {
 		r.endAll(context.WithoutCancel(ctx))
 	}
 	helpers.Wait()
+	for name, d := range r.cfg.Drivers {
+		if c, ok := d.(io.Closer); ok {
+			if err := c.Close(); err != nil {
+				r.log.Warn("close a driver", "driver", name, "err", err)
+			}
+		}
+	}
 	return nil
 }
 

@@ -23,6 +23,7 @@ import (
 //	spec      what to run; written by the agent, read by the supervisor
 //	orders    what the agent wants of the supervisor; a slot
 //	claim     who supervises; made once, by link(2), and never changed
+//	void      the claim that nobody shall; linked where it is wanted
 //	child     what was started
 //	exit      how it ended; a slot
 //	log.N     output from byte N on
@@ -85,6 +86,7 @@ func (t taskDir) make(s spec) error {
 		os.RemoveAll(string(fresh)), // of a start that was cut off
 		os.Mkdir(string(fresh), 0o700),
 		os.WriteFile(fresh.path("spec"), data, 0o600),
+		os.WriteFile(fresh.path("void"), []byte(`{"void":true}`), 0o600),
 		fresh.makeSlot("orders"),
 		fresh.makeSlot("exit"),
 		os.Mkdir(fresh.path("work"), 0o700),
@@ -183,6 +185,9 @@ func (t taskDir) takeClaim(c claim) error {
 	_ = os.Remove(f.Name())
 	return err
 }
+
+// voidClaim claims the task for nobody. It needs no space on the disk.
+func (t taskDir) voidClaim() error { return os.Link(t.path("void"), t.path("claim")) }
 
 // exit is the task's end, if it is written down.
 func (t taskDir) exit() (*runner.Exit, error) {

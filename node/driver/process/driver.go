@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -84,56 +83,6 @@ func (d *Driver) doubtful(ctx context.Context, h runner.Handle, cause error) (ru
 	}
 }
 
-// spawn starts the supervisor, in a session of its own and with nothing of ours.
-func (d *Driver) spawn(ctx context.Context, t taskDir) (ready, error) {
-	var word ready
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return word, err
-	}
-	defer null.Close()
-	r, w, err := os.Pipe()
-	if err != nil {
-		return word, err
-	}
-	defer r.Close()
-	argv := append(append([]string(nil), d.cfg.Supervisor...), string(t))
-	p, err := os.StartProcess(argv[0], argv, &os.ProcAttr{
-		Dir: "/", Files: []*os.File{null, null, null, w},
-		// It is small and mostly asleep: one thread of Go code, a tight heap.
-		Env: []string{"GOMAXPROCS=1", "GOGC=50", "GOTRACEBACK=none"},
-		Sys: &syscall.SysProcAttr{Setsid: true},
-	})
-	_ = w.Close()
-	if err != nil {
-		return word, fmt.Errorf("start a supervisor: %w", err)
-	}
-	pid := p.Pid
-	_ = p.Release()
-	_ = r.SetReadDeadline(time.Now().Add(d.cfg.StartTimeout))
-	defer context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Unix(1, 0)) })()
-	data, err := io.ReadAll(io.LimitReader(r, 64<<10))
-	if err == nil {
-		err = json.Unmarshal(data, &word)
-	}
-	if err != nil || word.Exists || word.Reason != "" {
-		defer reapSoon(ctx, pid)
-	}
-	if err != nil {
-		return word, fmt.Errorf("hear from the supervisor: %w", err)
-	}
-	return word, nil
-}
-
-// reapSoon collects a supervisor that ends at once because it has no task.
-func reapSoon(ctx context.Context, pid int) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	if p, err := identify(pid); err == nil {
-		_ = p.wait(ctx)
-	}
-}
-
 // Recover reads what the task's directory says. Of a task that has not begun it
 // makes sure that it never will.
 func (d *Driver) Recover(_ context.Context, h runner.Handle) (runner.Observed, error) {
@@ -146,12 +95,12 @@ func (d *Driver) observe(id placement.TaskID, settle bool) (runner.Observed, err
 	var c claim
 	err := t.readJSON("claim", &c)
 	if errors.Is(err, fs.ErrNotExist) && settle {
-		err = t.takeClaim(claim{Void: true})
-		if errors.Is(err, fs.ErrExist) {
+		err = t.voidClaim()
+		if err == nil || errors.Is(err, fs.ErrExist) {
 			err = t.readJSON("claim", &c)
 		}
 	}
-	if errors.Is(err, fs.ErrNotExist) || (err == nil && (c.Void || c.PID == 0)) {
+	if errors.Is(err, fs.ErrNotExist) || (err == nil && c.Void) {
 		return o, nil
 	}
 	if err != nil {

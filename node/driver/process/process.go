@@ -52,6 +52,8 @@ type Config struct {
 	// is dropped for a new one.
 	LogFileSize int64
 	LogFiles    int
+	// Spares is how many supervisors wait for tasks, once there was one.
+	Spares int
 	// StartTimeout bounds the wait for a supervisor's first word.
 	StartTimeout time.Duration
 }
@@ -60,14 +62,15 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Supervisor: []string{"/proc/self/exe", SupervisorCommand}, Cgroup: "sovmesh",
-		LogFileSize: 8 << 20, LogFiles: 4, StartTimeout: 20 * time.Second,
+		LogFileSize: 8 << 20, LogFiles: 4, Spares: 2, StartTimeout: 20 * time.Second,
 	}
 }
 
 // Driver is the runner.Driver of processes.
 type Driver struct {
-	cfg Config
-	mu  sync.Mutex // held while a task's orders are read, changed and written
+	cfg    Config
+	spares spares
+	mu     sync.Mutex // held while a task's orders are read, changed and written
 }
 
 var (
@@ -76,7 +79,8 @@ var (
 	_ runner.Measurer = (*Driver)(nil)
 )
 
-// New makes the directory and starts nothing.
+// New makes the directory and starts nothing. [Driver.Close] ends what the
+// driver keeps in reserve; tasks go on.
 func New(cfg Config) (*Driver, error) {
 	var problems []error
 	if !filepath.IsAbs(cfg.Dir) {
@@ -91,7 +95,7 @@ func New(cfg Config) (*Driver, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("process driver: %w", err)
 	}
-	return &Driver{cfg: cfg}, nil
+	return &Driver{cfg: cfg, spares: spares{ready: make(chan *supervised, max(cfg.Spares, 0))}}, nil
 }
 
 // Name is "process".

@@ -23,6 +23,7 @@ type Config struct {
 	Supervisor   []string
 	LogFileSize  int64
 	LogFiles     int
+	Spares       int
 	StartTimeout time.Duration
 }
 
@@ -36,6 +37,9 @@ type Driver struct{ runner.Driver }
 func New(Config) (*Driver, error) {
 	return nil, fmt.Errorf("the process driver on %s: %w", runtime.GOOS, errors.ErrUnsupported)
 }
+
+// Close does nothing.
+func (d *Driver) Close() error { return nil }
 
 // SupervisorMain fails as New does.
 func SupervisorMain([]string) int {

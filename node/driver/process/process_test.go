@@ -36,6 +36,7 @@ func newDriver(t *testing.T, dir string, change func(*Config)) *Driver {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = d.Close() })
 	return d
 }
 

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -28,25 +29,30 @@ type ready struct {
 	Advice string `json:"advice,omitempty"`
 }
 
-// readyFD is where the agent listens for it.
-const readyFD = 3
-
 // SupervisorMain supervises the task whose directory is args[0], and returns
 // the exit code of the supervisor itself.
 func SupervisorMain(args []string) int {
-	if len(args) != 1 || !filepath.IsAbs(args[0]) {
+	if len(args) != 1 || (args[0] != spareTask && !filepath.IsAbs(args[0])) {
 		fmt.Fprintln(os.Stderr, SupervisorCommand+" is started by the agent only")
 		return 2
 	}
 	// The command is killed when the thread that started it ends: this one
 	// stays as long as the supervisor does.
 	runtime.LockOSThread()
-	closeInherited()
+	spare := args[0] == spareTask
+	closeInherited(spare)
 	s := &supervisor{
-		dir: taskDir(args[0]), first: os.NewFile(readyFD, "ready"),
+		first:   os.NewFile(readyFD, "ready"),
 		signals: make(chan os.Signal, 8), ended: make(chan unix.WaitStatus, 1), alone: make(chan struct{}),
 	}
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)
+	dir := args[0]
+	if spare {
+		if dir = hearTask(); dir == "" {
+			return 0 // the agent ended, or needs no spare
+		}
+	}
+	s.dir = taskDir(dir)
 	signal.Notify(s.signals, unix.SIGUSR1, unix.SIGTERM)
 	if err := s.run(); err != nil {
 		s.say(ready{Reason: err.Error()})
@@ -55,16 +61,33 @@ func SupervisorMain(args []string) int {
 	return 0
 }
 
+// hearTask waits until the agent names a task. A name that is not whole is none.
+func hearTask() string {
+	f := os.NewFile(taskFD, "task")
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, 64<<10))
+	dir, whole := strings.CutSuffix(string(data), "\n")
+	if err != nil || !whole || !filepath.IsAbs(dir) {
+		return ""
+	}
+	return dir
+}
+
 // closeInherited closes descriptors that the agent did not mean to hand on:
 // those that some library opened without close-on-exec.
-func closeInherited() {
+func closeInherited(spare bool) {
+	last := readyFD
+	if spare {
+		last = taskFD
+		unix.CloseOnExec(taskFD)
+	}
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return
 	}
 	for _, e := range entries {
 		fd, err := strconv.Atoi(e.Name())
-		if err != nil || fd <= readyFD {
+		if err != nil || fd <= last {
 			continue
 		}
 		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {

@@ -1,0 +1,364 @@
+//go:build linux
+
+package process
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+func keep(runner.Handle) error { return nil }
+
+// start starts a command as task "a.b/0.1" and destroys it after the test.
+func start(t *testing.T, d *Driver, change func(*runner.Spec), command ...string) runner.Handle {
+	t.Helper()
+	spec := runner.Spec{Task: "a.b/0.1", Job: "a.b", Command: command, Keep: keep, Grace: time.Minute}
+	if change != nil {
+		change(&spec)
+	}
+	t.Cleanup(func() {
+		if err := d.Destroy(context.Background(), d.handle(spec.Task)); err != nil {
+			t.Error(err)
+		}
+	})
+	h, err := d.Start(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func output(t *testing.T, d *Driver, h runner.Handle) string {
+	t.Helper()
+	r, err := d.Logs(t.Context(), h, 0, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	data, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// TestTheWholeTreeEnds starts processes that leave their group, their session
+// and their parent; all are gone when the command ends or is killed.
+func TestTheWholeTreeEnds(t *testing.T) {
+	for _, cgroup := range []string{"sovmesh-test", ""} {
+		for _, stop := range []bool{true, false} {
+			t.Run(fmt.Sprintf("cgroup=%s,stop=%v", cgroup, stop), func(t *testing.T) {
+				d := newDriver(t, t.TempDir(), func(c *Config) { c.Cgroup = cgroup })
+				script := `setsid sh -c 'trap "" TERM; (sleep 1000 & echo $! >>pids); echo $$ >>pids; sleep 1000' & sleep 1000 & echo $! >>pids
+					while [ "$(wc -l <pids)" -lt 3 ]; do sleep 0.01; done; touch all`
+				if stop {
+					script += "; wait"
+				}
+				h := start(t, d, nil, shell(script)...)
+				work := d.dir(h.Task).path("work")
+				eventually(t, "the tree is there", func() bool {
+					_, err := os.Stat(filepath.Join(work, "all"))
+					return err == nil
+				})
+				if stop {
+					if err := d.Stop(t.Context(), h, 20*time.Millisecond); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if _, err := d.Wait(t.Context(), h); err != nil {
+					t.Fatal(err)
+				}
+				data, err := os.ReadFile(filepath.Join(work, "pids"))
+				if err != nil || len(strings.Fields(string(data))) != 3 {
+					t.Fatalf("pids: %q, %v", data, err)
+				}
+				if left := marked("SOVMESH_TASK=" + string(h.Task)); len(left) != 0 {
+					t.Errorf("left running: %+v", left)
+				}
+			})
+		}
+	}
+}
+
+func TestATaskSeesNothingOfTheAgent(t *testing.T) {
+	t.Setenv("SOVMESH_TOKEN", "secret")
+	fd, err := unix.Open("/etc/hostname", unix.O_RDONLY, 0) // as a library would: not close-on-exec
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	d := newDriver(t, t.TempDir(), nil)
+	h := start(t, d, func(s *runner.Spec) {
+		s.Env, s.Devices = map[string]string{"MODE": "batch"}, []string{"GPU-1", "GPU-2"}
+	}, shell(`env; pwd; ls -l /proc/self/fd; cat; echo; ls -l /proc/$PPID/fd`)...)
+	got := output(t, d, h)
+	for _, want := range []string{"MODE=batch\n", "CUDA_VISIBLE_DEVICES=GPU-1,GPU-2\n", "SOVMESH_TASK=a.b/0.1\n", "HOME=" + d.dir(h.Task).path("work") + "\n", "0 -> /dev/null"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the task does not see %q", want)
+		}
+	}
+	for _, never := range []string{"secret", "socket:", "/etc/hostname"} {
+		if strings.Contains(got, never) {
+			t.Errorf("the task or its supervisor holds %q:\n%s", never, got)
+		}
+	}
+}
+
+func TestOutOfMemoryIsTold(t *testing.T) {
+	d := newDriver(t, t.TempDir(), nil)
+	fp, err := d.Fingerprint(t.Context())
+	if err != nil || !fp.Healthy {
+		t.Fatalf("%+v, %v", fp, err)
+	}
+	if !strings.HasPrefix(fp.Facts["limits"], "memory hard") {
+		t.Skipf("this machine lets us set no memory limit: %s", fp.Facts["limits"])
+	}
+	h := start(t, d, func(s *runner.Spec) { s.Resources = placement.Resources{CPU: 100, Memory: 32 * placement.MiB} }, "tail", "/dev/zero")
+	exit, err := d.Wait(t.Context(), h)
+	if err != nil || !exit.OOM || exit.Code != 137 || !strings.Contains(exit.String(), "memory") {
+		t.Errorf("%+v, %v", exit, err)
+	}
+}
+
+func TestAKilledSupervisorLeavesNothingRunning(t *testing.T) {
+	for _, cgroup := range []string{"sovmesh-test", ""} {
+		t.Run("cgroup="+cgroup, func(t *testing.T) {
+			d := newDriver(t, t.TempDir(), func(c *Config) { c.Cgroup = cgroup })
+			h := start(t, d, nil, shell(`setsid sleep 1000 & echo ready; wait`)...)
+			r, err := d.Logs(t.Context(), h, 0, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			if _, err := io.ReadFull(r, make([]byte, 6)); err != nil {
+				t.Fatal(err)
+			}
+			var c claim
+			if err := d.dir(h.Task).readJSON("claim", &c); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.signal(unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			if exit, err := d.Wait(t.Context(), h); err == nil {
+				t.Errorf("an exit is invented: %+v", exit)
+			}
+			if o, err := d.Recover(t.Context(), h); err != nil || o.State != runner.StateGone {
+				t.Fatalf("recover: %+v, %v", o, err)
+			}
+			if err := d.Stop(t.Context(), h, 0); err != nil {
+				t.Fatal(err)
+			}
+			if left := marked("SOVMESH_TASK=" + string(h.Task)); len(left) != 0 {
+				t.Errorf("left running: %+v", left)
+			}
+		})
+	}
+}
+
+// TestAProcessIsNeverTakenForAnother: a number that is used again, or a boot
+// ago, is not our process.
+func TestAProcessIsNeverTakenForAnother(t *testing.T) {
+	self, err := identify(os.Getpid())
+	if err != nil || !self.alive() {
+		t.Fatalf("%+v, %v", self, err)
+	}
+	for name, p := range map[string]process{
+		"started at another time": {PID: self.PID, Start: self.Start + 1, Boot: self.Boot},
+		"of another boot":         {PID: self.PID, Start: self.Start, Boot: "another"},
+		"no process":              {},
+	} {
+		if f, err := p.open(); p.alive() || f != nil || err != nil {
+			t.Errorf("%s: alive %v, opened %v, %v", name, p.alive(), f != nil, err)
+		}
+		if err := p.signal(unix.SIGKILL); err != nil { // it would end this test
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestAFullDiskHidesNoExit fills the disk while a task runs: its output is
+// dropped and counted, it can be stopped, and its end is written down.
+func TestAFullDiskHidesNoExit(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
+		t.Skipf("this user cannot mount a small disk: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	d := newDriver(t, dir, nil)
+	stopped := start(t, d, func(s *runner.Spec) { s.Task = "a.b/1.1" }, "sleep", "1000")
+	ended := start(t, d, nil, shell(`head -c 1000000 /dev/zero; exit 6`)...)
+	fill, err := os.Create(filepath.Join(dir, "fill"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fill.Close()
+	if _, err := io.Copy(fill, io.LimitReader(zeros{}, 1<<20)); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	if exit, err := d.Wait(t.Context(), ended); err != nil || exit.Code != 6 {
+		t.Errorf("the end on a full disk: %+v, %v", exit, err)
+	}
+	if err := d.Stop(t.Context(), stopped, time.Minute); err != nil {
+		t.Error(err)
+	}
+	if exit, err := d.Wait(t.Context(), stopped); err != nil || !exit.Stopped || exit.Killed {
+		t.Errorf("the stop on a full disk: %+v, %v", exit, err)
+	}
+	if _, err := d.Start(t.Context(), runner.Spec{Task: "a.b/2.1", Command: []string{"sleep", "1000"}, Keep: keep}); err == nil {
+		t.Error("a task is started that cannot be remembered")
+	}
+	if o, err := d.Recover(t.Context(), d.handle("a.b/2.1")); err != nil || o.State != runner.StateAbsent {
+		t.Errorf("what could not be started: %+v, %v", o, err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+func TestWhatCannotBeRunSaysWhy(t *testing.T) {
+	text := filepath.Join(t.TempDir(), "text")
+	if err := os.WriteFile(text, []byte("no program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(text+"-only", []byte("no program"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for i, test := range []struct{ command, reason string }{
+		{"no-such-program", "command not found"},
+		{"./here", "command not found"},
+		{text + "-only", "permission denied"},
+		{text, "exec format error"},
+		{"", "command not found"},
+	} {
+		d := newDriver(t, t.TempDir(), nil)
+		_, err := d.Start(t.Context(), runner.Spec{Task: placement.TaskID(fmt.Sprintf("a.b/%d.1", i)), Command: []string{test.command}, Keep: keep})
+		var e *runner.StartError
+		if !errors.As(err, &e) || !strings.Contains(e.Reason, test.reason) || e.Hint() == "" {
+			t.Errorf("%q: %v", test.command, err)
+		}
+	}
+}
+
+// TestOutputIsTheSameThroughRotation reads what is written, from random places
+// and while it is written.
+func TestOutputIsTheSameThroughRotation(t *testing.T) {
+	dir := taskDir(t.TempDir())
+	w := &logWriter{dir: dir, fileSize: 1000, files: 5}
+	var all []byte
+	random := rand.New(rand.NewPCG(1, 2))
+	over := make(chan struct{})
+	followed := make(chan []byte, 1)
+	read := func(from int64, follow bool) []byte {
+		ctx, cancel := context.WithCancel(t.Context())
+		r := &logReader{ctx: ctx, cancel: cancel, dir: dir, at: from, follow: follow, over: func() bool {
+			select {
+			case <-over:
+				return true
+			default:
+				return false
+			}
+		}}
+		defer r.Close()
+		data, err := io.ReadAll(r)
+		if err != nil {
+			t.Error(err)
+		}
+		return data
+	}
+	go func() { followed <- read(0, true) }()
+	for range 400 {
+		part := make([]byte, random.IntN(300))
+		for i := range part {
+			part[i] = byte('a' + random.IntN(26))
+		}
+		all = append(all, part...)
+		if n, err := w.Write(part); n != len(part) || err != nil {
+			t.Fatal(n, err)
+		}
+		kept := read(0, false)
+		if len(kept) > 5000 || !bytes.HasSuffix(all, kept) || (len(all) > 5000 && len(kept) < 4000) {
+			t.Fatalf("%d bytes are kept of %d; the end: %v", len(kept), len(all), bytes.HasSuffix(all, kept))
+		}
+		if from := len(all) - random.IntN(len(kept)+1); !bytes.Equal(read(int64(from), false), all[from:]) {
+			t.Fatalf("from byte %d: wrong bytes", from)
+		}
+	}
+	close(over)
+	if got := <-followed; !bytes.HasSuffix(all, got[max(0, len(got)-4000):]) {
+		t.Error("a follower that fell behind ends with other bytes")
+	}
+}
+
+func TestStatsAndFingerprint(t *testing.T) {
+	d := newDriver(t, t.TempDir(), nil)
+	h := start(t, d, nil, "sleep", "1000")
+	s, err := d.Stats(t.Context(), h)
+	if err != nil || s.Processes != 1 || s.Memory == 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	fp, err := newDriver(t, t.TempDir(), func(c *Config) { c.Cgroup = "" }).Fingerprint(t.Context())
+	if err != nil || !fp.Healthy || fp.Facts["limits"] != "none are enforced" {
+		t.Errorf("%+v, %v", fp, err)
+	}
+}
+
+// BenchmarkStart is the time from the order to the running program.
+func BenchmarkStart(b *testing.B) {
+	for _, cgroup := range []string{"sovmesh-test", ""} {
+		b.Run("cgroup="+cgroup, func(b *testing.B) {
+			cfg := DefaultConfig()
+			cfg.Dir, cfg.Cgroup = b.TempDir(), cgroup
+			d, err := New(cfg)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer d.Close()
+			for i := 0; b.Loop(); i++ {
+				id := placement.TaskID(fmt.Sprintf("a.b/%d.1", i))
+				h, err := d.Start(b.Context(), runner.Spec{Task: id, Command: []string{"sleep", "1000"}, Keep: keep})
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				if i == 0 {
+					rss(b, d, h)
+				}
+				if err := d.Stop(b.Context(), h, 0); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+		})
+	}
+}
+
+// rss reports what one supervisor costs.
+func rss(b *testing.B, d *Driver, h runner.Handle) {
+	var c claim
+	if err := d.dir(h.Task).readJSON("claim", &c); err != nil {
+		b.Fatal(err)
+	}
+	if _, memory, err := usage(c.PID); err == nil {
+		b.ReportMetric(float64(memory)/1e6, "MB/supervisor")
+	}
+}
