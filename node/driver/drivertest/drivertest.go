@@ -459,8 +459,10 @@ func leaseRenewed(s *suite) {
 }
 
 func destroy(s *suite) {
-	running := s.start(0, s.Sleep)
-	over := s.start(1, func(spec *runner.Spec) { s.Print(spec, "x") })
+	running, over := s.start(0, s.Sleep), s.start(1, s.Sleep)
+	if err := s.d.Stop(s.ctx, over, patience); err != nil {
+		s.Fatal(err)
+	}
 	s.wait(over)
 	for _, h := range []runner.Handle{running, over, over} {
 		if err := s.d.Destroy(s.ctx, h); err != nil {

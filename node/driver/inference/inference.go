@@ -139,6 +139,8 @@ func (d *Driver) Start(ctx context.Context, spec runner.Spec) (runner.Handle, er
 		if ctx.Err() != nil {
 			return runner.Handle{}, ctx.Err()
 		}
+		d.adopt(spec.Task, p)
+		d.end(spec.Task, runner.Exit{Code: 1, Reason: err.Error(), At: time.Now()})
 		return runner.Handle{}, &runner.StartError{Task: spec.Task, Reason: err.Error(), Advice: "start the model server on the node, or correct upstream and models in the job"}
 	}
 	d.adopt(spec.Task, p)

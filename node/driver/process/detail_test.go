@@ -312,10 +312,13 @@ func TestOutputIsTheSameThroughRotation(t *testing.T) {
 func TestStatsAndFingerprint(t *testing.T) {
 	d := newDriver(t, t.TempDir(), nil)
 	h := start(t, d, nil, "sleep", "1000")
-	s, err := d.Stats(t.Context(), h)
-	if err != nil || s.Processes != 1 || s.Memory == 0 {
-		t.Errorf("%+v, %v", s, err)
-	}
+	eventually(t, "the process and its memory are seen", func() bool {
+		s, err := d.Stats(t.Context(), h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Processes == 1 && s.Memory > 0
+	})
 	fp, err := newDriver(t, t.TempDir(), func(c *Config) { c.Cgroup = "" }).Fingerprint(t.Context())
 	if err != nil || !fp.Healthy || fp.Facts["limits"] != "none are enforced" {
 		t.Errorf("%+v, %v", fp, err)
