@@ -168,7 +168,7 @@ func (s *State) setForward(c *call, k SetForward) *Refused {
 	f := k.Forward
 	f.ExpiresAt = f.ExpiresAt.UTC()
 	switch {
-	case f.State != "" && f.State != placement.ForwardAsking && f.State != placement.ForwardPlaced && f.State != placement.ForwardUnknown:
+	case f.State != placement.ForwardWaiting && f.State != placement.ForwardAsking && f.State != placement.ForwardPlaced && f.State != placement.ForwardUnknown:
 		return refuse("forward.state", "choose of asking, placed, unknown", "%q is no state of a forward", clip(f.State))
 	case len(f.Refusals) > 8:
 		return refuse("forward.refusals", "keep the newest", "%d refusals are too many", len(f.Refusals))
@@ -261,7 +261,7 @@ func (s *State) mirrorJob(c *call, k MirrorJob) *Refused {
 	switch {
 	case !ok:
 		return refuse("job.unknown", "list them: sovmesh job list", "there is no job %q", clip(string(k.Job)))
-	case old.Forward == nil || old.Forward.State == "" || old.Forward.Region != k.Region:
+	case old.Forward == nil || old.Forward.State == placement.ForwardWaiting || old.Forward.Region != k.Region:
 		return refuse("forward.foreign", "only the region that runs a job speaks for it", "job %s was not forwarded to region %s", k.Job, clip(string(k.Region)))
 	case !validStatus(k.Status):
 		return refuse("job.status", "send a status of a job", "%q is no status of a job", clip(string(k.Status)))

@@ -317,7 +317,7 @@ func (s *State) stopJob(c *call, k StopJob) *Refused {
 	}
 	r := *old
 	r.StopRequested, r.StopReason = true, k.Reason
-	away := r.Forward != nil && r.Forward.State != ""
+	away := r.Forward != nil && r.Forward.State != placement.ForwardWaiting
 	live := s.liveTasks(k.Job)
 	for _, t := range live {
 		s.stopTask(t, orText(k.Reason, "its job was stopped"), false)

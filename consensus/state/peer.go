@@ -176,7 +176,7 @@ func (s *State) leavePeer(c *call, k LeavePeer) *Refused {
 func (s *State) loseForwarded(c *call, region placement.RegionID) {
 	var away []*jobRecord
 	s.jobs.ascend("", func(_ string, r *jobRecord) bool {
-		if r.Forward != nil && r.Forward.Region == region && r.Forward.State != "" && !r.Status.Terminal() {
+		if r.Forward != nil && r.Forward.Region == region && r.Forward.State != placement.ForwardWaiting && !r.Status.Terminal() {
 			away = append(away, r)
 		}
 		return true
@@ -184,7 +184,7 @@ func (s *State) loseForwarded(c *call, region placement.RegionID) {
 	for _, old := range away {
 		r := *old
 		fwd := *r.Forward
-		fwd.State = ""
+		fwd.State = placement.ForwardWaiting
 		r.Forward = &fwd
 		lost := &taskRecord{Task: placement.Task{Status: placement.TaskLost, Reason: "its region was declared dead"}}
 		s.afterTask(c, &r, lost)

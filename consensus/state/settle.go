@@ -116,7 +116,7 @@ func (s *State) endTask(c *call, id placement.TaskID, status placement.TaskStatu
 // settleJob derives a job's status from its tasks.
 func (s *State) settleJob(c *call, id placement.JobID) {
 	old, ok := s.jobs.get(string(id))
-	if !ok || old.Status.Terminal() || old.Forward != nil && old.Forward.State != "" {
+	if !ok || old.Status.Terminal() || old.Forward != nil && old.Forward.State != placement.ForwardWaiting {
 		return
 	}
 	tasks := s.tasksOf(id)

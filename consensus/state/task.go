@@ -100,7 +100,7 @@ func (s *State) wantsAssignment(r *jobRecord, a *placement.Assignment) (*taskRec
 	switch {
 	case r.Status.Terminal() || r.StopRequested:
 		return nil, refuse("job.over", "plan again", "job %s is over, or is to stop", r.ID)
-	case r.Forward != nil && r.Forward.State != "":
+	case r.Forward != nil && r.Forward.State != placement.ForwardWaiting:
 		return nil, refuse("job.away", "wait for the other region's answer", "job %s is on its way to region %s", r.ID, r.Forward.Region)
 	case r.Spec.NodeName != "" && r.Spec.NodeName != a.Node:
 		return nil, refuse("node.pinned", "plan again", "job %s is pinned to another node than %s", r.ID, a.Node)

@@ -90,7 +90,8 @@ func (v *View) Unsettled() []*placement.Task {
 // snapshotJobs bounds how many waiting jobs one placement decision looks at.
 const snapshotJobs = 4096
 
-// Snapshot is what a placement decision may look at, at the given time.
+// Snapshot is what a placement decision may look at, at the given time. Whether
+// a wanted job's NotBefore has come is the decision's to see.
 func (v *View) Snapshot(now time.Time) placement.Snapshot {
 	s := placement.Snapshot{Now: now, Pack: v.Pack(), Nodes: v.Nodes(), Jobs: map[placement.JobID]*placement.Job{}, Held: map[placement.JobID]placement.Hold{}}
 	if v.self != nil {
@@ -134,7 +135,9 @@ func wantsTask(j *placement.Job) bool {
 }
 
 // isAway reports whether another region was asked to take the job, or has it.
-func isAway(j *placement.Job) bool { return j.Forward != nil && j.Forward.State != placement.ForwardWaiting }
+func isAway(j *placement.Job) bool {
+	return j.Forward != nil && j.Forward.State != placement.ForwardWaiting
+}
 
 // Forwarding are the jobs that another region was asked to take, or runs, and
 // that are not over, sorted by ID.
