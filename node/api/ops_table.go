@@ -110,6 +110,7 @@ func meshOps() []operation {
 		{Method: http.MethodPost, Path: MeshPrefix + "/reservations", ID: "reserve", Summary: "Hold room for a job of the caller's region", Verb: VerbPeer, Foreign: true, In: ReserveRequest{}, Out: ReserveAnswer{}, Handler: reserve},
 		{Method: http.MethodDelete, Path: MeshPrefix + "/reservations/{key}", ID: "release", Summary: "Give room back", Verb: VerbPeer, Foreign: true, Handler: release},
 		{Method: http.MethodPost, Path: MeshPrefix + "/jobs", ID: "forward", Summary: "Take a forwarded job; its header is judged before its body is read", Verb: VerbPeer, Foreign: true, Unread: true, In: ForwardedJob{}, Out: ForeignStatus{}, Handler: takeForwarded},
+		{Method: http.MethodGet, Path: MeshPrefix + "/jobs", ID: "foreignJobs", Summary: "Jobs that the caller's region forwarded and that changed since an index", Verb: VerbPeer, Foreign: true, Out: JobChanges{}, Query: paging(), Handler: foreignJobs},
 		{Method: http.MethodGet, Path: MeshPrefix + "/jobs/{id}", ID: "foreignJob", Summary: "Status of a job that the caller's region forwarded or granted", Verb: VerbPeer, Foreign: true, Out: ForeignStatus{}, Handler: foreignJob},
 		{Method: http.MethodDelete, Path: MeshPrefix + "/jobs/{id}", ID: "stopForeign", Summary: "Stop it", Verb: VerbPeer, Foreign: true, Out: ForeignStatus{}, Handler: stopForeign},
 		{Method: http.MethodGet, Path: MeshPrefix + "/jobs/{id}/logs", ID: "foreignLogs", Summary: "Its output", Verb: VerbPeer, Foreign: true, Stream: "text/plain", Handler: jobLogs},

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -267,4 +268,12 @@ func (s *Server) authority() (Authority, error) {
 		}
 	}
 	return nil, newProblem(http.StatusServiceUnavailable, CodeUnavailable, "this node does not hold the region's CA: voters do", "ask a voter: sovmesh node list").retry(time.Second)
+}
+
+// AppTLS is the TLS of an app listener: as the identity package made it, for
+// HTTP/1.1 alone.
+func AppTLS(conf *tls.Config) *tls.Config {
+	conf = conf.Clone()
+	conf.NextProtos = []string{"http/1.1"}
+	return conf
 }

@@ -1,0 +1,73 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/transport"
+)
+
+// JobChanges are the jobs that a region forwarded here and that changed after
+// an index; Index is what to ask after next.
+type JobChanges struct {
+	Index uint64          `json:"index"`
+	Jobs  []ForeignStatus `json:"jobs"`
+}
+
+const (
+	// changesMax bounds one answer; the rest follows at the next question.
+	changesMax = 1000
+	// foreignMax bounds how many of a peer's jobs are looked through.
+	foreignMax = 100_000
+)
+
+// foreignJobs answers as soon as one of the caller's forwarded jobs changed
+// after the index, or after the wait: one question serves all of them.
+func foreignJobs(s *Server, c *call) error {
+	o, err := c.listQuery()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.r.Context(), o.Wait)
+	defer cancel()
+	v := c.view
+	out := s.changesOf(v, c.caller, o.Index)
+	for len(out.Jobs) == 0 && o.Wait > 0 {
+		next, err := s.cfg.Ledger.Wait(ctx, v.Index())
+		if err != nil {
+			break // nothing new within the wait
+		}
+		v = next
+		out = s.changesOf(v, c.caller, o.Index)
+	}
+	return c.writeJSON(http.StatusOK, out)
+}
+
+func (s *Server) changesOf(v *state.View, caller *Caller, after uint64) JobChanges {
+	out := JobChanges{Index: v.Index(), Jobs: []ForeignStatus{}}
+	for _, j := range v.JobsByPrefix(string(caller.Region)+".", foreignMax) {
+		if j.Index <= after || !caller.sees(j) {
+			continue
+		}
+		out.Jobs = append(out.Jobs, foreignStatus(s, j))
+	}
+	if len(out.Jobs) > changesMax {
+		// The oldest changes go first, so that the next question finds the rest.
+		slices.SortFunc(out.Jobs, func(a, b ForeignStatus) int { return cmp.Compare(a.Index, b.Index) })
+		out.Jobs = out.Jobs[:changesMax]
+		out.Index = out.Jobs[changesMax-1].Index
+	}
+	return out
+}
+
+// JobChanges waits for news of the jobs that the caller's region forwarded to
+// the peer.
+func (m *MeshClient) JobChanges(ctx context.Context, p transport.Peer, after uint64, wait time.Duration) (*JobChanges, error) {
+	path := "/jobs?index=" + strconv.FormatUint(after, 10) + "&wait=" + wait.String()
+	return meshJSON[JobChanges](ctx, m, p, meshCall{method: http.MethodGet, path: path, cargo: cargo(transport.CargoStatus)}, nil)
+}

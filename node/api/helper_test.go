@@ -1,0 +1,499 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/residency"
+	"github.com/sovmesh/sovmesh/transport"
+	"github.com/sovmesh/sovmesh/transport/identity"
+)
+
+const testMesh = "mesh.example"
+
+// memLedger runs the real state machine in memory: one voter, always leader.
+type memLedger struct {
+	self  placement.NodeID
+	now   func() time.Time
+	mu    sync.Mutex
+	st    *state.State  // guarded by mu
+	index uint64        // guarded by mu
+	moved chan struct{} // guarded by mu; closed when the view moves
+	lead  error         // guarded by mu; what ReadIndex and Propose answer instead
+	raws  [][]byte      // guarded by mu; every command applied
+}
+
+func newMemLedger(self placement.NodeID, now func() time.Time) *memLedger {
+	return &memLedger{self: self, now: now, st: state.New(), moved: make(chan struct{})}
+}
+
+func (l *memLedger) Propose(ctx context.Context, c state.Command, actor string) (state.Result, error) {
+	h := state.Head{Version: 1, Time: l.now(), Actor: actor}
+	_, _ = rand.Read(h.Salt[:])
+	raw, err := state.Encode(h, c)
+	if err != nil {
+		return state.Result{}, err
+	}
+	return l.ProposeRaw(ctx, raw)
+}
+
+func (l *memLedger) ProposeRaw(_ context.Context, raw []byte) (state.Result, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lead != nil {
+		return state.Result{}, l.lead
+	}
+	l.index++
+	l.raws = append(l.raws, raw)
+	res := l.st.Apply(l.index, raw)
+	close(l.moved)
+	l.moved = make(chan struct{})
+	return res, nil
+}
+
+func (l *memLedger) View() *state.View {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.st.Freeze()
+}
+
+func (l *memLedger) Wait(ctx context.Context, after uint64) (*state.View, error) {
+	for {
+		l.mu.Lock()
+		v, moved := l.st.Freeze(), l.moved
+		l.mu.Unlock()
+		if v.Index() > after {
+			return v, nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (l *memLedger) ReadIndex(context.Context) (uint64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.index, l.lead
+}
+
+func (l *memLedger) Leader() (placement.NodeID, bool) { return l.self, true }
+
+func (l *memLedger) must(t testing.TB, c state.Command) state.Result {
+	t.Helper()
+	res, err := l.Propose(t.Context(), c, "test")
+	if err == nil {
+		err = res.Err()
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", c.Kind(), err)
+	}
+	return res
+}
+
+// testCA is the region's authority.
+type testCA struct {
+	ca  *identity.CA
+	now func() time.Time
+}
+
+func (a testCA) IssueNode(_ context.Context, csr []byte, node placement.NodeID) ([][]byte, string, time.Time, error) {
+	chain, err := a.ca.IssueNode(csr, node, a.now(), 0)
+	return chain, "4711", a.now().Add(24 * time.Hour), err
+}
+
+func (a testCA) IssueServing(_ context.Context, csr []byte, hosts []string) ([][]byte, error) {
+	return a.ca.IssueServing(csr, hosts, a.now(), 0)
+}
+func (a testCA) Bundle() identity.Bundle  { return a.ca.Bundle() }
+func (a testCA) ServingCA() string        { return string(a.ca.ServingRootPEM()) }
+func (a testCA) Secrets() ([]byte, error) { return []byte("ca secrets"), nil }
+func (a testCA) Keyring() [][]byte        { return [][]byte{[]byte("key")} }
+
+// testMeshNet carries HTTP/3 requests between regions, in memory: the peer is
+// whom the sender's certificate names.
+type testMeshNet struct {
+	mu    sync.Mutex
+	nodes map[placement.RegionID]http.Handler // guarded by mu
+	cut   map[placement.RegionID]bool         // guarded by mu
+}
+
+// speaker is the endpoint of one node.
+type speaker struct {
+	net *testMeshNet
+	id  identity.ID
+}
+
+func (s speaker) Do(ctx context.Context, p transport.Peer, _ transport.Cargo, req *http.Request) (*http.Response, error) {
+	s.net.mu.Lock()
+	h, cut := s.net.nodes[p.ID.Region], s.net.cut[p.ID.Region]
+	s.net.mu.Unlock()
+	if h == nil || cut {
+		return nil, &transport.UnreachableError{Peer: p, Class: "h3", Err: errors.New("cut")}
+	}
+	rec := httptest.NewRecorder()
+	in := req.Clone(transport.WithPeer(ctx, s.id))
+	in.Proto, in.ProtoMajor, in.ProtoMinor = "HTTP/3.0", 3, 0
+	if in.Body == nil {
+		in.Body = http.NoBody
+	}
+	h.ServeHTTP(rec, in)
+	res := rec.Result()
+	res.Request = req
+	return res, nil
+}
+
+type testLinks struct {
+	mu   sync.Mutex
+	down map[placement.RegionID]bool // guarded by mu
+}
+
+func (l *testLinks) Region(r placement.RegionID) Link {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Link{Up: !l.down[r], Since: time.Unix(0, 0)}
+}
+
+// region is one region of one node behind a real TLS listener.
+type region struct {
+	t       testing.TB
+	id      placement.RegionID
+	node    placement.NodeID
+	ledger  *memLedger
+	ca      *identity.CA
+	cred    *identity.Credential
+	bundles *identity.MapBundles
+	links   *testLinks
+	server  *Server
+	web     *http.Server
+	url     string
+	logs    *lockedBuffer
+	tasks   fakeTasks
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer // guarded by mu
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+type fakeTasks map[placement.TaskID]string
+
+func (f fakeTasks) Logs(_ context.Context, id placement.TaskID, from int64, _ bool) (io.ReadCloser, error) {
+	text, ok := f[id]
+	if !ok {
+		return nil, fmt.Errorf("no task %s here", id)
+	}
+	return io.NopCloser(strings.NewReader(text[min(int(from), len(text)):])), nil
+}
+
+// clock is a settable time.
+type clock struct {
+	mu sync.Mutex
+	at time.Time // guarded by mu
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
+
+func (c *clock) add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(d)
+}
+
+type world struct {
+	t       testing.TB
+	clock   *clock
+	net     *testMeshNet
+	regions map[placement.RegionID]*region
+}
+
+func newWorld(t testing.TB) *world {
+	return &world{
+		t: t, clock: &clock{at: time.Now().UTC().Truncate(time.Second)},
+		net:     &testMeshNet{nodes: map[placement.RegionID]http.Handler{}, cut: map[placement.RegionID]bool{}},
+		regions: map[placement.RegionID]*region{},
+	}
+}
+
+// add starts a region; its one node has 8 cores and the given GPUs.
+func (w *world) add(id placement.RegionID, country string, gpus int) *region {
+	t := w.t
+	t.Helper()
+	r := &region{t: t, id: id, node: placement.NodeID(string(id) + "-n1"), links: &testLinks{down: map[placement.RegionID]bool{}}, bundles: &identity.MapBundles{}, logs: &lockedBuffer{}, tasks: fakeTasks{}}
+	var err error
+	if r.ca, err = identity.NewCA(id, testMesh, w.clock.now()); err != nil {
+		t.Fatal(err)
+	}
+	r.cred = w.credential(r, r.node)
+	r.bundles.Set(r.ca.Bundle())
+	r.ledger = newMemLedger(r.node, w.clock.now)
+	cfg := DefaultConfig()
+	cfg.Region, cfg.Mesh, cfg.Self = id, testMesh, r.node
+	cfg.Ledger, cfg.Peers, cfg.Tasks, cfg.Links = r.ledger, speaker{w.net, identity.ID{Region: id, Mesh: testMesh, Node: r.node}}, r.tasks, r.links
+	cfg.Authority = func() Authority { return testCA{r.ca, w.clock.now} }
+	cfg.Credential = identity.NewSource(r.cred)
+	cfg.Verifier = &identity.Verifier{Home: id, Mesh: testMesh, Bundles: r.bundles, Clock: w.clock.now}
+	cfg.Now, cfg.Log = w.clock.now, slog.New(slog.NewTextHandler(r.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	if r.server, err = New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	r.serve()
+	w.net.nodes[id] = r.server.Mesh()
+	r.init(country, gpus)
+	w.regions[id] = r
+	return r
+}
+
+func (w *world) credential(r *region, node placement.NodeID) *identity.Credential {
+	w.t.Helper()
+	key, err := identity.NewKey()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	csr, err := identity.NewCSR(key)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	chain, err := r.ca.IssueNode(csr, node, w.clock.now(), 0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	c, err := identity.NewCredential(key, chain)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return c
+}
+
+// serve starts the app listener with a proper serving certificate.
+func (r *region) serve() {
+	key, err := identity.NewKey()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	csr, err := identity.NewCSR(key)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	chain, err := r.ca.IssueServing(csr, []string{"127.0.0.1"}, r.server.now(), 0)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	serving, err := identity.NewServing(key, chain)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	src := &identity.ServingSource{}
+	src.Swap(serving)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.web = NewAppServer(r.server.App(), slog.New(slog.DiscardHandler))
+	done := make(chan error, 1)
+	go func() { done <- r.web.Serve(tls.NewListener(l, AppTLS(identity.ServingConfig(src)))) }()
+	r.url = "https://" + l.Addr().String()
+	r.t.Cleanup(func() {
+		_ = r.web.Close()
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+			r.t.Errorf("serve: %v", err)
+		}
+	})
+}
+
+func (r *region) init(country string, gpus int) {
+	bundle, err := r.ca.Bundle().Marshal()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	inv := placement.Inventory{Version: 1, CPU: 8000, Memory: 32 * placement.GiB, Drivers: []string{"fake", "process"}}
+	for i := range gpus {
+		inv.Devices = append(inv.Devices, placement.Device{UUID: fmt.Sprintf("GPU-%s-%d", r.id, i), Model: "NVIDIA H100", Memory: 80 * placement.GiB, Health: placement.DeviceOK, Simulated: true})
+	}
+	r.ledger.must(r.t, state.InitRegion{
+		Region: placement.Region{
+			ID: r.id, Mesh: testMesh, Bundle: bundle, Fingerprint: r.ca.Bundle().Fingerprint(), ServingCA: string(r.ca.ServingRootPEM()),
+			Facts: placement.RegionFacts{Country: country, Operator: placement.Operator{Name: "Op", Home: country, Parent: "none"}, Assurance: placement.Assurance{Location: "documented", Operator: "documented", AsOf: "2026-10-01"}},
+		},
+		LawPack: residency.Embedded().Tables(),
+		Node:    placement.Node{ID: r.node, QUIC: "127.0.0.1:1", API: r.url, Inventory: inv},
+	})
+}
+
+// federate makes every pair of regions active peers, as two operators would.
+func (w *world) federate() {
+	w.t.Helper()
+	for _, a := range w.regions {
+		for _, b := range w.regions {
+			if a == b {
+				continue
+			}
+			card, err := b.server.card(b.ledger.View())
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			_, peer, err := card.read(testMesh)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			a.ledger.must(w.t, state.PutPeer{Region: peer})
+			a.ledger.must(w.t, state.ApprovePeer{Region: b.id, Fingerprint: peer.Fingerprint})
+			a.bundles.Set(b.ca.Bundle())
+		}
+	}
+}
+
+// token makes a bearer token of the region.
+func (r *region) token(t state.Token) string {
+	r.t.Helper()
+	secret := identity.NewBearer(r.id)
+	hash := identity.HashBearer(secret)
+	t.Hash = hex.EncodeToString(hash[:])
+	if t.ID == "" {
+		t.ID = newKey()[:16]
+	}
+	if t.Tenant == "" {
+		t.Tenant = "default"
+	}
+	if t.Expires.IsZero() {
+		t.Expires = r.server.now().Add(time.Hour)
+	}
+	r.ledger.must(r.t, state.CreateToken{Token: t})
+	return secret
+}
+
+func everyRole() []state.Role {
+	return []state.Role{state.RoleViewer, state.RoleSubmitter, state.RoleOperator, state.RoleAuditor, state.RoleAdmin}
+}
+
+func (r *region) client(token string) *Client {
+	r.t.Helper()
+	c, err := NewClient(ClientConfig{Addr: r.url, Token: token, CA: r.ca.ServingRootPEM(), Now: r.server.cfg.Now, Timeout: 10 * time.Second})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(c.Close)
+	return c
+}
+
+func (r *region) admin() *Client {
+	return r.client(r.token(state.Token{Roles: everyRole(), AllowAny: true}))
+}
+
+func (r *region) do(t testing.TB, method, path string, header http.Header, body string) (int, Problem, http.Header) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, r.url+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, v := range header {
+		req.Header[k] = v
+	}
+	res, err := insecure().Do(req)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+	defer res.Body.Close()
+	data, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p Problem
+	if res.StatusCode >= 400 {
+		if err := json.Unmarshal(data, &p); err != nil {
+			t.Fatalf("%s %s: %s is no problem document: %v", method, path, data, err)
+		}
+	}
+	return res.StatusCode, p, res.Header
+}
+
+// insecure is a stranger's client: it looks at no certificate, and it pushes
+// bodies without being asked.
+func insecure() *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true,
+		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+	}}
+}
+
+func bearer(token string) http.Header { return http.Header{"Authorization": {"Bearer " + token}} }
+
+// mesh asks the region over its mesh listener, as the given certificate.
+func (r *region) mesh(t testing.TB, as identity.ID, method, path string, header http.Header, body string) (int, Problem, string) {
+	t.Helper()
+	req := httptest.NewRequest(method, path, strings.NewReader(body))
+	req = req.WithContext(transport.WithPeer(t.Context(), as))
+	req.ProtoMajor = 3
+	for k, v := range header {
+		req.Header[k] = v
+	}
+	rec := httptest.NewRecorder()
+	r.server.Mesh().ServeHTTP(rec, req)
+	var p Problem
+	if rec.Code >= 400 {
+		if err := json.Unmarshal(rec.Body.Bytes(), &p); err != nil {
+			t.Fatalf("%s %s: %s is no problem document", method, path, rec.Body)
+		}
+	}
+	return rec.Code, p, rec.Body.String()
+}
+
+// readJob reads a job file under the embedded pack.
+func readJob(t testing.TB, text string) *JobFile {
+	t.Helper()
+	j, err := ReadJob([]byte(text), JobOptions{Pack: residency.Embedded(), On: residency.DateOf(time.Now())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(10 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("%s did not happen within 10 s", what)
+		}
+	}
+}
