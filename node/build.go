@@ -27,7 +27,7 @@ import (
 const maxSkew = time.Minute
 
 func (n *Node) buildConsensus() error {
-	n.ledger = &ledger{n: n}
+	n.ledger, n.blank = &ledger{n: n}, state.New().Freeze()
 	if n.who.Role == placement.RoleWorker {
 		return nil
 	}
@@ -35,7 +35,7 @@ func (n *Node) buildConsensus() error {
 	cfg.Self, cfg.Region, cfg.Advertise = n.who.Node, n.who.Region, n.cfg.QUIC
 	cfg.Storage = n.deps.Storage
 	if cfg.Storage == nil {
-		cfg.Storage = consensus.NewDisk(n.dir.path(dirRaft))
+		cfg.Storage = consensus.Dir(n.dir.path(dirRaft))
 	}
 	cfg.Layer = raftLayer{n}
 	cfg.Forward = func(ctx context.Context, leader consensus.Member, raw []byte) (state.Result, error) {
@@ -131,7 +131,7 @@ func (n *Node) buildWork() (err error) {
 	ctl := controller.DefaultConfig()
 	ctl.Self, ctl.Region, ctl.Log, ctl.Members = n.who.Node, n.who.Region, n.ledger, members{n}
 	ctl.Regions = &regions{n: n}
-	ctl.Transfer = n.group.TransferLeadership
+	ctl.Transfer = n.handOver
 	ctl.SilentAfter, ctl.LeaseFor = n.cfg.Silent, n.cfg.Lease
 	ctl.Logger, ctl.Now = n.logOf("controller"), n.deps.now
 	n.controller, err = controller.New(ctl)
@@ -154,6 +154,21 @@ func (n *Node) lawful(_ placement.Task, job placement.Job) error {
 		return errors.New("this node is not in its region's ledger")
 	}
 	return residency.Check(policy, view.Facts(self), view.Pack(), residency.Options{On: residency.DateOf(n.deps.now())})
+}
+
+// handOver gives the leadership to another voter that is not being emptied.
+func (n *Node) handOver(ctx context.Context) error {
+	err := errors.New("no other voter can lead")
+	for _, m := range n.group.Peers() {
+		rec := n.ledger.View().Node(m.Node)
+		if !m.Voter || m.Node == n.who.Node || rec == nil || rec.State != placement.NodeReady || rec.Contact != placement.ContactAlive {
+			continue
+		}
+		if err = n.group.TransferLeadership(ctx, m.Node); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // members is gossip as the controller reads it.

@@ -19,7 +19,7 @@ import (
 func takeInventory(ctx context.Context, cfg Config, deps Deps, version uint64) (placement.Inventory, error) {
 	inv := placement.Inventory{
 		Version: version, CPU: cfg.CPU, Memory: cfg.Memory, Program: cfg.Program,
-		States: uint32(state.NewestVersion), Reported: deps.now().UTC(),
+		States: uint32(state.MaxVersion), Reported: deps.now().UTC(),
 	}
 	if inv.Memory == 0 {
 		inv.Memory = machineMemory()

@@ -22,7 +22,7 @@ var errNoReplica = errors.New("this node holds no replica of its region's ledger
 
 func (l *ledger) View() *state.View {
 	if l.n.group == nil {
-		return l.n.noView()
+		return l.n.blank
 	}
 	return l.n.group.View()
 }
@@ -39,7 +39,11 @@ func (l *ledger) ReadIndex(ctx context.Context) (uint64, error) {
 	if l.n.group == nil {
 		return 0, errNoReplica
 	}
-	return l.n.group.ReadIndex(ctx)
+	view, err := l.n.group.ReadIndex(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return view.Index(), nil
 }
 
 func (l *ledger) ProposeRaw(ctx context.Context, raw []byte) (state.Result, error) {
@@ -66,7 +70,7 @@ func (l *ledger) Propose(ctx context.Context, cmd state.Command, actor string) (
 	if l.n.group != nil {
 		return l.n.group.Propose(ctx, cmd, actor)
 	}
-	head := state.Head{Version: state.FirstVersion, Time: l.n.deps.now(), Actor: actor}
+	head := state.Head{Version: 1, Time: l.n.deps.now(), Actor: actor}
 	if _, err := rand.Read(head.Salt[:]); err != nil {
 		return state.Result{}, err
 	}

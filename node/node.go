@@ -50,6 +50,7 @@ type Node struct {
 	endpoint   *transport.Endpoint
 	mesh       *api.MeshClient
 	group      *consensus.Group // nil on a worker
+	blank      *state.View      // what a worker knows of the ledger: nothing
 	ledger     *ledger
 	gossip     *gossip.Pool
 	links      *links

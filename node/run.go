@@ -72,23 +72,25 @@ func (n *Node) found(ctx context.Context) error {
 }
 
 func (n *Node) commitFounding(ctx context.Context, first founding) error {
-	if err := n.group.Bootstrap(ctx, first.Init, n.actor()); err != nil {
+	if _, err := n.group.Bootstrap(ctx, first.Init, n.actor()); err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
+		// After a crash in the middle the region is there already.
+		if n.ledger.View().Self() == nil {
+			return err
+		}
+	}
+	res, err := n.group.Propose(ctx, first.Token, n.actor())
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case err != nil:
 		return err
+	case res.Refused != nil && n.ledger.View().TokenByID(first.Token.Token.ID) == nil:
+		return res.Refused
 	}
-	for ctx.Err() == nil {
-		res, err := n.group.Propose(ctx, first.Token, n.actor())
-		if err == nil && (res.Refused == nil || res.Refused.Code == "token.exists") {
-			return n.dir.remove(fileFounding)
-		}
-		if err == nil {
-			return res.Refused
-		}
-		pause(ctx, retryEvery)
-	}
-	return nil
+	return n.dir.remove(fileFounding)
 }
 
 // settle reports what the node has, takes the region's keys if it votes, and

@@ -1,0 +1,270 @@
+// Package mesh runs whole meshes in one process: real raft, real gossip and
+// real QUIC with mutual TLS over a simulated packet network, in the virtual
+// time of testing/synctest. Ten minutes of a mesh cost seconds.
+//
+// What runs is node.Node itself; simulated are the sockets, the app listeners
+// and the machines that tasks run on (driver fake). Files are real. Nothing here
+// may block on a real socket or process: virtual time stands still meanwhile.
+//
+// A seed repeats the schedule of faults, not every interleaving: run one
+// several times, with make soak SEED=n RUNS=20.
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sovmesh/sovmesh/node"
+	"github.com/sovmesh/sovmesh/node/api"
+	"github.com/sovmesh/sovmesh/node/driver/fake"
+	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// Domain is the mesh's name in all simulated meshes.
+const Domain = "mesh.test"
+
+// Begin is the instant at which every simulated mesh begins: law packs and
+// certificates are in force then, which they are not in the year 2000, where a
+// bubble's clock starts.
+var Begin = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+
+// Spec describes one region to simulate.
+type Spec struct {
+	ID      placement.RegionID
+	Country string
+	Nodes   int
+	// GPUs are the devices of every node.
+	GPUs []placement.Device
+}
+
+// Region is a region of the given number of nodes.
+func Region(id placement.RegionID, country string, nodes int) Spec {
+	return Spec{ID: id, Country: country, Nodes: nodes}
+}
+
+// Mesh is a running simulation. Its methods are for the test's goroutine.
+type Mesh struct {
+	t       *testing.T
+	wan     *wan
+	tcp     *tcp
+	regions []*region
+	log     *events
+}
+
+type region struct {
+	spec        Spec
+	index       int
+	token, ca   string
+	fingerprint string
+	hosts       []*host
+}
+
+// host is one machine: it outlives the node's program.
+type host struct {
+	m      *Mesh
+	region *region
+	name   placement.NodeID
+	addr   netip.Addr
+	dir    string
+	world  *fake.World
+	clock  time.Duration // how far its clock is off
+
+	node   *node.Node // nil while it is down
+	socket net.PacketConn
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // of the last run; read after done
+}
+
+// New starts the regions, lets them federate pair by pair, and returns once all
+// of them take jobs. Call it inside a bubble, see [Run].
+func New(t *testing.T, specs ...Spec) *Mesh {
+	t.Helper()
+	m := &Mesh{t: t, log: newEvents(t)}
+	m.wan = newWan(1, m.delay)
+	m.tcp = newTCP(m.wan)
+	t.Cleanup(m.stop)
+	for i, spec := range specs {
+		m.startRegion(i, spec)
+	}
+	m.federate()
+	return m
+}
+
+// delay is 1 ms within a region and 15 ms between two.
+func (m *Mesh) delay(from, to netip.Addr) time.Duration {
+	if from.As4()[2] == to.As4()[2] {
+		return time.Millisecond / 2
+	}
+	return 15 * time.Millisecond
+}
+
+func (m *Mesh) startRegion(index int, spec Spec) {
+	m.t.Helper()
+	r := &region{spec: spec, index: index}
+	m.regions = append(m.regions, r)
+	for i := range spec.Nodes {
+		h := &host{
+			m: m, region: r, name: placement.NodeID(fmt.Sprintf("n%d", i+1)), world: fake.NewWorld(),
+			addr: netip.AddrFrom4([4]byte{10, 0, byte(index + 1), byte(i + 1)}),
+			dir:  filepath.Join(m.t.TempDir(), string(spec.ID), fmt.Sprintf("n%d", i+1)),
+		}
+		r.hosts = append(r.hosts, h)
+	}
+	first := r.hosts[0]
+	founded, err := node.Found(first.config(), node.Founding{
+		Region: spec.ID, Mesh: Domain, Now: time.Now(),
+		Facts: placement.RegionFacts{
+			Country: spec.Country, Operator: placement.Operator{Name: string(spec.ID) + " operator", Home: spec.Country, Parent: "none"},
+			Assurance: placement.Assurance{Location: "documented", Operator: "documented", AsOf: Begin.Format("2006-01-02")},
+		},
+	})
+	m.must(err)
+	r.token, r.ca, r.fingerprint = founded.Token, founded.CA, founded.Fingerprint
+	first.start()
+	first.waitReady()
+	client := m.At(spec.ID)
+	for _, h := range r.hosts[1:] {
+		tok, err := client.CreateNodeToken(m.t.Context(), api.NodeTokenRequest{Node: h.name})
+		m.must(err)
+		cfg := h.config()
+		cfg.Join = tok.Token
+		m.must(node.Join(m.t.Context(), cfg, h.deps(nil, nil)))
+		h.start()
+	}
+	for _, h := range r.hosts[1:] {
+		h.waitReady()
+	}
+}
+
+// federate connects every pair of regions as two operators would.
+func (m *Mesh) federate() {
+	ctx := m.t.Context()
+	for i, a := range m.regions {
+		for _, b := range m.regions[i+1:] {
+			inviter, joiner := m.At(a.spec.ID), m.At(b.spec.ID)
+			invitation, err := inviter.InviteRegion(ctx, b.spec.ID)
+			m.must(err)
+			joined, err := joiner.JoinRegion(ctx, api.JoinRegionRequest{Code: invitation.Code, Fingerprint: a.fingerprint})
+			m.must(err)
+			if joined.Fingerprint != b.fingerprint {
+				m.t.Fatalf("%s shows the fingerprint %s, its CA has %s", b.spec.ID, joined.Fingerprint, b.fingerprint)
+			}
+			_, err = inviter.ApproveRegion(ctx, b.spec.ID, b.fingerprint)
+			m.must(err)
+		}
+	}
+	for _, r := range m.regions {
+		for _, other := range m.regions {
+			if r != other {
+				m.Within(20*time.Second, fmt.Sprintf("%s hears of %s", r.spec.ID, other.spec.ID), func() bool {
+					status, err := m.At(r.spec.ID).Region(ctx, other.spec.ID)
+					return err == nil && status.Link == api.LinkUp
+				})
+			}
+		}
+	}
+}
+
+func (h *host) config() node.Config {
+	cfg := node.DefaultConfig()
+	cfg.Node, cfg.Data = h.name, h.dir
+	cfg.QUIC, cfg.API = netip.AddrPortFrom(h.addr, 7443).String(), "https://"+netip.AddrPortFrom(h.addr, 7443).String()
+	cfg.CPU, cfg.Memory = 64_000, 256*placement.GiB
+	// Raft's idle chatter is most of what a simulation costs.
+	cfg.Commit = 200 * time.Millisecond
+	return cfg
+}
+
+func (h *host) deps(socket net.PacketConn, listener net.Listener) node.Deps {
+	return node.Deps{
+		Socket: socket, HTTP: listener,
+		Models: func(ctx context.Context, addr string) (net.Conn, error) { return h.m.tcp.dial(ctx, netip.Addr{}, addr) },
+		Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			return h.m.tcp.dial(ctx, h.addr, addr)
+		},
+		Drivers: map[string]runner.Driver{string(placement.KindFake): h.world.Driver()},
+		Devices: func(context.Context) ([]placement.Device, error) {
+			devices := make([]placement.Device, len(h.region.spec.GPUs))
+			for i, d := range h.region.spec.GPUs {
+				d.UUID = fmt.Sprintf("sim-%s-%s-%d", h.region.spec.ID, h.name, i)
+				devices[i] = d
+			}
+			return devices, nil
+		},
+		Log: slog.New(h.m.log.handler(string(h.region.spec.ID) + "/" + string(h.name))),
+		Now: func() time.Time { return time.Now().Add(h.clock) },
+	}
+}
+
+// start runs the node's program on its directory.
+func (h *host) start() {
+	h.m.t.Helper()
+	addr := netip.AddrPortFrom(h.addr, 7443)
+	socket, err := h.m.wan.socket(addr)
+	h.m.must(err)
+	n, err := node.New(h.config(), h.deps(socket, h.m.tcp.listen(addr.String())))
+	h.m.must(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	h.node, h.socket, h.cancel, h.done = n, socket, cancel, make(chan struct{})
+	done := h.done
+	go func() {
+		h.err = n.Run(ctx)
+		close(done)
+	}()
+}
+
+func (h *host) waitReady() {
+	h.m.t.Helper()
+	select {
+	case <-h.node.Ready():
+	case <-h.done:
+		h.m.t.Fatalf("%s/%s ended: %v", h.region.spec.ID, h.name, h.err)
+	case <-time.After(30 * time.Second):
+		h.m.t.Fatalf("%s/%s is not ready after 30 s", h.region.spec.ID, h.name)
+	}
+}
+
+// end stops the program; a crash takes its socket away first, so that it says
+// goodbye to nobody.
+func (h *host) end(crash bool) {
+	if h.node == nil {
+		return
+	}
+	if crash {
+		_ = h.socket.Close()
+	}
+	h.cancel()
+	<-h.done
+	_ = h.socket.Close()
+	h.node = nil
+}
+
+// stop ends everything; it is registered with Cleanup, because a bubble that is
+// left with goroutines panics and buries the reason.
+func (m *Mesh) stop() {
+	var wg sync.WaitGroup
+	for _, r := range m.regions {
+		for _, h := range r.hosts {
+			wg.Go(func() { h.end(false) })
+		}
+	}
+	wg.Wait()
+	// memberlist waits for an acknowledgement after its shutdown.
+	time.Sleep(10 * time.Second)
+}
+
+func (m *Mesh) must(err error) {
+	m.t.Helper()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+}
