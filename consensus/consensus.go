@@ -159,7 +159,7 @@ func (g *Group) Run(ctx context.Context) error {
 		return err
 	}
 	defer g.closing("log", stores.Close)
-	if err := checkLog(stores.Log); err != nil {
+	if err := checkLog(stores); err != nil {
 		return err
 	}
 	net := newMux(g)
@@ -180,6 +180,7 @@ func (g *Group) Run(ctx context.Context) error {
 	parts.Go(func() { g.watchLeadership(inner, r, notify) })
 	parts.Go(func() { g.batch(inner, r) })
 	parts.Go(func() { g.digests(inner) })
+	parts.Go(func() { g.noteCommitted(inner, stores) })
 	parts.Go(func() { g.compareClocks(inner, net) })
 	parts.Go(func() { _ = g.Lead(inner, func(ctx context.Context) { g.steward(ctx, r, net) }) })
 
@@ -227,6 +228,21 @@ func (g *Group) Health() error {
 		return *err
 	}
 	return nil
+}
+
+// noteCommitted writes down, at an interval and at the end, how far this
+// replica has applied the log.
+func (g *Group) noteCommitted(ctx context.Context, stores *Stores) {
+	if stores.NoteCommitted == nil {
+		return
+	}
+	var noted uint64
+	for more := true; more; {
+		more = g.sleep(5*time.Second, ctx.Done())
+		if index := g.View().Index(); index > noted && stores.NoteCommitted(index) == nil {
+			noted = index
+		}
+	}
 }
 
 // sleep waits for d, or until stop; it reports whether d passed.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -83,8 +84,9 @@ func (g *Group) Propose(ctx context.Context, cmd state.Command, actor string) (s
 	if err != nil {
 		return state.Result{}, err
 	}
-	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
-		result, err := g.try(ctx, head, raw)
+	wait := 10 * time.Millisecond
+	for n := 0; ; n, wait = n+1, min(2*wait, 100*time.Millisecond) {
+		result, err := g.try(ctx, head, raw, n)
 		if err == nil {
 			g.awaitApplied(ctx, result.Index)
 			return result, result.Err()
@@ -121,8 +123,9 @@ func (g *Group) pause(ctx context.Context, d time.Duration, last error) error {
 	return nil
 }
 
-// try proposes once, here or at the leader.
-func (g *Group) try(ctx context.Context, head state.Head, raw []byte) (state.Result, error) {
+// try proposes once, here or at the leader. Where none is known (a replica with
+// a full disk hears nothing of elections) it asks the voters in turn.
+func (g *Group) try(ctx context.Context, head state.Head, raw []byte, n int) (state.Result, error) {
 	if skew := g.cfg.Clock().Sub(head.Time).Abs(); skew > g.cfg.MaxSkew {
 		return state.Result{}, &WrongClock{skew, g.cfg.MaxSkew} // held too long to be still true
 	}
@@ -134,10 +137,22 @@ func (g *Group) try(ctx context.Context, head state.Head, raw []byte) (state.Res
 		return g.commit(ctx, raw)
 	}
 	leader, ok := g.leader(r)
-	if !ok || leader.Node == g.cfg.Self || g.cfg.Forward == nil {
+	if !ok || leader.Node == g.cfg.Self {
+		leader, ok = g.guess(n)
+	}
+	if !ok || g.cfg.Forward == nil {
 		return state.Result{}, &NotLeader{leader.Node, leader.Addr}
 	}
 	return g.cfg.Forward(ctx, leader, raw)
+}
+
+// guess is the n-th of the other voters.
+func (g *Group) guess(n int) (Member, bool) {
+	voters := slices.DeleteFunc(g.Peers(), func(m Member) bool { return !m.Voter || m.Node == g.cfg.Self })
+	if len(voters) == 0 {
+		return Member{}, false
+	}
+	return voters[n%len(voters)], true
 }
 
 // ProposeRaw commits a command that another node of the region encoded and

@@ -68,7 +68,7 @@ const (
 func (g *Group) steward(ctx context.Context, r *raft.Raft, net *mux) {
 	tick := time.NewTicker(stewardEvery)
 	defer tick.Stop()
-	var compared time.Time
+	compared := time.Now()
 	var size uint64
 	for {
 		if g.giveAway(ctx, r) {

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +30,10 @@ type Stores struct {
 	Stable    raft.StableStore
 	Snapshots raft.SnapshotStore
 	Close     func() error
+	// Committed remembers, roughly, how far this replica had come: a log that
+	// ends before it was damaged. Both are optional.
+	Committed     func() (uint64, error)
+	NoteCommitted func(index uint64) error
 }
 
 // Storage opens what a group keeps; it is opened again after every restart.
@@ -76,6 +82,7 @@ type dir string
 
 const (
 	identityFile  = "consensus.json"
+	committedFile = "consensus.committed"
 	snapshotsKept = 2
 )
 
@@ -96,7 +103,36 @@ func (d dir) Open(id Identity, log *slog.Logger) (*Stores, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the snapshots below %s: %w", path, err), w.Close())
 	}
-	return &Stores{Log: w, Stable: w, Snapshots: snapshots, Close: w.Close}, nil
+	file := filepath.Join(path, committedFile)
+	return &Stores{
+		Log: w, Stable: w, Snapshots: snapshots, Close: w.Close,
+		Committed:     func() (uint64, error) { return readCommitted(file) },
+		NoteCommitted: func(index uint64) error { return replaceFile(file, strconv.FormatUint(index, 10)) },
+	}, nil
+}
+
+func readCommitted(file string) (uint64, error) {
+	data, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", file, err)
+	}
+	index, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
+	if err != nil {
+		return 0, &Corrupt{file, err}
+	}
+	return index, nil
+}
+
+// replaceFile writes a small file in one step.
+func replaceFile(file, content string) error {
+	tmp := file + ".new"
+	if err := os.WriteFile(tmp, []byte(content+"\n"), 0o600); err != nil {
+		return fmt.Errorf("write %s: %w", file, err)
+	}
+	return os.Rename(tmp, file)
 }
 
 // checkIdentity reads the note, or writes it on a fresh directory.
@@ -105,11 +141,7 @@ func checkIdentity(path string, want Identity) error {
 	data, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
 		data, _ = json.Marshal(want)
-		tmp := file + ".new"
-		if err := os.WriteFile(tmp, append(data, '\n'), 0o600); err != nil {
-			return fmt.Errorf("write %s: %w", file, err)
-		}
-		return os.Rename(tmp, file)
+		return replaceFile(file, string(data))
 	}
 	if err != nil {
 		return fmt.Errorf("read %s: %w", file, err)
@@ -141,7 +173,11 @@ func (m *memory) Open(Identity, *slog.Logger) (*Stores, error) {
 
 // checkLog reads every entry once, so that damage is one clear line at start
 // and not a crash later. It is a few thousand entries: the rest is in snapshots.
-func checkLog(log raft.LogStore) error {
+//
+// raft-wal takes damage near the log's end for a torn write and cuts it off, so
+// that the log must also reach what this replica knew to be committed.
+func checkLog(stores *Stores) error {
+	log := stores.Log
 	first, err := log.FirstIndex()
 	if err != nil {
 		return &Corrupt{"its first index", err}
@@ -163,6 +199,27 @@ func checkLog(log raft.LogStore) error {
 				return &Corrupt{fmt.Sprintf("entry %d of %d to %d", i, first, last), err}
 			}
 		}
+	}
+	return checkCommitted(stores, last)
+}
+
+func checkCommitted(stores *Stores, last uint64) error {
+	if stores.Committed == nil {
+		return nil
+	}
+	committed, err := stores.Committed()
+	if err != nil {
+		return err
+	}
+	snapshots, err := stores.Snapshots.List()
+	if err != nil {
+		return &Corrupt{"its snapshots", err}
+	}
+	for _, s := range snapshots {
+		last = max(last, s.Index)
+	}
+	if last < committed {
+		return &Corrupt{"its end", fmt.Errorf("it ends at entry %d, and had reached %d", last, committed)}
 	}
 	return nil
 }
