@@ -89,6 +89,11 @@ func (ch *choice) deployment(d deployment, sites []string, far reach) {
 		ch.lawful = true
 	}
 	for _, t := range d.tasks {
+		// The catalog may lag behind; without a committed placement in the newest
+		// view nothing is executed.
+		if t = ch.j.view.Task(t.ID); t == nil {
+			continue
+		}
 		n := ch.j.view.Node(t.Node)
 		if n == nil || t.Status != placement.TaskRunning || t.Stop || d.job.Spec.Upstream == "" || ch.j.here(p, n.Site) != nil {
 			continue

@@ -65,7 +65,7 @@ func TestHeadersAreJudgedBeforeTheBody(t *testing.T) {
 		{"this node is outside", "Authorization: Bearer sk-eu\r\nX-Data-Residency: DE\r\n", "421", "residency.misdirected"},
 		{"an absurd timeout", "Authorization: Bearer sk-eu\r\nX-Stainless-Timeout: NaN\r\n", "400", "invalid_timeout"},
 	}
-	const size = 8 << 20
+	const size = 200 << 10 // net/http reads what is left of a body up to 256 KiB
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -254,6 +254,55 @@ func TestStoppingCutsWhatRuns(t *testing.T) {
 	if _, err := c.Chat.Completions.New(within(t), chat("m")); code(err) != "not_ready" {
 		t.Errorf("after the end: %v", err)
 	}
+}
+
+// TestOverHTTP2 repeats what hangs on the protocol: net/http offers it to every
+// client of a TLS listener.
+func TestOverHTTP2(t *testing.T) {
+	over := func(t *testing.T, h func(http.ResponseWriter, *http.Request)) (*node, *server) {
+		n, s, b := alone(t, h, nil)
+		ber := newBook(t, "ber-1", "DE", 1)
+		federate(b, ber)
+		return serve(t, n.Gateway, n.peers, true), s
+	}
+	t.Run("a cut", func(t *testing.T) {
+		n, _ := over(t, stream(chunkOf("one")))
+		c := n.sdk("sk-eu")
+		st := c.Chat.Completions.NewStreaming(within(t), chat("m"))
+		for st.Next() {
+		}
+		if st.Err() == nil || !strings.Contains(st.Err().Error(), "upstream_cut") {
+			t.Errorf("got %v", st.Err())
+		}
+		resp := n.post(t, "/v1/chat/completions", strings.NewReader(`{"model":"m","stream":true}`))
+		if body, err := io.ReadAll(resp.Body); resp.ProtoMajor != 2 || err == nil {
+			t.Errorf("%s: the body %q ends cleanly", resp.Proto, body)
+		}
+	})
+	t.Run("a cancel", func(t *testing.T) {
+		n, s := over(t, func(w http.ResponseWriter, r *http.Request) {
+			stream(chunkOf("one"))(w, r)
+			<-r.Context().Done()
+		})
+		c := n.sdk("sk-eu")
+		st := c.Chat.Completions.NewStreaming(within(t), chat("m"))
+		if !st.Next() {
+			t.Fatal(st.Err())
+		}
+		cancelled(t, s, func() { _ = st.Close() })
+	})
+	t.Run("a refusal", func(t *testing.T) {
+		n, s := over(t, talk("paris"))
+		c := n.sdk("sk-eu", tagged("DE"))
+		long := chat("m")
+		long.Messages[0].OfUser.Content.OfString.Value = strings.Repeat("secret ", 1<<20)
+		if _, err := c.Chat.Completions.New(within(t), long); status(err) != 421 {
+			t.Errorf("got %v", err)
+		}
+		if len(s.requests()) != 0 {
+			t.Error("the model server was asked")
+		}
+	})
 }
 
 func TestManyStreamsAreNotQueued(t *testing.T) {

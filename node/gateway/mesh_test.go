@@ -13,6 +13,7 @@ import (
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
 	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/placement/residency"
 	"github.com/sovmesh/sovmesh/transport"
 )
@@ -237,6 +238,7 @@ func TestTheExecutingNodeJudgesAgain(t *testing.T) {
 		{"as it should be", "n1", foreign, nil, body, ""},
 		{"from a node of the region", "n2", home, func(h *transport.Head) { h.Tenant = "default" }, body, ""},
 		{"outside of the tag", "n1", foreign, func(h *transport.Head) { h.Tag = "FR" }, body, "residency_not_permitted"},
+		{"outside of the tag, at the replica itself", "n2", foreign, func(h *transport.Head) { h.Tag = "FR" }, body, "residency_not_permitted"},
 		{"outside of one layer", "n1", foreign, func(h *transport.Head) { h.Tag = "EU & FR" }, body, "residency_not_permitted"},
 		{"through a region outside of the path", "n1", foreign, func(h *transport.Head) { h.Tag = "DE" }, body, "residency_not_permitted"},
 		{"a tag that cannot be read", "n1", foreign, func(h *transport.Head) { h.Tag = "Europe" }, body, "tag.syntax"},
@@ -299,6 +301,32 @@ func (n *meshNet) raw(to *book, door string, from sender, head transport.Head, b
 	}
 	cargo := transport.Cargo{Kind: transport.CargoInference, Policy: residency.NewPolicy(residency.Layer{Tag: tag})}
 	return asking{side{n, from}}.OpenInfer(n.t.Context(), p, cargo, head, []byte(body))
+}
+
+// TestNothingRunsWithoutACommittedPlacement: routing may lag behind the ledger,
+// execution may not.
+func TestNothingRunsWithoutACommittedPlacement(t *testing.T) {
+	n, s, b := alone(t, talk("paris"), nil)
+	job := b.View().Jobs("", 1, nil)[0]
+	n.catalog.of(b.View())
+	n.catalog.mu.Lock()
+	n.catalog.next = time.Now().Add(time.Hour) // as if it had taken long to build
+	n.catalog.mu.Unlock()
+	b.report(job.ID.Task(0, 1), "n1", placement.TaskStopped)
+	c := n.sdk("sk-eu")
+	if _, err := c.Chat.Completions.New(within(t), chat("m")); code(err) != "no_capacity_in_region" {
+		t.Errorf("at the node itself: %v", err)
+	}
+	mesh := newNet(t, b)
+	mesh.gateways["fra-1-n1:7443"] = n.Gateway
+	head := transport.Head{RequestID: "r1", Tenant: "default", Tag: "EU", LawPack: b.View().Pack().Hash(), Model: "m", Method: "POST", Path: "/v1/chat/completions", Hops: 1}
+	h, err := mesh.raw(b, "n1", sender{"fra-1", "n2"}, head, `{"model":"m"}`)
+	if err != nil || h.Head().Code != "no_capacity_in_region" {
+		t.Errorf("over the mesh: %+v, %v", h, err)
+	}
+	if len(s.requests()) != 0 {
+		t.Error("the model server was asked")
+	}
 }
 
 func TestLeastBusyOfTheNearest(t *testing.T) {

@@ -65,9 +65,6 @@ func (g *Gateway) serve(ctx context.Context, from sender, head transport.Head, c
 	// Targets are known before the body is read: a request that nobody here may
 	// answer is refused unread.
 	targets, e := g.choose(j, g.catalog.of(j.view), p, placement.TenantID(head.Tenant), head.Model, far)
-	if e == nil {
-		targets, e = g.committed(j, targets)
-	}
 	if e != nil {
 		g.refuse(c, from, head, e)
 		return
@@ -78,20 +75,6 @@ func (g *Gateway) serve(ctx context.Context, from sender, head transport.Head, c
 		return
 	}
 	g.forward(ctx, cancel, head, body, targets, c, from)
-}
-
-// committed keeps the targets whose task the newest view still has running
-// where it says: without a committed lawful placement nothing is executed, and a
-// catalog may be older than a stop.
-func (g *Gateway) committed(j *judge, targets []target) ([]target, *Error) {
-	held := slices.DeleteFunc(targets, func(t target) bool {
-		task := j.view.Task(t.task)
-		return task == nil || task.Node != t.node || task.Status != placement.TaskRunning || task.Stop
-	})
-	if len(held) == 0 {
-		return nil, noCapacity("asked for", "its replica has just been stopped")
-	}
-	return held, nil
 }
 
 // received judges the head: who may ask, for whom, and under which policy.

@@ -413,14 +413,15 @@ func (n *meshNet) start(b *book, name string, change func(*Config)) *node {
 	n.mu.Lock()
 	n.gateways[fmt.Sprintf("%s-%s:7443", b.id, name)] = g
 	n.mu.Unlock()
-	return serve(n.t, g, peers)
+	return serve(n.t, g, peers, false)
 }
 
 // serve runs a gateway behind an HTTPS server until the test ends.
-func serve(t *testing.T, g *Gateway, peers *peersOf) *node {
+func serve(t *testing.T, g *Gateway, peers *peersOf, h2 bool) *node {
 	t.Helper()
 	s := httptest.NewUnstartedServer(g.Handler())
 	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	s.EnableHTTP2 = h2
 	s.StartTLS()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
