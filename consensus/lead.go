@@ -82,7 +82,7 @@ func (g *Group) watchLeadership(ctx context.Context, r *raft.Raft, notify <-chan
 func (g *Group) Lead(ctx context.Context, f func(context.Context)) error {
 	for {
 		leading, changed := g.lead.now()
-		if leading {
+		if leading && ctx.Err() == nil {
 			g.leadOnce(ctx, f)
 			continue
 		}
