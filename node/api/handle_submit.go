@@ -64,7 +64,7 @@ func submit(s *Server, c *call) error {
 		return err
 	}
 	now := s.now()
-	job, err := ReadJob(body, JobOptions{Pack: c.view.Pack(), On: residency.DateOf(now)})
+	job, err := ReadJob(body, JobOptions{Pack: c.view.Pack(), On: residency.DateOf(now), Parse: s.tags.parse})
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,9 @@ type JobOptions struct {
 	// Residency, when set, is used in the place of the file's own tag: the flag
 	// --residency. It is in wire form, or the short form.
 	Residency string
+	// Parse, when set, reads tags in wire form in the place of
+	// [residency.ParseWire]: a server's cache. Warnings are lost.
+	Parse func(wire string, p *residency.Pack, on residency.Date) (residency.Tag, error)
 }
 
 // ReadJob reads a job file: YAML or JSON, at most [MaxJobBytes]. Its error is
@@ -135,6 +138,11 @@ func (r *jobReader) tag(tree residency.Value) (residency.Tag, []residency.Warnin
 		}
 		tag, err := residency.ParseWire(v.Text, r.o.Pack, r.o.On)
 		return tag, nil, err
+	}
+	if r.o.Parse != nil && v.Kind == residency.String && len(r.policy.Fields) == 1 {
+		if tag, err := r.o.Parse(v.Text, r.o.Pack, r.o.On); err == nil {
+			return tag, nil, nil // else the long way says where the fault is
+		}
 	}
 	return residency.ParseLong(r.policy, r.o.Pack, r.o.On)
 }

@@ -48,10 +48,11 @@ func jobError(at residency.Value, help, format string, args ...any) *InputError 
 // mean more than it shows.
 func decodeTree(data []byte) (residency.Value, error) {
 	if looksLikeJSON(data) {
-		v, err := residency.ValueFromJSON(data)
-		if err == nil {
+		if v, ok := readJSONTree(data); ok {
 			return v, nil
 		}
+		// It may be YAML in flow style; if it is JSON with a fault, that is
+		// said in the words of YAML, which has the same brackets.
 	}
 	return decodeYAML(data)
 }
