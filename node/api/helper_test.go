@@ -497,3 +497,12 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
+
+func residencyPolicy(t testing.TB, wire string) residency.Policy {
+	t.Helper()
+	tag, _, err := residency.Parse(wire, residency.Embedded())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return residency.NewPolicy(residency.Layer{Origin: residency.OriginJob, Tag: tag})
+}
