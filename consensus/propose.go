@@ -213,7 +213,8 @@ func (g *Group) batch(ctx context.Context, r *raft.Raft) {
 			answer(all, raft.ErrRaftShutdown)
 			return
 		}
-		future := r.Apply(encodeBatch(all), 0)
+		// A raft that waits for its disk takes nothing; then another may lead.
+		future := r.Apply(encodeBatch(all), g.cfg.HeartbeatTimeout)
 		flying.Go(func() {
 			land(future, all)
 			<-slots
