@@ -240,6 +240,16 @@ func (t tasks) Logs(ctx context.Context, task placement.TaskID, from int64, foll
 	return t.r.Logs(ctx, task, from, follow)
 }
 
+// Suspect reports whether gossip doubts the node, or has never heard of it.
+func (m members) Suspect(node placement.NodeID) bool {
+	for _, g := range m.n.gossip.Members() {
+		if g.Node == node {
+			return g.State != gossip.Alive
+		}
+	}
+	return true
+}
+
 // publish tells the region's gossip pool what this node has.
 func (n *Node) publish() error {
 	payload, err := json.Marshal(placement.Node{ID: n.who.Node, Region: n.who.Region, Site: n.cfg.Site, QUIC: n.cfg.QUIC, API: n.cfg.API, Inventory: n.inventory})

@@ -59,6 +59,7 @@ type Node struct {
 	server     *api.Server
 	gateway    *gateway.Gateway
 
+	founded   chan struct{} // closed once the region's first commands are committed
 	ready     chan struct{}
 	readyOnce sync.Once
 }
@@ -80,7 +81,7 @@ func New(cfg Config, deps Deps) (*Node, error) {
 	if who.Node != cfg.Node {
 		return nil, fmt.Errorf("%s belongs to node %s of region %s, not to %s; one node, one directory", cfg.Data, who.Node, who.Region, cfg.Node)
 	}
-	n := &Node{cfg: cfg, deps: deps, dir: dir, who: who, ready: make(chan struct{})}
+	n := &Node{cfg: cfg, deps: deps, dir: dir, who: who, ready: make(chan struct{}), founded: make(chan struct{})}
 	n.deps.Log = deps.Log.With("region", string(who.Region), "node", string(who.Node))
 	for _, build := range []func() error{n.buildIdentity, n.buildTransport, n.buildConsensus, n.buildGossip, n.buildWork, n.buildFront} {
 		if err := build(); err != nil {

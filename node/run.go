@@ -27,7 +27,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.inventory = inventory
 	parts := []part{{name: "endpoint", run: n.endpoint.Run}}
 	if n.group != nil {
-		parts = append(parts, part{name: "consensus", run: n.group.Run}, part{name: "founding", run: n.found})
+		parts = append(parts, part{name: "consensus", run: n.group.Run}, part{name: "founding", run: n.found, ready: n.founded})
 	}
 	if err := n.publish(); err != nil {
 		return err
@@ -67,6 +67,7 @@ func (n *Node) found(ctx context.Context) error {
 			return err
 		}
 	}
+	close(n.founded)
 	<-ctx.Done()
 	return nil
 }

@@ -34,6 +34,9 @@ type Members interface {
 	// Alive reports whether the node answers; known is false for a node that
 	// gossip has never heard of.
 	Alive(node placement.NodeID) (alive, known bool)
+	// Suspect reports whether the last probe of the node failed: too little to
+	// call it silent, enough to give it nothing new.
+	Suspect(node placement.NodeID) bool
 }
 
 // Config is what a controller needs.

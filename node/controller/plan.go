@@ -29,7 +29,7 @@ func (c *Controller) plan(ctx context.Context, h *homeless) error {
 	rest := restMin
 	var capacity []*placement.Node
 	for ctx.Err() == nil {
-		p := scheduler.Plan(view.Snapshot(c.cfg.Now()))
+		p := scheduler.Plan(c.snapshot(view))
 		changed := c.carryOut(ctx, view, p)
 		ids := make([]placement.JobID, len(p.Refused))
 		for i, r := range p.Refused {
@@ -50,6 +50,22 @@ func (c *Controller) plan(ctx context.Context, h *homeless) error {
 		view = next
 	}
 	return nil
+}
+
+// snapshot is the view as a plan may use it. A node that gossip doubts gets
+// nothing new: a batch task on a node that just died would wait for it for ever.
+func (c *Controller) snapshot(view *state.View) placement.Snapshot {
+	s := view.Snapshot(c.cfg.Now())
+	s.Nodes = slices.Clone(s.Nodes)
+	for i, n := range s.Nodes {
+		if n.ID != c.cfg.Self && n.Contact == placement.ContactAlive && c.cfg.Members.Suspect(n.ID) {
+			doubted := *n
+			doubted.Contact = placement.ContactUnknown
+			doubted.ContactAt = s.Now
+			s.Nodes[i] = &doubted
+		}
+	}
+	return s
 }
 
 // wait returns the newest view once there is one after index, or wake has come.

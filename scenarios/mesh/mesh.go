@@ -57,6 +57,7 @@ type Mesh struct {
 	tcp     *tcp
 	regions []*region
 	log     *events
+	dir     string
 }
 
 type region struct {
@@ -88,7 +89,8 @@ type host struct {
 // of them take jobs. Call it inside a bubble, see [Run].
 func New(t *testing.T, specs ...Spec) *Mesh {
 	t.Helper()
-	m := &Mesh{t: t, log: newEvents(t)}
+	// Cleanups run last first: the directories have to outlive the nodes.
+	m := &Mesh{t: t, log: newEvents(t), dir: t.TempDir()}
 	m.wan = newWan(1, m.delay)
 	m.tcp = newTCP(m.wan)
 	t.Cleanup(m.stop)
@@ -115,7 +117,7 @@ func (m *Mesh) startRegion(index int, spec Spec) {
 		h := &host{
 			m: m, region: r, name: placement.NodeID(fmt.Sprintf("n%d", i+1)), world: fake.NewWorld(),
 			addr: netip.AddrFrom4([4]byte{10, 0, byte(index + 1), byte(i + 1)}),
-			dir:  filepath.Join(m.t.TempDir(), string(spec.ID), fmt.Sprintf("n%d", i+1)),
+			dir:  filepath.Join(m.dir, string(spec.ID), fmt.Sprintf("n%d", i+1)),
 		}
 		r.hosts = append(r.hosts, h)
 	}
