@@ -129,6 +129,9 @@ func TestSingletonEndsWithItsLease(t *testing.T) {
 			if s := b.status(id); s.Status != placement.TaskStopped || s.Reason != why || !s.EndedAt.Before(until) {
 				b.Errorf("%s: %s, %q, ended %s before the lease", id, s.Status, s.Reason, until.Sub(s.EndedAt))
 			}
+			if s := b.status(id); s.Exit.Killed != (id == deaf) {
+				b.Errorf("%s: %+v; a task is asked before its lease ends, and killed only if it does not hear", id, s.Exit)
+			}
 		}
 	})
 }

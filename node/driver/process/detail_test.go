@@ -154,6 +154,11 @@ func TestAKilledSupervisorLeavesNothingRunning(t *testing.T) {
 			if err := c.signal(unix.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
+			var what child
+			if err := d.dir(h.Task).readJSON("child", &what); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the command ends with its supervisor", func() bool { return !what.alive() })
 			if exit, err := d.Wait(t.Context(), h); err == nil {
 				t.Errorf("an exit is invented: %+v", exit)
 			}
