@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/sovmesh/sovmesh/consensus"
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/transport"
 )
 
 // ledger is the region's replicated state as this node reaches it: its own
@@ -39,11 +41,47 @@ func (l *ledger) ReadIndex(ctx context.Context) (uint64, error) {
 	if l.n.group == nil {
 		return 0, errNoReplica
 	}
-	view, err := l.n.group.ReadIndex(ctx)
-	if err != nil {
-		return 0, err
+	ctx, cancel := context.WithTimeout(ctx, readIndexWithin)
+	defer cancel()
+	for {
+		view, err := l.n.group.ReadIndex(ctx)
+		if err == nil {
+			return view.Index(), nil
+		}
+		var elsewhere *consensus.NotLeader
+		if !errors.As(err, &elsewhere) {
+			return 0, err
+		}
+		if index, ok := l.askIndex(ctx, elsewhere); ok {
+			return index, nil
+		}
+		// An election is going on, or the leader was lost this moment.
+		pause(ctx, retryEvery)
+		if ctx.Err() != nil {
+			return 0, errors.Join(err, context.Cause(ctx))
+		}
 	}
-	return view.Index(), nil
+}
+
+// readIndexWithin bounds the wait of a reader for a leader.
+const readIndexWithin = 5 * time.Second
+
+// askIndexWithin bounds one question: a leader that was just lost must not
+// hold a reader up for longer than an election takes.
+const askIndexWithin = time.Second
+
+// askIndex is the index that the leader vouches for.
+func (l *ledger) askIndex(ctx context.Context, leader *consensus.NotLeader) (uint64, bool) {
+	if leader.Leader == "" || leader.Leader == l.n.who.Node || leader.Addr == "" {
+		return 0, false
+	}
+	asked, cancel := context.WithTimeout(ctx, askIndexWithin)
+	defer cancel()
+	said, err := l.n.mesh.Hello(asked, transport.Peer{ID: l.n.id(l.n.who.Region, leader.Leader), Addr: leader.Addr})
+	if err != nil || !said.Leader {
+		return 0, false
+	}
+	return said.Index, true
 }
 
 func (l *ledger) ProposeRaw(ctx context.Context, raw []byte) (state.Result, error) {

@@ -16,7 +16,14 @@ func hello(s *Server, c *call) error {
 	if c.view != nil && c.caller.Kind == CallerNode {
 		out.Index = c.view.Index()
 		leader, ok := s.cfg.Ledger.Leader()
-		out.Leader = ok && leader == s.cfg.Self
+		if ok && leader == s.cfg.Self {
+			// Another node reads by this index: a majority confirms it first.
+			index, err := s.cfg.Ledger.ReadIndex(c.r.Context())
+			if err != nil {
+				return fmt.Errorf("read the region's index for %s: %w", c.caller.Node, err)
+			}
+			out.Index, out.Leader = index, true
+		}
 	}
 	return c.writeJSON(http.StatusOK, out)
 }

@@ -1,0 +1,70 @@
+package devmesh
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// ReadyFile is the document of `sovmesh dev --ready FILE`. Its fields are a
+// contract with programs outside the project.
+type ReadyFile struct {
+	Policy  string        `json:"policy"` // path of the auditor's trust policy
+	Regions []ReadyRegion `json:"regions"`
+}
+
+// ReadyRegion is one region and how to reach it.
+type ReadyRegion struct {
+	Name    placement.RegionID `json:"name"`
+	Country string             `json:"country"`
+	Token   string             `json:"token"` // every role, and the permission for ANY
+	CA      string             `json:"ca"`    // path of a PEM file
+	Nodes   []ReadyNode        `json:"nodes"`
+}
+
+// ReadyNode is one node of a region.
+type ReadyNode struct {
+	Name placement.NodeID `json:"name"`
+	API  string           `json:"api"`
+	PID  int              `json:"pid"`
+}
+
+// ReadyFile is how to reach the mesh; it is complete once [Mesh.Ready] is
+// closed.
+func (m *Mesh) ReadyFile() ReadyFile {
+	out := ReadyFile{Policy: m.policyPath(), Regions: []ReadyRegion{}}
+	for _, r := range m.regions {
+		one := ReadyRegion{Name: r.Name, Country: r.Country, Token: r.session, CA: r.caPath(), Nodes: []ReadyNode{}}
+		for _, n := range r.nodes {
+			one.Nodes = append(one.Nodes, ReadyNode{Name: n.Name, API: n.API, PID: os.Getpid()})
+		}
+		out.Regions = append(out.Regions, one)
+	}
+	return out
+}
+
+// WriteReady writes the document for its owner alone, in one step: whoever sees
+// the file sees all of it.
+func (m *Mesh) WriteReady(path string) error { return writeJSON(path, m.ReadyFile()) }
+
+func (r *region) caPath() string { return filepath.Join(r.dir, "ca.pem") }
+
+func (m *Mesh) policyPath() string { return filepath.Join(m.cfg.Dir, "policy") }
+
+// policy is the auditor's trust policy in the form of C2SP tlog-policy. A log's
+// line needs the log's public key; regions do not sign checkpoints yet, so the
+// file holds what can be trusted today, as comments, and permits nothing.
+func (m *Mesh) policy() string {
+	var b strings.Builder
+	b.WriteString("# trust policy of the mesh " + m.cfg.Mesh + " (C2SP tlog-policy)\n")
+	b.WriteString("# The regions' ledgers are not signed yet: there is no log line, and nothing verifies under this policy.\n")
+	b.WriteString("# The fingerprints are those of the regions' trust bundles, as founding each region showed them.\n")
+	for _, r := range m.regions {
+		fmt.Fprintf(&b, "# region %s country %s fingerprint %s\n", r.Name, r.Country, r.file.Fingerprint)
+	}
+	b.WriteString("quorum none\n")
+	return b.String()
+}
