@@ -80,7 +80,16 @@ func (p *program) app() *cli.App {
 		DisableSliceFlagSeparator: true,
 		ExitErrHandler:            func(*cli.Context, error) {}, // main alone ends the process
 		Commands: []*cli.Command{
+			p.statusCommand(),
+			p.jobCommands(),
+			p.nodeCommands(),
+			p.regionCommands(),
+			p.tenantCommands(),
+			p.lawCommands(),
+			p.tokenCommands(),
 			p.residencyCommands(),
+			p.gpuCommands(),
+			p.agentCommand(),
 			p.canaryCommand(),
 			p.versionCommand(),
 			p.completionCommand(),

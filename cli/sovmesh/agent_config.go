@@ -1,0 +1,210 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/sovmesh/sovmesh/gpu"
+	"github.com/sovmesh/sovmesh/node"
+	"github.com/sovmesh/sovmesh/node/api"
+	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/residency"
+	"github.com/sovmesh/sovmesh/transport/identity"
+)
+
+// agentKeys are the keys of an agent's config file. Facts about the region are
+// not among them: they stand in the region's ledger.
+var agentKeys = []string{"node", "data", "listen", "advertise", "hosts", "site", "join", "join_file", "gpus", "cpu", "memory", "drivers", "log"}
+
+// agentConfig is a config file, read.
+type agentConfig struct {
+	node.Config
+	listen  string
+	gpus    string
+	drivers []string // nil: every one that works here
+	level   slog.Level
+	json    bool // log in JSON
+	// noJoinFile is why join_file could not be read; it matters only to a node
+	// that has not joined yet.
+	noJoinFile error
+}
+
+// readAgentConfig reads the file and reports every problem in it at once.
+// Relative paths start at the file's own folder.
+func readAgentConfig(path string) (agentConfig, error) {
+	cfg := agentConfig{Config: node.DefaultConfig(), gpus: "auto"}
+	cfg.Program = version
+	data, err := readBounded(path, maxYAMLFile)
+	if err != nil {
+		return cfg, err
+	}
+	tree, err := decodeYAML(data, path, "input.config")
+	if err != nil {
+		return cfg, err
+	}
+	a := agentReader{cfg: &cfg, keyReader: keyReader{name: path, code: "input.config"}, folder: filepath.Dir(path), at: map[string]residency.Value{}}
+	a.each(tree, "", agentKeys, func(key string, v residency.Value) {
+		a.at[key] = v
+		a.key(key, v)
+	})
+	a.together(tree)
+	return cfg, a.err()
+}
+
+type agentReader struct {
+	keyReader
+	cfg    *agentConfig
+	folder string
+	at     map[string]residency.Value // where each key stands
+
+	advertise string
+}
+
+func (a *agentReader) key(key string, v residency.Value) {
+	c := a.cfg
+	switch key {
+	case "node":
+		c.Node = placement.NodeID(a.placeName(v, key))
+	case "site":
+		c.Site = a.placeName(v, key)
+	case "data":
+		c.Data = a.path(v, key)
+	case "listen":
+		c.listen = a.address(v, key)
+	case "advertise":
+		a.advertise = a.address(v, key)
+	case "hosts":
+		c.Hosts = a.list(v, key)
+	case "join":
+		c.Join = a.token(v, a.text(v, key))
+	case "join_file":
+		a.joinFile(v)
+	case "gpus":
+		c.gpus = a.text(v, key)
+		if _, err := gpu.Parse(c.gpus, "x"); c.gpus != "auto" && err != nil {
+			a.fault(v, "write auto, none or sim:8xH100; "+api.HintOf(err), "%s", err)
+		}
+	case "cpu":
+		n, err := placement.ParseCPU(a.text(v, key))
+		if c.CPU = n; err != nil || n <= 0 {
+			a.fault(v, "write cores or thousandths of one, as in 16 or 500m; leave it out for all", "cpu cannot be %s", quoteWord(v.Text))
+		}
+	case "memory":
+		n, err := placement.ParseBytes(a.text(v, key))
+		if c.Memory = n; err != nil || n <= 0 {
+			a.fault(v, "write a number and a unit, as in 64GiB; leave it out for all", "memory cannot be %s", quoteWord(v.Text))
+		}
+	case "drivers":
+		a.drivers(v)
+	case "log":
+		a.logging(v)
+	}
+}
+
+func (a *agentReader) placeName(v residency.Value, key string) string {
+	s := a.text(v, key)
+	if !placement.ValidName(s) {
+		a.fault(v, "use 1 to 63 lower-case letters, digits and hyphens", "%s cannot be %s", key, quoteWord(s))
+	}
+	return s
+}
+
+func (a *agentReader) path(v residency.Value, key string) string {
+	s := a.text(v, key)
+	if s == "" {
+		a.fault(v, "name a place on a local disk", "%s is empty", key)
+		return ""
+	}
+	if !filepath.IsAbs(s) {
+		s = filepath.Join(a.folder, s)
+	}
+	return s
+}
+
+func (a *agentReader) address(v residency.Value, key string) string {
+	s := a.text(v, key)
+	if !listenable(s) || strings.HasSuffix(s, ":0") {
+		a.fault(v, "write host:port, as in 0.0.0.0:7443", "%s cannot be %s", key, quoteWord(s))
+		return ""
+	}
+	return s
+}
+
+func (a *agentReader) token(v residency.Value, s string) string {
+	if _, err := identity.ParseJoinToken(s); err != nil {
+		a.fault(v, "copy all of it, without line breaks; or make another: sovmesh node token create", "%s", err)
+		return ""
+	}
+	return strings.TrimSpace(s)
+}
+
+func (a *agentReader) joinFile(v residency.Value) {
+	path := a.path(v, "join_file")
+	if path == "" {
+		return
+	}
+	data, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		a.cfg.noJoinFile = inputFile(err, "put a join token into it: sovmesh node token create")
+	case err != nil:
+		a.fault(v, "make it readable for the agent's user", "%s", err)
+	default:
+		a.cfg.Join = a.token(v, string(data))
+	}
+}
+
+func (a *agentReader) drivers(v residency.Value) {
+	a.cfg.drivers = []string{}
+	for i, name := range a.list(v, "drivers") {
+		if !slices.Contains(driverNames, name) {
+			a.fault(v.List[i], "this program has: "+strings.Join(driverNames, ", "), "there is no driver %s", quoteWord(name))
+		}
+		a.cfg.drivers = append(a.cfg.drivers, name)
+	}
+}
+
+func (a *agentReader) logging(v residency.Value) {
+	a.each(v, "log", []string{"level", "format"}, func(key string, v residency.Value) {
+		if key == "format" {
+			a.cfg.json = a.word(v, key, "text", "json") == "json"
+			return
+		}
+		if word := a.word(v, key, "debug", "info", "warn", "error"); word != "" {
+			_ = a.cfg.level.UnmarshalText([]byte(word)) // a word of none of these was reported
+		}
+	})
+}
+
+// together looks at what several keys say, and at what is missing.
+func (a *agentReader) together(tree residency.Value) {
+	top := residency.Value{Line: max(tree.Line, 1), Column: max(tree.Column, 1)}
+	for key, help := range map[string]string{
+		"node": "add node: NAME, unique in its region", "data": "add data: DIR, on a local disk", "listen": "add listen: HOST:PORT, for UDP and TCP",
+	} {
+		if _, ok := a.at[key]; !ok && tree.Kind == residency.Map {
+			a.fault(top, help, "%s is missing", key)
+		}
+	}
+	if _, both := a.at["join_file"]; both && a.at["join"].Line > 0 {
+		a.fault(a.at["join_file"], "keep one of them", "join and join_file stand together")
+	}
+	if a.cfg.listen == "" {
+		return
+	}
+	addr, err := advertised(a.cfg.listen, a.advertise)
+	if err != nil {
+		at, key := a.at["listen"], "add advertise: HOST:PORT, the address at which other machines reach it"
+		if _, ok := a.at["advertise"]; ok {
+			at, key = a.at["advertise"], "write an address that other machines can reach"
+		}
+		a.fault(at, key, "%s", err)
+		return
+	}
+	a.cfg.QUIC, a.cfg.API = addr, "https://"+addr
+}

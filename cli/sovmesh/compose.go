@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/sovmesh/sovmesh/gpu"
+	"github.com/sovmesh/sovmesh/gpu/nvml"
+	"github.com/sovmesh/sovmesh/node"
+	"github.com/sovmesh/sovmesh/node/driver/inference"
+	"github.com/sovmesh/sovmesh/node/driver/process"
+	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/transport/attest"
+)
+
+// driverNames are the drivers that this program can run.
+var driverNames = []string{"process", "inference"}
+
+// sockets are a node's two ends on the network, with one address: UDP for
+// everything between nodes, TCP for the app listener.
+type sockets struct {
+	udp net.PacketConn
+	tcp net.Listener
+}
+
+// openSockets listens on both. With port 0 a port is found that is free for
+// both.
+func openSockets(ctx context.Context, addr string) (*sockets, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, usage("write host:port, as in 0.0.0.0:7443", "%s is no address to listen on", quoteWord(addr))
+	}
+	const tries = 16 // another program may hold the UDP port of a free TCP port
+	var last error
+	for range tries {
+		tcp, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+		if err != nil {
+			return nil, listenFault(addr+" (TCP)", err)
+		}
+		_, bound, _ := net.SplitHostPort(tcp.Addr().String()) // what the system gave has a port
+		udp, err := (&net.ListenConfig{}).ListenPacket(ctx, "udp", net.JoinHostPort(host, bound))
+		if err == nil {
+			return &sockets{udp: udp, tcp: tcp}, nil
+		}
+		last = listenFault(addr+" (UDP)", err)
+		_ = tcp.Close() // nothing was accepted on it
+		if port != "0" {
+			break
+		}
+	}
+	return nil, last
+}
+
+// addr is host:port as it was bound.
+func (s *sockets) addr() string { return s.tcp.Addr().String() }
+
+// close may follow the node's own closing.
+func (s *sockets) close() { _, _ = s.udp.Close(), s.tcp.Close() }
+
+// composition says how a node meets this machine.
+type composition struct {
+	gpus    string   // auto, none or sim:8xH100
+	drivers []string // nil: every one that works here
+	log     *slog.Logger
+	now     func() time.Time
+	// stopTasks ends the node's tasks with it.
+	stopTasks bool
+}
+
+// compose makes the real dependencies of a node: drivers below its data
+// directory, devices, the dialer of model servers. The returned function ends
+// what the drivers keep; tasks go on.
+func compose(cfg node.Config, s *sockets, o composition) (node.Deps, func(), error) {
+	deps := node.Deps{
+		Socket: s.udp, HTTP: s.tcp, Models: dialModel, Dial: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		Drivers: map[string]runner.Driver{}, Quote: attest.None{}, Log: o.log, Now: o.now, StopTasksOnExit: o.stopTasks,
+	}
+	end := func() {}
+	wanted := o.drivers
+	if wanted == nil {
+		wanted = driverNames
+	}
+	if slices.Contains(wanted, "process") {
+		c := process.DefaultConfig()
+		c.Dir = filepath.Join(cfg.Data, "tasks")
+		d, err := process.New(c)
+		if err != nil {
+			return deps, end, fmt.Errorf("process driver: %w", err)
+		}
+		end = func() {
+			if err := d.Close(); err != nil {
+				o.log.Warn("spare supervisors did not end", "err", err)
+			}
+		}
+		deps.Drivers["process"] = d
+	}
+	if slices.Contains(wanted, "inference") {
+		c := inference.DefaultConfig()
+		c.Dial = dialModel
+		d, err := inference.New(c)
+		if err != nil {
+			end()
+			return deps, func() {}, fmt.Errorf("inference driver: %w", err)
+		}
+		deps.Drivers["inference"] = d
+	}
+	var err error
+	if deps.Devices, err = devices(o.gpus, string(cfg.Node), o.log); err != nil {
+		end()
+		return deps, func() {}, err
+	}
+	return deps, end, nil
+}
+
+// dialModel reaches a model server on this node's loopback; nothing else may be
+// spoken to in the name of a job.
+func dialModel(ctx context.Context, addr string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return nil, fmt.Errorf("%s is not on this node's loopback", addr)
+	}
+	return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", addr)
+}
+
+// devices reads a setting of devices. Of auto, a machine without NVML has none.
+func devices(spec, seed string, log *slog.Logger) (func(context.Context) ([]placement.Device, error), error) {
+	if spec == "auto" || spec == "" {
+		return func(ctx context.Context) ([]placement.Device, error) {
+			found, err := nvml.Devices(ctx)
+			if errors.Is(err, nvml.ErrNoNVML) {
+				log.Info("no NVML: this node offers no NVIDIA devices")
+				return nil, nil
+			}
+			return found, err
+		}, nil
+	}
+	fixed, err := gpu.Parse(spec, seed)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) ([]placement.Device, error) { return fixed, nil }, nil
+}
