@@ -244,9 +244,13 @@ func TestAFullDisk(t *testing.T) {
 	})
 	old := r.leader()
 	disks[old.cfg.Self].full.Store(true)
+	began := time.Now()
 	job := r.job()
 	if _, err := old.Propose(timeout(t), job, "tok"); err != nil {
 		t.Fatalf("a submit through the node with the full disk: %v", err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the submit took %s", took)
 	}
 	if l := r.leader(); l == old {
 		t.Error("a node that cannot write still leads")

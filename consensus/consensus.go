@@ -214,12 +214,11 @@ func (g *Group) fail(err error) {
 }
 
 func (g *Group) noteStorage(err error) {
-	if err != nil {
+	if err == nil {
+		g.health.Store(nil)
+	} else if g.health.Swap(&err) == nil {
 		g.log.Error("the raft log cannot be written; this replica waits", "region", g.cfg.Region, "err", err)
-		g.health.Store(&err)
-		return
 	}
-	g.health.Store(nil)
 }
 
 // Health is the fault that keeps the replica from writing (a full disk), or nil.

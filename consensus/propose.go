@@ -73,7 +73,8 @@ type outcome struct {
 }
 
 // Propose stamps a command and returns once it is committed and this node's own
-// view contains it. It is held and tried again across lost leaders until ctx
+// view contains it (a view that lags by more than a second is not waited for).
+// It is held and tried again across lost leaders until ctx
 // ends, and takes effect once. A refusal by the state is a *[state.Refused].
 func (g *Group) Propose(ctx context.Context, cmd state.Command, actor string) (state.Result, error) {
 	head := state.Head{Version: g.View().StateVersion(), Time: g.cfg.Clock(), Actor: actor}

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"context"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -30,12 +31,19 @@ func (g *Group) Wait(ctx context.Context, after uint64) (*state.View, error) {
 	}
 }
 
-// awaitApplied waits until the own view contains an index; at the end of ctx
-// the command is committed all the same.
+// ownViewWithin bounds how long an acknowledgement waits for a lagging view.
+const ownViewWithin = time.Second
+
+// awaitApplied waits until the own view contains an index. The command is
+// committed whether it does or not, so a replica that lags (a full disk, a cut)
+// does not hold the acknowledgement back for long.
 func (g *Group) awaitApplied(ctx context.Context, index uint64) {
-	if index > 0 {
-		_, _ = g.Wait(ctx, index-1)
+	if index == 0 || g.View().Index() >= index {
+		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, ownViewWithin)
+	defer cancel()
+	_, _ = g.Wait(ctx, index-1)
 }
 
 // ReadIndex returns a view that contains everything acknowledged before the

@@ -257,7 +257,7 @@ func (l *logStore) StoreLogs(entries []*raft.Log) error {
 	err := l.LogCache.StoreLogs(entries)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err != nil || l.faulty {
+	if (err != nil) != l.faulty {
 		l.note(err)
 	}
 	l.faulty = err != nil
@@ -289,8 +289,8 @@ func (p *patientStore) retry(write func() error) error {
 	if err == nil {
 		return nil
 	}
+	p.note(err)
 	for err != nil {
-		p.note(err)
 		if !p.after(500*time.Millisecond, p.stop) {
 			// The replica is muted and going away: nobody hears what was not kept.
 			return nil
