@@ -67,7 +67,7 @@ type JobSpec struct {
 	Restart   Restart           `json:"restart"`
 	Singleton bool              `json:"singleton,omitempty"`
 	Evidence  Evidence          `json:"evidence"`
-	OnDrain   OnDrain           `json:"on_drain"`
+	OnDrain   OnDrain           `json:"on_drain,omitempty"` // empty: a service moves, a batch task waits
 	StopGrace Duration          `json:"stop_grace"`
 	Models    []string          `json:"models,omitempty"`
 	Upstream  string            `json:"upstream,omitempty"` // http URL of a model server on the node's loopback

@@ -167,9 +167,8 @@ func (r *jobReader) defaults(tree residency.Value) error {
 	if s.Restart.Policy == "on-failure" && s.Restart.Attempts == 0 {
 		s.Restart.Attempts = 3
 	}
-	if s.OnDrain == "" {
-		s.OnDrain = pick(service, placement.DrainMove, placement.DrainWait)
-	}
+	// on_drain stays empty where the author said nothing: the operator's
+	// --on-deadline fills that silence, and a default of ours would not.
 	if s.Evidence == "" {
 		s.Evidence = placement.EvidenceRequired
 	}

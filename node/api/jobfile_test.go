@@ -24,7 +24,7 @@ func TestJobFileDefaults(t *testing.T) {
 	if j.Tag.Wire() != "FR,NO" {
 		t.Errorf("residency %s", j.Tag.Wire())
 	}
-	if s.Type != placement.TypeBatch || s.Restart.Policy != "never" || s.OnDrain != placement.DrainWait || s.StopGrace != placement.Duration(30*time.Second) ||
+	if s.Type != placement.TypeBatch || s.Restart.Policy != "never" || s.OnDrain != "" || s.StopGrace != placement.Duration(30*time.Second) ||
 		s.Resources.CPU != 100 || s.Resources.Memory != 64*placement.MiB || s.Evidence != placement.EvidenceRequired {
 		t.Errorf("batch defaults: %+v", s)
 	}
@@ -32,7 +32,7 @@ func TestJobFileDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := j.Spec; s.Type != placement.TypeService || s.Restart.Policy != "always" || s.OnDrain != placement.DrainMove || s.Resources.CPU != 100 {
+	if s := j.Spec; s.Type != placement.TypeService || s.Restart.Policy != "always" || s.OnDrain != "" || s.Resources.CPU != 100 {
 		t.Errorf("service defaults: %+v", s)
 	}
 }
