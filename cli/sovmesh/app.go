@@ -89,6 +89,8 @@ func (p *program) app() *cli.App {
 			p.tokenCommands(),
 			p.residencyCommands(),
 			p.gpuCommands(),
+			p.devCommand(),
+			p.demoCommand(),
 			p.agentCommand(),
 			p.canaryCommand(),
 			p.versionCommand(),

@@ -24,6 +24,9 @@ func arrange(app *cli.App, args []string) (line, error) {
 		args = a.next(args)
 	}
 	l := a.line
+	if a.err != nil {
+		l.help = l.help || slices.Contains(args, "--help") // of what was understood so far
+	}
 	if a.err != nil && !l.help {
 		return l, a.err
 	}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/urfave/cli/v2"
+)
+
+// leaves calls f for every command that can be run.
+func leaves(commands []*cli.Command, path []string, f func(path []string, c *cli.Command)) {
+	for _, c := range commands {
+		here := append(append([]string{}, path...), c.Name)
+		if len(c.Subcommands) == 0 {
+			f(here, c)
+		}
+		leaves(c.Subcommands, here, f)
+	}
+}
+
+func TestGoldenHelp(t *testing.T) {
+	b := newBench(t)
+	var all strings.Builder
+	show := func(args ...string) {
+		r := b.run(append(args, "--help")...)
+		if r.exit != 0 || r.err != "" {
+			t.Errorf("%v --help: exit %d, %s", args, r.exit, r.err)
+		}
+		fmt.Fprintf(&all, "$ sovmesh %s\n%s\n", strings.Join(append(args, "--help"), " "), r.out)
+	}
+	show()
+	for _, c := range b.program(&bytes.Buffer{}, &bytes.Buffer{}).app().Commands {
+		if len(c.Subcommands) > 0 {
+			show(c.Name)
+		}
+	}
+	leaves(b.program(&bytes.Buffer{}, &bytes.Buffer{}).app().Commands, nil, func(path []string, c *cli.Command) {
+		show(path...)
+		if !strings.Contains(c.UsageText, "sovmesh") {
+			t.Errorf("%v has no example", path)
+		}
+	})
+	golden(t, "help.txt", all.String())
+}
+
+func TestGoldenResidency(t *testing.T) {
+	for name, args := range map[string][]string{
+		"check.txt":          {"residency", "check", "EEA,adequate(EU),!US", "--data", "personal", "--sites", "testdata/mesh.json"},
+		"check.json":         {"--json", "residency", "check", "EEA,adequate(EU),!US", "--data", "personal", "--sites", "testdata/mesh.json"},
+		"check-long.json":    {"residency", "check", "@testdata/tag.yaml", "--sites", "testdata/mesh.json", "--json"},
+		"check-refused.json": {"residency", "check", "CU,region:nowhere", "--sites", "testdata/mesh.json", "--json"},
+		"check-unknown.txt":  {"residency", "check", "adequate(EU),!US", "--data", "personal", "--sites", "testdata/mtl.json"},
+		"explain.txt":        {"residency", "explain", " fr , UK,eu,!hu,FR"},
+		"explain.json":       {"residency", "explain", "@testdata/tag.yaml", "--json", "--as-of", "2027-12-28"},
+	} {
+		r := newBench(t).run(args...)
+		golden(t, name, fmt.Sprintf("exit %d\n-- stdout --\n%s-- stderr --\n%s", r.exit, r.out, r.err))
+	}
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{Dir: "testdata/script", UpdateScripts: *update})
+}
