@@ -126,10 +126,12 @@ func TestRandomHistories(t *testing.T) {
 			if len(f.log) > 0 && rapid.IntRange(0, 9).Draw(t, "again") == 0 {
 				raw = f.log[len(f.log)-1]
 			}
-			old := f.s.Freeze()
-			digest := old.Digest()
+			old, digest := f.s.Freeze(), ""
+			if i%8 == 0 { // a digest reads everything, so not each time
+				digest = old.Digest()
+			}
 			result := f.applyRaw(raw)
-			if old.Digest() != digest {
+			if digest != "" && old.Digest() != digest {
 				t.Fatal("a view changed after it was given out")
 			}
 			checkInvariants(t, f.s)

@@ -108,6 +108,9 @@ func (s *State) endTask(c *call, id placement.TaskID, status placement.TaskStatu
 		if t.StartedAt.IsZero() && status == placement.TaskComplete {
 			t.StartedAt = t.EndedAt
 		}
+		if rep.Refused && status == placement.TaskFailed && t.StartedAt.IsZero() {
+			t.Again = true // nothing of it ran: that is no failure of the job
+		}
 	}
 	s.putTask(&t)
 	s.settleJob(c, t.Job)
@@ -172,6 +175,8 @@ func (s *State) afterTask(c *call, r *jobRecord, t *taskRecord) {
 	switch {
 	case r.StopRequested:
 		s.end(c, r, placement.JobStopped, orText(r.StopReason, "stopped"), "")
+	case t.Again && t.Status == placement.TaskFailed:
+		s.waitAgain(r, t.Reason, c.now.Add(time.Duration(min(r.Attempts, 30))*time.Second))
 	case t.Again:
 		s.waitAgain(r, orText(t.StopReason, reasonWaiting), time.Time{})
 	case restarts(r, t):
