@@ -75,7 +75,9 @@ type TaskReport struct {
 	Status   TaskStatus `json:"status"`
 	Reason   string     `json:"reason,omitempty"`
 	ExitCode *int       `json:"exit_code,omitempty"`
-	At       time.Time  `json:"at"`
+	// Refused: the node never started it, so another may.
+	Refused bool      `json:"refused,omitempty"`
+	At      time.Time `json:"at"`
 }
 
 // Duration is a time.Duration that is written as "30s" in JSON.

@@ -125,6 +125,8 @@ func (e *Endpoint) listenConfig() *quic.Config {
 		InitialStreamReceiveWindow:     64 << 10,
 		InitialConnectionReceiveWindow: 128 << 10,
 		Allow0RTT:                      false,
+		// A cut answer keeps the tokens that were sent before it.
+		EnableStreamResetPartialDelivery: true,
 	}
 }
 

@@ -112,6 +112,8 @@ func (s *Stream) Cut() {
 		return
 	}
 	s.done = true
+	// What was written before the cut still arrives (draft-ietf-quic-reliable-stream-reset).
+	s.stream.SetReliableBoundary()
 	cancelBoth(s.stream, codeCut)
 }
 

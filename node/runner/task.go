@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -276,6 +277,7 @@ func (r *Runner) report(t *task, status placement.TaskStatus, reason string) {
 // saying is the report of the task's present status.
 func (t *task) saying() placement.TaskReport {
 	rep := placement.TaskReport{Task: t.rec.Task, Status: t.rec.Status, Reason: t.rec.Reason, At: time.Now()}
+	rep.Refused = t.rec.Status == placement.TaskFailed && strings.HasPrefix(t.rec.Reason, RefusedPrefix)
 	switch {
 	case t.over():
 		rep.At = t.rec.EndedAt
