@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -188,6 +189,32 @@ type region struct {
 	url     string
 	logs    *lockedBuffer
 	tasks   fakeTasks
+	taken   atomic.Int64 // bytes that the app listener took from its sockets
+}
+
+// countingListener counts what a server takes out of its sockets.
+type countingListener struct {
+	net.Listener
+	taken *atomic.Int64
+}
+
+func (l countingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return countingConn{c.(*net.TCPConn), l.taken}, nil
+}
+
+type countingConn struct {
+	*net.TCPConn
+	taken *atomic.Int64
+}
+
+func (c countingConn) Read(p []byte) (int, error) {
+	n, err := c.TCPConn.Read(p)
+	c.taken.Add(int64(n))
+	return n, err
 }
 
 type lockedBuffer struct {
@@ -326,7 +353,7 @@ func (r *region) serve() {
 	}
 	r.web = NewAppServer(r.server.App(), slog.New(slog.DiscardHandler))
 	done := make(chan error, 1)
-	go func() { done <- r.web.Serve(tls.NewListener(l, AppTLS(identity.ServingConfig(src)))) }()
+	go func() { done <- r.web.Serve(tls.NewListener(countingListener{l, &r.taken}, AppTLS(identity.ServingConfig(src)))) }()
 	r.url = "https://" + l.Addr().String()
 	r.t.Cleanup(func() {
 		_ = r.web.Close()

@@ -108,7 +108,7 @@ func (s *Server) handler(op *operation, on listener, ids *requestIDs) http.Handl
 		if r.Context().Err() != nil {
 			return // the caller has gone: nobody reads the answer
 		}
-		if op.Unread {
+		if op.Unread || p.Status == http.StatusRequestEntityTooLarge {
 			refuseUnread(w, r, p)
 			return
 		}
