@@ -123,7 +123,13 @@ func (a *agentReader) path(v residency.Value, key string) string {
 	if !filepath.IsAbs(s) {
 		s = filepath.Join(a.folder, s)
 	}
-	return s
+	// The config itself may have been named by a relative path.
+	abs, err := filepath.Abs(s)
+	if err != nil {
+		a.fault(v, "start from a directory that exists", "%s %q: %v", key, s, err)
+		return ""
+	}
+	return abs
 }
 
 func (a *agentReader) address(v residency.Value, key string) string {
@@ -184,11 +190,11 @@ func (a *agentReader) logging(v residency.Value) {
 // together looks at what several keys say, and at what is missing.
 func (a *agentReader) together(tree residency.Value) {
 	top := residency.Value{Line: max(tree.Line, 1), Column: max(tree.Column, 1)}
-	for key, help := range map[string]string{
-		"node": "add node: NAME, unique in its region", "data": "add data: DIR, on a local disk", "listen": "add listen: HOST:PORT, for UDP and TCP",
+	for _, must := range []struct{ key, help string }{
+		{"node", "add node: NAME, unique in its region"}, {"data", "add data: DIR, on a local disk"}, {"listen", "add listen: HOST:PORT, for UDP and TCP"},
 	} {
-		if _, ok := a.at[key]; !ok && tree.Kind == residency.Map {
-			a.fault(top, help, "%s is missing", key)
+		if _, ok := a.at[must.key]; !ok && tree.Kind == residency.Map {
+			a.fault(top, must.help, "%s is missing", must.key)
 		}
 	}
 	if _, both := a.at["join_file"]; both && a.at["join"].Line > 0 {
