@@ -26,7 +26,7 @@ func printHelp(w io.Writer, app *cli.App, path []*cli.Command) {
 		fmt.Fprintf(w, "\nexample:\n  %s --help\n", pathOf(append(path, c.Subcommands[0])))
 		return
 	}
-	fmt.Fprintf(w, "usage:\n  %s\n", strings.TrimSpace(name+" "+c.ArgsUsage+" [FLAGS]"))
+	fmt.Fprintf(w, "usage:\n  %s [FLAGS]\n", strings.TrimSpace(name+" "+c.ArgsUsage))
 	if c.Description != "" {
 		fmt.Fprintf(w, "\n%s\n", c.Description)
 	}
@@ -111,13 +111,16 @@ func writeFlags(w io.Writer, flags []cli.Flag) {
 	}
 }
 
-// placeholder takes the word in backquotes out of a flag's text: it names the
-// flag's value.
+// placeholder finds the word in backquotes in a flag's text: it names the flag's
+// value. At the beginning of the text it is said once only.
 func placeholder(text string) (value, rest string) {
 	before, tail, ok := strings.Cut(text, "`")
 	if !ok {
 		return "VALUE", text
 	}
 	value, after, _ := strings.Cut(tail, "`")
-	return value, strings.TrimSpace(before + after)
+	if before != "" {
+		return value, before + value + after
+	}
+	return value, strings.TrimLeft(after, ": ")
 }
