@@ -50,6 +50,9 @@ type Client struct {
 
 	mu        sync.Mutex
 	directory *Directory                      // guarded by mu; the last one fetched
+	fetched   time.Time                       // guarded by mu; when directory was
+	me        *Whoami                         // guarded by mu; as asked at meAt
+	meAt      time.Time                       // guarded by mu
 	packs     map[string]*residency.Pack      // guarded by mu; by hash
 	doors     map[string]*door                // guarded by mu; foreign, by region and URL
 	grants    map[placement.JobID]cachedGrant // guarded by mu; for reads

@@ -151,7 +151,7 @@ func (c *Client) Directory(ctx context.Context) (*Directory, error) {
 		return nil, err
 	}
 	c.mu.Lock()
-	c.directory = &signed.Directory
+	c.directory, c.fetched = &signed.Directory, c.cfg.Now()
 	c.mu.Unlock()
 	return &signed.Directory, nil
 }

@@ -29,11 +29,7 @@ func (c *Client) Submit(ctx context.Context, job *JobFile, o SubmitOptions) (*Su
 	if err != nil {
 		return nil, fmt.Errorf("submit: %w", err)
 	}
-	me, err := c.Whoami(ctx)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := c.Directory(ctx)
+	me, dir, err := c.known(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -53,6 +49,42 @@ func (c *Client) Submit(ctx context.Context, job *JobFile, o SubmitOptions) (*Su
 		l.only = doorRegions(p.Doors) // home knows better where; where is lawful is judged here
 	}
 	return c.land(ctx, l, job, body, o)
+}
+
+// What a client remembers for a stream of submits. Being wrong by so much is
+// harmless: the server judges again, and home's own answer (421) is believed.
+const (
+	directoryFor = 2 * time.Second
+	whoamiFor    = 30 * time.Second
+)
+
+// known is who the caller is and what home knows, asked for at most so often.
+func (c *Client) known(ctx context.Context) (*Whoami, *Directory, error) {
+	now := c.cfg.Now()
+	c.mu.Lock()
+	me, dir := c.me, c.directory
+	if now.Sub(c.meAt) > whoamiFor {
+		me = nil
+	}
+	if now.Sub(c.fetched) > directoryFor {
+		dir = nil
+	}
+	c.mu.Unlock()
+	var err error
+	if me == nil {
+		if me, err = c.Whoami(ctx); err != nil {
+			return nil, nil, err
+		}
+		c.mu.Lock()
+		c.me, c.meAt = me, now
+		c.mu.Unlock()
+	}
+	if dir == nil {
+		if dir, err = c.Directory(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	return me, dir, nil
 }
 
 // landing is one submit on its way to a region.

@@ -353,7 +353,9 @@ func (r *region) serve() {
 	}
 	r.web = NewAppServer(r.server.App(), slog.New(slog.DiscardHandler))
 	done := make(chan error, 1)
-	go func() { done <- r.web.Serve(tls.NewListener(countingListener{l, &r.taken}, AppTLS(identity.ServingConfig(src)))) }()
+	go func() {
+		done <- r.web.Serve(tls.NewListener(countingListener{l, &r.taken}, AppTLS(identity.ServingConfig(src))))
+	}()
 	r.url = "https://" + l.Addr().String()
 	r.t.Cleanup(func() {
 		_ = r.web.Close()

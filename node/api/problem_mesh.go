@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/sovmesh/sovmesh/consensus"
 	"github.com/sovmesh/sovmesh/transport"
 	"github.com/sovmesh/sovmesh/transport/identity"
 )
@@ -17,7 +18,6 @@ func problemOfMesh(err error) *Problem {
 		gone   *transport.UnreachableError
 		egress *transport.EgressError
 		who    *identity.RefusedError
-		leader interface{ NoLeader() bool }
 		hinted interface{ Hint() string }
 	)
 	switch {
@@ -27,7 +27,7 @@ func problemOfMesh(err error) *Problem {
 		return newProblem(http.StatusServiceUnavailable, CodePeerUnknown, fmt.Sprintf("no answer from %s: whether it works is unknown", gone.Peer.ID.Region), gone.Hint()).retry(2 * time.Second)
 	case errors.As(err, &who):
 		return newProblem(http.StatusUnauthorized, "identity."+reasonCode(who.Reason), who.Error(), who.Hint())
-	case errors.As(err, &leader):
+	case errors.Is(err, consensus.ErrNoLeader):
 		return newProblem(http.StatusServiceUnavailable, CodeLeaderUnknown, "the region has no leader at the moment", "ask again; if it lasts, fewer than half of the voters are up: sovmesh status").retry(time.Second)
 	case errors.As(err, &hinted):
 		return newProblem(http.StatusServiceUnavailable, CodeUnavailable, err.Error(), hinted.Hint()).retry(time.Second)

@@ -224,7 +224,7 @@ func TestClientSubmitsAtHomeWhenHomeIsInside(t *testing.T) {
 }
 
 func TestClientKnowsWhyItCannotLand(t *testing.T) {
-	_, _, ber, iad := mesh3(t)
+	w, _, ber, iad := mesh3(t)
 	c := iad.admin()
 	if _, err := c.Submit(t.Context(), readJob(t, jobText("JP")), SubmitOptions{}); ExitOf(err) != ExitNotLawful {
 		t.Errorf("JP: exit %d, %v", ExitOf(err), err)
@@ -232,6 +232,7 @@ func TestClientKnowsWhyItCannotLand(t *testing.T) {
 	iad.links.mu.Lock()
 	iad.links.down["ber-1"] = true
 	iad.links.mu.Unlock()
+	w.clock.add(directoryFor + time.Second)
 	if _, err := c.Submit(t.Context(), readJob(t, jobText("DE")), SubmitOptions{}); CodeOf(err) != CodePeerUnknown || ExitOf(err) != ExitUnknown {
 		t.Errorf("DE out of contact: %v", err)
 	}
@@ -268,5 +269,27 @@ func TestTenantAndTokenNarrow(t *testing.T) {
 	h.Set(HeaderResidency, "EU")
 	if status, p, _ := fra.do(t, http.MethodPost, "/api/v1/jobs", h, jobText("EU")); status != 403 || p.Code != CodeNever {
 		t.Errorf("token: %d %+v", status, p)
+	}
+}
+
+// BenchmarkSubmit is the handler's own cost, without TLS, raft and disk.
+func BenchmarkSubmit(b *testing.B) {
+	w := newWorld(b)
+	fra := w.add("fra-1", "FR", 0)
+	h := bearer(fra.token(state.Token{Roles: []state.Role{state.RoleSubmitter}}))
+	h.Set(HeaderResidency, "EEA,!HU")
+	body := jobText("EEA,!HU")
+	b.ReportAllocs()
+	for b.Loop() {
+		req, err := http.NewRequestWithContext(b.Context(), http.MethodPost, "/api/v1/jobs", strings.NewReader(body))
+		if err != nil {
+			b.Fatal(err)
+		}
+		req.Header = h
+		rec := &plainWriter{h: http.Header{}}
+		fra.server.App().ServeHTTP(rec, req)
+		if rec.status != http.StatusCreated {
+			b.Fatalf("answered %d", rec.status)
+		}
 	}
 }
