@@ -76,7 +76,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 
 // startLimit bounds whatever waits for processes to come up: machines that test
 // are busy.
-const startLimit = 90 * time.Second
+const startLimit = 30 * time.Second
 
 func found(t *testing.T, w *World, name, country string, nodes int) *Region {
 	t.Helper()
@@ -149,7 +149,7 @@ func becomes(t *testing.T, c *api.Client, id placement.JobID, what string, d tim
 		return fmt.Sprintf("%s is %s (%s)", id, j.Status, j.Reason)
 	})
 	if err != nil {
-		t.Fatalf("job %s: want %s: %v", id, what, err)
+		t.Fatalf("job %s: want %s: %v; last seen %+v", id, what, err, last)
 	}
 	return last
 }
