@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/hex"
 	"net/http"
 	"slices"
@@ -112,7 +113,7 @@ func (s *Server) appCaller(r *http.Request, v *state.View) (*Caller, error) {
 	scheme, value, _ := strings.Cut(header, " ")
 	switch {
 	case strings.EqualFold(scheme, "Bearer"):
-		return s.tokenCaller(strings.TrimSpace(value), v)
+		return s.tokenCaller(r.Context(), strings.TrimSpace(value), v)
 	case strings.EqualFold(scheme, GrantScheme):
 		return s.grantCaller(strings.TrimSpace(value), v)
 	}
@@ -121,7 +122,7 @@ func (s *Server) appCaller(r *http.Request, v *state.View) (*Caller, error) {
 
 // tokenCaller looks a bearer token up by its hash. A token of another region is
 // refused before: what was sent here by mistake is not even compared.
-func (s *Server) tokenCaller(token string, v *state.View) (*Caller, error) {
+func (s *Server) tokenCaller(ctx context.Context, token string, v *state.View) (*Caller, error) {
 	region, ok := identity.RegionOfBearer(token)
 	if !ok {
 		return nil, newProblem(http.StatusUnauthorized, CodeBadToken, "the bearer token is not one of this mesh", "create one: sovmesh token create")
@@ -131,6 +132,11 @@ func (s *Server) tokenCaller(token string, v *state.View) (*Caller, error) {
 	}
 	hash := identity.HashBearer(token)
 	t := v.Token(hex.EncodeToString(hash[:]))
+	if t == nil { // it may be newer than this node's state
+		if now, err := s.fresh(ctx); err == nil {
+			t = now.Token(hex.EncodeToString(hash[:]))
+		}
+	}
 	switch {
 	case t == nil:
 		return nil, newProblem(http.StatusUnauthorized, CodeBadToken, "the bearer token is not known in this region", "create one: sovmesh token create")

@@ -37,7 +37,9 @@ func (c *Client) Submit(ctx context.Context, job *JobFile, o SubmitOptions) (*Su
 	if err != nil {
 		return nil, err
 	}
-	if l.court.mayEnter(l.policy, l.court.home).Verdict == residency.Permitted {
+	// What is unknown from here may be known at home, which has its sites' names:
+	// home judges by the header, and asks for the body only if it may come.
+	if l.court.mayEnter(l.policy, l.court.home).Verdict != residency.Refused {
 		out, err := c.submitTo(ctx, c.home, job, body, o)
 		var p *Problem
 		if !errors.As(err, &p) || p.Code != CodeMisdirected {

@@ -83,6 +83,11 @@ func reserve(s *Server, c *call) error {
 		if held := v.Reservation(key); held != nil && !in.DryRun {
 			return c.writeJSON(http.StatusOK, ReserveAnswer{Key: key, Held: true, Expires: held.Expires})
 		}
+		if j := v.Job(in.Job); j != nil && j.Origin == c.caller.Region && !in.DryRun {
+			// It came here before home lost sight of it, and has its room. A refusal
+			// would let home start it a second time elsewhere.
+			return c.writeJSON(http.StatusOK, ReserveAnswer{Key: key, Held: true})
+		}
 		answer, again, err := s.tryReserve(c, v, in, key, layers)
 		if err != nil {
 			return err
