@@ -43,6 +43,9 @@ func (n *Node) buildConsensus() error {
 	}
 	cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaseTimeout = n.cfg.Heartbeat, n.cfg.Heartbeat, n.cfg.Heartbeat/2
 	cfg.CommitTimeout = n.cfg.Commit
+	if n.cfg.Replace > 0 {
+		cfg.ReplaceAfter = n.cfg.Replace
+	}
 	if n.cfg.SnapshotEvery > 0 {
 		cfg.SnapshotThreshold = n.cfg.SnapshotEvery
 	}

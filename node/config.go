@@ -43,6 +43,9 @@ type Config struct {
 	Silent time.Duration
 	// Lease is how long a singleton may run without its leader.
 	Lease time.Duration
+	// Replace is how long a voter may be out of contact before a standby takes
+	// its vote; zero means five minutes.
+	Replace time.Duration
 	// Summaries is how often other regions are asked for their summaries.
 	Summaries time.Duration
 	// CertificateTTL is the life of node certificates; zero means 24 hours.

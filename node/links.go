@@ -239,6 +239,7 @@ func (n *Node) id(region placement.RegionID, node placement.NodeID) identity.ID 
 func (n *Node) keepBundles(ctx context.Context) error {
 	var index uint64
 	held := map[string][]byte{}
+	nodes := map[placement.NodeID]bool{}
 	for ctx.Err() == nil {
 		view, err := n.ledger.Wait(ctx, index)
 		if err != nil {
@@ -246,6 +247,7 @@ func (n *Node) keepBundles(ctx context.Context) error {
 			continue
 		}
 		index = view.Index()
+		n.dropRemoved(nodes, view)
 		want := map[string][]byte{}
 		for _, r := range view.Regions() {
 			if r.Self || r.State == placement.PeerActive {
@@ -276,9 +278,29 @@ func (n *Node) believe(held, want map[string][]byte) {
 	for domain := range held {
 		if _, ok := want[domain]; !ok {
 			n.bundles.Remove(domain)
+			if region, mesh, err := identity.SplitTrustDomain(domain); err == nil {
+				n.endpoint.Drop(identity.ID{Region: region, Mesh: mesh})
+			}
 		}
 	}
 	if err := n.dir.writeJSON(fileBundles, want); err != nil {
 		n.deps.Log.Warn("bundles were not kept for the next start", "err", err)
+	}
+}
+
+// dropRemoved ends the connections of nodes that the region had and has no
+// more: their certificates are refused from now on, and what is open would
+// outlive that.
+func (n *Node) dropRemoved(had map[placement.NodeID]bool, view *state.View) {
+	now := map[placement.NodeID]bool{}
+	for _, node := range view.Nodes() {
+		now[node.ID] = true
+		had[node.ID] = true
+	}
+	for node := range had {
+		if !now[node] {
+			delete(had, node)
+			n.endpoint.Drop(n.id(n.who.Region, node))
+		}
 	}
 }

@@ -127,10 +127,27 @@ func (n *Node) buildIdentity() (err error) {
 	}
 	n.verifier = &identity.Verifier{
 		Home: n.who.Region, Mesh: n.who.Mesh, Bundles: n.bundles, Clock: n.deps.now,
-		Revoked:  func(_ identity.ID, serial *big.Int) bool { return n.ledger.View().Revoked(serial.String()) },
+		Revoked:  n.revoked,
 		RaftPeer: n.raftPeer,
 	}
 	return nil
+}
+
+// revoked says whose certificate no longer counts: one that the ledger revoked,
+// and every one of a node of the region that the ledger does not have. A removed
+// node may hold older certificates than the last; a node that has just joined,
+// and that this replica has not heard of yet, is believed at its next try.
+func (n *Node) revoked(id identity.ID, serial *big.Int) bool {
+	view := n.ledger.View()
+	if view.Revoked(serial.String()) {
+		return true
+	}
+	select {
+	case <-n.ready:
+		return n.group != nil && id.Region == n.who.Region && view.Node(id.Node) == nil
+	default:
+		return false // the replica is still reading its log
+	}
 }
 
 // raftPeer says who may speak raft: the voters and standbys of the current
