@@ -17,7 +17,9 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,6 +45,10 @@ type Spec struct {
 	Nodes   int
 	// GPUs are the devices of every node.
 	GPUs []placement.Device
+	// Sites are the sites of the nodes, in their order; a node beyond them has none.
+	Sites []string
+	// Tune changes the configuration of every node, if set.
+	Tune func(*node.Config)
 }
 
 // Region is a region of the given number of nodes.
@@ -76,7 +82,7 @@ type host struct {
 	addr   netip.Addr
 	dir    string
 	world  *fake.World
-	clock  time.Duration // how far its clock is off
+	clock  atomic.Int64 // how far its clock is off, as a time.Duration
 
 	node   *node.Node // nil while it is down
 	socket net.PacketConn
@@ -183,6 +189,12 @@ func (h *host) config() node.Config {
 	cfg.CPU, cfg.Memory = 64_000, 256*placement.GiB
 	// Raft's idle chatter is most of what a simulation costs.
 	cfg.Commit = 200 * time.Millisecond
+	if i := slices.Index(h.region.hosts, h); i >= 0 && i < len(h.region.spec.Sites) {
+		cfg.Site = h.region.spec.Sites[i]
+	}
+	if h.region.spec.Tune != nil {
+		h.region.spec.Tune(&cfg)
+	}
 	return cfg
 }
 
@@ -203,7 +215,7 @@ func (h *host) deps(socket net.PacketConn, listener net.Listener) node.Deps {
 			return devices, nil
 		},
 		Log: slog.New(h.m.log.handler(string(h.region.spec.ID) + "/" + string(h.name))),
-		Now: func() time.Time { return time.Now().Add(h.clock) },
+		Now: func() time.Time { return time.Now().Add(time.Duration(h.clock.Load())) },
 	}
 }
 
