@@ -130,6 +130,7 @@ type Group struct {
 	done    chan struct{} // closed once Run has returned
 	fatal   chan error    // the first reason to stop
 	raft    atomic.Pointer[raft.Raft]
+	net     atomic.Pointer[mux]
 	health  atomic.Pointer[error] // last storage fault
 
 	barrierMu   sync.Mutex
@@ -173,10 +174,12 @@ func (g *Group) Run(ctx context.Context) error {
 		return fmt.Errorf("open raft log of region %s: %w", g.cfg.Region, err)
 	}
 	g.raft.Store(r)
+	g.net.Store(net)
 	close(g.ready)
 
 	var parts sync.WaitGroup
 	parts.Go(net.accept)
+	parts.Go(func() { g.standAlone(inner) })
 	parts.Go(func() { g.watchLeadership(inner, r, notify) })
 	parts.Go(func() { g.batch(inner, r) })
 	parts.Go(func() { g.digests(inner) })

@@ -33,6 +33,7 @@ func (g *Group) Bootstrap(ctx context.Context, first state.InitRegion, actor str
 	} else if err != nil {
 		return state.Result{}, fmt.Errorf("bootstrap region %s: %w", g.cfg.Region, err)
 	}
+	g.standAlone(ctx)
 	return g.Propose(ctx, first, actor)
 }
 
