@@ -27,7 +27,7 @@ import (
 func refusing() []step {
 	return []step{
 		{"an EU body is refused in the US before it is read", "POST https://iad-1/api/v1/jobs, X-Data-Residency: EU, Expect: 100-continue", (*player).unread},
-		{"our client in the US lands an EU job in Europe by itself", "sovmesh --context iad-1 job run (residency: EU, 400 KiB) --wait", (*player).landed},
+		{"our client in the US lands an EU job in Europe by itself", "sovmesh --context iad-1 job run (residency: EU, 200 KiB) --wait", (*player).landed},
 		{"a client that pushes its body anyway leaves nothing of it", "POST https://iad-1/api/v1/jobs, X-Data-Residency: EU, header and body in one write", (*player).pushed},
 	}
 }
@@ -62,7 +62,7 @@ func (p *player) landed(ctx context.Context) (string, error) {
 	}
 	defer c.Close()
 	pad := strings.Repeat("x", 100<<10)
-	s, j, err := run(ctx, c, fmt.Sprintf(`{kind: process, residency: EU, command: [/bin/true], env: {WORD: %s, A: %s, B: %s, C: %s, D: %s}}`, word, pad, pad, pad, pad))
+	s, j, err := run(ctx, c, fmt.Sprintf(`{kind: process, residency: EU, command: [/bin/true], env: {WORD: %s, A: %s, B: %s}}`, word, pad, pad))
 	if err != nil {
 		return "", err
 	}
@@ -75,7 +75,7 @@ func (p *player) landed(ctx context.Context) (string, error) {
 	if err := p.notFoundIn(america, word); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s in %s; of a body of 400 KiB nothing went to the US: all requests there had %d bytes together", j.Status, j.Region, sent.Load()), nil
+	return fmt.Sprintf("%s in %s; of a body of 200 KiB nothing went to the US: all requests there had %d bytes together", j.Status, j.Region, sent.Load()), nil
 }
 
 type counted struct {

@@ -26,7 +26,12 @@ func (p *player) exportRule(ctx context.Context) (string, error) {
 	if _, err := p.fr.SetRegionPolicy(ctx, api.RegionPolicyRequest{Export: &rule}); err != nil {
 		return "", err
 	}
-	_, refused := p.fr.Submit(ctx, job, api.SubmitOptions{})
+	// A client that just fetched the region's directory goes by it for a moment.
+	c, err := p.client(p.mesh.Nodes(france)[0])
+	if err != nil {
+		return "", err
+	}
+	_, refused := c.Submit(ctx, job, api.SubmitOptions{})
 	_, err = p.fr.SetRegionPolicy(ctx, api.RegionPolicyRequest{Export: &none})
 	if err != nil {
 		return "", err
