@@ -22,7 +22,7 @@ func (p *program) gpuList() *cli.Command {
 					if g.Simulated {
 						model += " (simulated)"
 					}
-					t.add(string(g.Node), g.UUID, model, g.Memory.String(), string(g.Health), string(g.Task))
+					t.add(string(g.Node), g.UUID, model, human(g.Memory), string(g.Health), string(g.Task))
 				}
 				t.write(w)
 			})

@@ -46,7 +46,7 @@ func (p *program) writeNode(w io.Writer, n *placement.Node) {
 	}
 	p.facts(w, "node", string(n.ID), "region", string(n.Region), "site", n.Site, "role", string(n.Role), "state", string(n.State), "drain", drain,
 		"contact", string(n.Contact)+prefixed(" since ", stamp(n.ContactAt)), "quic", n.QUIC, "api", n.API,
-		"cpu", fmt.Sprintf("%s, %s in use", n.Inventory.CPU, n.Used.CPU), "memory", fmt.Sprintf("%s, %s in use", n.Inventory.Memory, n.Used.Memory),
+		"cpu", fmt.Sprintf("%s, %s in use", n.Inventory.CPU, n.Used.CPU), "memory", fmt.Sprintf("%s, %s in use", human(n.Inventory.Memory), human(n.Used.Memory)),
 		"devices", deviceText(n), "drivers", strings.Join(n.Inventory.Drivers, " "), "version", n.Inventory.Program,
 		"tasks", fmt.Sprint(n.Used.Tasks), "joined", stamp(n.JoinedAt), "certificate until", stamp(n.NotAfter))
 }

@@ -18,7 +18,7 @@ func (p *program) nodeList() *cli.Command {
 				t := p.table("NAME", "ROLE", "STATE", "CONTACT", "CPU", "MEMORY", "GPUS", "TASKS", "DRIVERS")
 				for _, n := range nodes {
 					t.add(string(n.ID), string(n.Role), string(n.State), string(n.Contact),
-						fmt.Sprintf("%s/%s", n.Used.CPU, n.Inventory.CPU), fmt.Sprintf("%s/%s", n.Used.Memory, n.Inventory.Memory),
+						fmt.Sprintf("%s/%s", n.Used.CPU, n.Inventory.CPU), fmt.Sprintf("%s/%s", human(n.Used.Memory), human(n.Inventory.Memory)),
 						fmt.Sprintf("%d/%d", len(n.Used.Devices), len(n.Inventory.Devices)), fmt.Sprint(n.Used.Tasks), strings.Join(n.Inventory.Drivers, " "))
 				}
 				t.write(w)

@@ -36,7 +36,7 @@ func (p *program) nodeShow() *cli.Command {
 				fmt.Fprintln(w)
 				t := p.table("TASK", "KIND", "STATUS", "CPU", "MEMORY", "GPUS", "REASON")
 				for _, k := range n.Tasks {
-					t.add(string(k.ID), string(k.Kind), string(k.Status), k.Resources.CPU.String(), k.Resources.Memory.String(), fmt.Sprint(len(k.Devices)), k.Reason)
+					t.add(string(k.ID), string(k.Kind), string(k.Status), k.Resources.CPU.String(), human(k.Resources.Memory), fmt.Sprint(len(k.Devices)), k.Reason)
 				}
 				t.write(w)
 			})

@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"github.com/mattn/go-runewidth"
+	"github.com/sovmesh/sovmesh/placement"
 )
 
 // document prints one JSON document: the whole of stdout with --json.
@@ -116,6 +118,21 @@ func (p *program) tint(word string) string {
 		return "\x1b[33m" + word + "\x1b[0m"
 	}
 	return word
+}
+
+// human writes a size as people compare them: three digits and a unit.
+func human(b placement.Bytes) string {
+	if b == 0 {
+		return "0"
+	}
+	size, unit := float64(b), "B"
+	for _, next := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if size < 1000 {
+			break
+		}
+		size, unit = size/1024, next
+	}
+	return strconv.FormatFloat(size, 'g', 3, 64) + unit
 }
 
 // facts prints "name: value" lines, aligned; empty values are left out.
