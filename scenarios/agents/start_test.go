@@ -180,10 +180,13 @@ func TestProcesses_fullDiskDegrades(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer wire.Close()
-	big := strings.Repeat("x", 700<<10)
+	big := map[string]string{}
+	for i := range 7 {
+		big[fmt.Sprintf("BIG%d", i)] = strings.Repeat("x", 100<<10)
+	}
 	refused := false
 	for i := 0; i < 150 && !refused; i++ {
-		ans, err := wire.Submit(within(t, 20*time.Second), a.API, "FR", fmt.Sprintf("big-%d", i), shell(t, "big", "FR", "exit 0", map[string]any{"env": map[string]string{"BIG": big}}))
+		ans, err := wire.Submit(within(t, 20*time.Second), a.API, "FR", fmt.Sprintf("big-%d", i), shell(t, "big", "FR", "exit 0", map[string]any{"env": big}))
 		if err != nil {
 			t.Fatalf("submit %d on a full disk: no answer: %v", i, err)
 		}
