@@ -243,12 +243,9 @@ func (c *Controller) mirror(ctx context.Context, region placement.RegionID) {
 		}
 		asked, cancel := context.WithTimeout(ctx, answerWithin)
 		jobs, next, err := c.cfg.Regions.Changes(asked, region, index)
-		timedOut := asked.Err() != nil
 		cancel()
 		if err != nil {
-			if ctx.Err() == nil && !(timedOut && errors.Is(err, context.DeadlineExceeded)) {
-				index = 0 // what was missed is asked for again
-			}
+			index = 0 // all of them are unknown now, so all are asked about again
 			c.loseSight(ctx, region)
 			sleep(ctx, time.Second)
 			continue
