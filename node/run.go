@@ -209,7 +209,7 @@ func (n *Node) certify(ctx context.Context, keys keys) (chain, serving [][]byte,
 func serveHTTPS(ctx context.Context, l net.Listener, serving *identity.ServingSource, h http.Handler, log *slog.Logger) error {
 	srv := api.NewAppServer(h, log)
 	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(tls.NewListener(l, identity.ServingConfig(serving))) }()
+	go func() { failed <- srv.Serve(tls.NewListener(l, api.AppTLS(identity.ServingConfig(serving)))) }()
 	select {
 	case err := <-failed:
 		return err
