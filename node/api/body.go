@@ -79,7 +79,9 @@ const lingerTime = 500 * time.Millisecond
 // the connection.
 func refuseUnread(w http.ResponseWriter, r *http.Request, p *Problem) {
 	if r.ContentLength == 0 || r.ProtoMajor != 1 {
-		w.Header().Set("Connection", "close")
+		if r.ProtoMajor == 1 { // HTTP/2 and 3 know no such header: the answer would not be read
+			w.Header().Set("Connection", "close")
+		}
 		writeProblem(w, p)
 		return
 	}
