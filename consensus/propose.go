@@ -144,7 +144,39 @@ func (g *Group) try(ctx context.Context, head state.Head, raw []byte, n int) (st
 	if !ok || g.cfg.Forward == nil {
 		return state.Result{}, &NotLeader{leader.Node, leader.Addr}
 	}
-	return g.cfg.Forward(ctx, leader, raw)
+	return g.forward(ctx, r, leader, raw)
+}
+
+// lookAtLeader is how often a forwarded command looks whether its leader leads.
+const lookAtLeader = 50 * time.Millisecond
+
+// forward asks the leader, and lets go once this node hears that it leads no
+// longer: a leader that was lost would otherwise be waited for as long as the
+// connection to it lasts. The command may be asked for again: its salt is its name.
+func (g *Group) forward(ctx context.Context, r *raft.Raft, leader Member, raw []byte) (state.Result, error) {
+	asked, cancel := context.WithCancel(ctx)
+	defer cancel()
+	known, _ := g.leader(r) // empty if the leader was guessed
+	go func() {             // ends with asked
+		look := time.NewTicker(lookAtLeader)
+		defer look.Stop()
+		for {
+			select {
+			case <-asked.Done():
+				return
+			case <-look.C:
+				if now, _ := g.leader(r); now.Node != known.Node {
+					cancel()
+					return
+				}
+			}
+		}
+	}()
+	result, err := g.cfg.Forward(asked, leader, raw)
+	if err != nil && asked.Err() != nil && ctx.Err() == nil {
+		return state.Result{}, &NotLeader{} // look again who leads
+	}
+	return result, err
 }
 
 // guess is the n-th of the other voters.

@@ -16,6 +16,8 @@ type fabric struct {
 	tcp  map[string]place
 	cut  map[placement.RegionID]bool
 	dead map[placement.NodeID]bool
+	// changed is closed when a border was shut or opened.
+	changed chan struct{}
 }
 
 // place is where an address belongs.
@@ -25,7 +27,7 @@ type place struct {
 }
 
 func newFabric() *fabric {
-	return &fabric{udp: map[netip.AddrPort]place{}, tcp: map[string]place{}, cut: map[placement.RegionID]bool{}, dead: map[placement.NodeID]bool{}}
+	return &fabric{udp: map[netip.AddrPort]place{}, tcp: map[string]place{}, cut: map[placement.RegionID]bool{}, dead: map[placement.NodeID]bool{}, changed: make(chan struct{})}
 }
 
 func (f *fabric) register(n *Node, udp *net.UDPConn, tcp net.Listener) place {
@@ -76,23 +78,76 @@ func (m *Mesh) Cut(r placement.RegionID, shut bool) {
 	m.net.mu.Lock()
 	defer m.net.mu.Unlock()
 	m.net.cut[r] = shut
+	close(m.net.changed)
+	m.net.changed = make(chan struct{})
 }
 
-// Dial opens TCP connections as somebody in that region does: a connection to a
-// region that is cut off is never answered. Connections that are open already
-// stay.
+// Dial opens TCP connections as somebody in that region does: over a border
+// that is shut nothing comes and nothing goes until it is opened again.
 func (m *Mesh) Dial(from placement.RegionID) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		m.net.mu.RLock()
 		to, known := m.net.tcp[addr]
-		shut := known && !m.net.open(place{region: from}, to)
 		m.net.mu.RUnlock()
-		if shut {
-			<-ctx.Done()
+		if !known || to.region == from {
+			return (&net.Dialer{}).DialContext(ctx, network, addr)
+		}
+		if !m.net.await(ctx.Done(), place{region: from}, to) {
 			return nil, &net.OpError{Op: "dial", Net: network, Err: ctx.Err()}
 		}
-		return (&net.Dialer{}).DialContext(ctx, network, addr)
+		c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &crossing{Conn: c, net: m.net, from: place{region: from}, to: to, closed: make(chan struct{})}, nil
 	}
+}
+
+// await returns once the border between the two is open; false if done came first.
+func (f *fabric) await(done <-chan struct{}, a, b place) bool {
+	for {
+		f.mu.RLock()
+		shut := f.cut[a.region] || f.cut[b.region]
+		changed := f.changed
+		f.mu.RUnlock()
+		if !shut {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-done:
+			return false
+		}
+	}
+}
+
+// crossing is a TCP connection over a border.
+type crossing struct {
+	net.Conn
+	net      *fabric
+	from, to place
+	once     sync.Once
+	closed   chan struct{}
+}
+
+func (c *crossing) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if !c.net.await(c.closed, c.from, c.to) {
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+func (c *crossing) Write(b []byte) (int, error) {
+	if !c.net.await(c.closed, c.from, c.to) {
+		return 0, net.ErrClosed
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *crossing) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
 }
 
 // tap is a node's socket with the fabric in front of it. It is no *net.UDPConn

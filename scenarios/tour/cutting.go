@@ -49,11 +49,15 @@ func (p *player) cut(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	fresh, err := p.client(p.mesh.Nodes(france)[0]) // each sovmesh that is typed is one
+	if err != nil {
+		return "", err
+	}
 	begin = time.Now()
-	_, err = p.fr.Submit(ctx, job, api.SubmitOptions{})
+	_, err = fresh.Submit(ctx, job, api.SubmitOptions{})
 	submitted := time.Since(begin)
 	if api.CodeOf(err) != api.CodePeerUnknown || submitted > limit {
-		return "", fmt.Errorf("a submit said %w after %s", err, ms(submitted))
+		return "", fmt.Errorf("a submit said %v after %s", err, ms(submitted))
 	}
 	if _, err := until(ctx, p.fr, s.Job.ID, is(placement.JobUnknown)); err != nil {
 		return "", err

@@ -34,7 +34,7 @@ func (p *player) direct(ctx context.Context) (string, error) {
 	}
 	text, err := output(ctx, p.fr, j.ID)
 	if err != nil || text != word+"\n" {
-		return "", fmt.Errorf("its output was %q: %w", text, err)
+		return "", fmt.Errorf("its output was %q, error %v", text, err)
 	}
 	if err := p.foundIn(germany, word); err != nil {
 		return "", err
@@ -66,7 +66,7 @@ func (p *player) forwarded(ctx context.Context) (string, error) {
 	}
 	text, err := output(ctx, p.fr, j.ID)
 	if err != nil || text != "trained\n" {
-		return "", fmt.Errorf("its output, read in France, was %q: %w", text, err)
+		return "", fmt.Errorf("its output, read in France, was %q, error %v", text, err)
 	}
 	return fmt.Sprintf("entered %s, ran in %s over QUIC, %d hop; its output was read in France", j.EntryRegion, j.Region, j.Hops), nil
 }
@@ -96,7 +96,7 @@ func (p *player) europe(ctx context.Context) (string, error) {
 	_, err := read(`{kind: process, residency: Europe, command: [/bin/true]}`)
 	var bad *residency.Error
 	if !errors.As(err, &bad) || !strings.Contains(bad.Help+bad.Message, "EEA") {
-		return "", fmt.Errorf("the client said: %w", err)
+		return "", fmt.Errorf("the client said: %v", err)
 	}
 	status, body, err := p.rawSubmit(ctx, p.mesh.Nodes(france)[0], raw{tag: "Europe", expect: true, body: `{}`})
 	if err != nil {

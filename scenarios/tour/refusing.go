@@ -95,7 +95,7 @@ func (p *player) pushed(ctx context.Context) (string, error) {
 	status, answer, err := p.rawSubmit(ctx, p.mesh.Nodes(america)[0], raw{tag: "EU", body: body})
 	cut := errors.Is(err, errSilent) // the connection was closed under the push
 	if !cut && (err != nil || status != http.StatusMisdirectedRequest) {
-		return "", fmt.Errorf("it answered %d %s: %w", status, answer, err)
+		return "", fmt.Errorf("it answered %d %s, error %v", status, answer, err)
 	}
 	if err := p.notFoundIn(america, word); err != nil {
 		return "", err

@@ -20,24 +20,19 @@ func (p *player) exportRule(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if r, err := p.fr.Check(ctx, job); err != nil || r.Answer != api.CheckPlaceable {
-		return "", fmt.Errorf("before the rule a job tagged DE is %+v: %w", r, err)
+		return "", fmt.Errorf("before the rule a job tagged DE is %+v, error %v", r, err)
 	}
 	rule, none := "FR", ""
 	if _, err := p.fr.SetRegionPolicy(ctx, api.RegionPolicyRequest{Export: &rule}); err != nil {
 		return "", err
 	}
-	// A client that just fetched the region's directory goes by it for a moment.
-	c, err := p.client(p.mesh.Nodes(france)[0])
-	if err != nil {
-		return "", err
-	}
-	_, refused := c.Submit(ctx, job, api.SubmitOptions{})
+	_, refused := p.fr.Submit(ctx, job, api.SubmitOptions{})
 	_, err = p.fr.SetRegionPolicy(ctx, api.RegionPolicyRequest{Export: &none})
 	if err != nil {
 		return "", err
 	}
 	if api.ExitOf(refused) != api.ExitNotLawful {
-		return "", fmt.Errorf("under the rule a job tagged DE, submitted in France, was answered: %w", refused)
+		return "", fmt.Errorf("under the rule a job tagged DE, submitted in France, was answered: %v", refused)
 	}
 	if _, _, err := run(ctx, p.fr, `{kind: process, residency: DE, command: [/bin/true]}`); err != nil {
 		return "", fmt.Errorf("after the rule: %w", err)
