@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -79,7 +80,7 @@ func (a *agentReader) key(key string, v residency.Value) {
 	case "advertise":
 		a.advertise = a.address(v, key)
 	case "hosts":
-		c.Hosts = a.list(v, key)
+		c.Hosts = a.hosts(v)
 	case "join":
 		c.Join = a.token(v, a.text(v, key))
 	case "join_file":
@@ -139,6 +140,18 @@ func (a *agentReader) address(v residency.Value, key string) string {
 		return ""
 	}
 	return s
+}
+
+// hosts are further names and addresses of the app listener's certificate.
+func (a *agentReader) hosts(v residency.Value) []string {
+	hosts := a.list(v, "hosts")
+	for i, h := range hosts {
+		name := strings.Trim(strings.ToLower(h), "abcdefghijklmnopqrstuvwxyz0123456789.-") == "" && h != ""
+		if !name && net.ParseIP(h) == nil {
+			a.fault(v.List[i], "write a DNS name or an IP address, without port", "%s is no host", quoteWord(h))
+		}
+	}
+	return hosts
 }
 
 func (a *agentReader) token(v residency.Value, s string) string {

@@ -57,6 +57,7 @@ func TestAgentConfigProblems(t *testing.T) {
 		{"a list", "- a\n", []string{":1:1: the file must be a mapping, not a list"}},
 		{"all missing", "site: x\n", []string{":1:1: node is missing", ":1:1: data is missing", ":1:1: listen is missing"}},
 		{"names", good + "site: Hall 2\nhosts: a\n", []string{`:4:7: site cannot be "Hall 2"`, ":5:8: hosts must be a list, not a string"}},
+		{"hosts", good + "hosts: [node1.example, \"::1\", \"https://x\"]\n", []string{`:4:31: "https://x" is no host`}},
 		{"nearest", good + "drivrs: [process]\n", []string{`:4:1: there is no key "drivrs"`}},
 		{"twice", good + "node: n2\n", []string{":4:1: node stands here a second time"}},
 		{"listens everywhere", "node: n1\ndata: d\nlisten: 0.0.0.0:7443\n", []string{`:3:9: "0.0.0.0:7443" listens everywhere and is no address to call`}},
