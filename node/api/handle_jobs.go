@@ -50,12 +50,13 @@ func listJobs(s *Server, c *call) error {
 	keep := func(j *placement.Job) bool {
 		return c.caller.sees(j) && (o.Status == "" || j.Status == o.Status) && (o.Tenant == "" || j.Tenant == o.Tenant) && (o.Node == "" || j.Node == o.Node)
 	}
+	why := s.reasons(v)
 	for _, j := range v.Jobs(placement.JobID(o.Cursor), o.Limit+1, keep) {
 		if len(page.Items) == o.Limit {
 			page.Next = string(page.Items[o.Limit-1].ID)
 			break
 		}
-		page.Items = append(page.Items, c.show(j))
+		page.Items = append(page.Items, c.show(why.of(j)))
 	}
 	c.index(v.Index())
 	return c.writeJSON(http.StatusOK, page)
@@ -76,7 +77,7 @@ func getJob(s *Server, c *call) error {
 		return err
 	}
 	c.index(j.Index)
-	return c.writeJSON(http.StatusOK, c.show(j))
+	return c.writeJSON(http.StatusOK, c.show(s.reasons(v).of(j)))
 }
 
 // jobView is the view in which a job is read, once it changed if that was asked.

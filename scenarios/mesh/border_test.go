@@ -110,3 +110,16 @@ func TestEuropeIsRefusedWithASuggestion(t *testing.T) {
 		}
 	})
 }
+
+func TestAPendingJobNamesItsDominantReason(t *testing.T) {
+	Run(t, func(t *testing.T) {
+		m := New(t, Region("fra-1", "FR", 1))
+		job := m.At("fra-1").Submit(`{"kind":"fake","residency":"FR","resources":{"gpus":1}}`)
+		time.Sleep(time.Second) // of the mesh's time
+		doc, err := m.At("fra-1").Job(t.Context(), job.ID)
+		m.must(err)
+		if doc.Status != placement.JobPending || doc.Code != "gpu.count" || doc.Reason == "" {
+			t.Errorf("status %s, code %q, reason %q; want pending for want of GPUs", doc.Status, doc.Code, doc.Reason)
+		}
+	})
+}

@@ -1,0 +1,76 @@
+package api
+
+import (
+	"encoding/json"
+	"strings"
+
+	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/scheduler"
+)
+
+// classesMax bounds how many different demands one answer explains; further
+// pending jobs keep the ledger's own words.
+const classesMax = 16
+
+// reasons finds the dominant reason of pending jobs. It is not in the ledger:
+// it changes with everything around the job, so it is read from the same
+// snapshot as a placement, once for all jobs that ask for the same.
+type reasons struct {
+	s     *Server
+	view  *state.View
+	snap  *placement.Snapshot
+	known map[string]scheduler.Explanation
+}
+
+func (s *Server) reasons(v *state.View) *reasons {
+	return &reasons{s: s, view: v, known: map[string]scheduler.Explanation{}}
+}
+
+// of is the job with its reason filled in, or the job itself.
+func (r *reasons) of(j *placement.Job) *placement.Job {
+	if j.Status != placement.JobPending || j.Code != "" || j.StopRequested || j.NotBefore.After(r.s.now()) {
+		return j
+	}
+	if f := j.Forward; f != nil && f.State != placement.ForwardWaiting {
+		out := *j
+		out.Code, out.Reason = "forward."+f.State, "asks region "+string(f.Region)+" for a place"
+		return &out
+	}
+	e, ok := r.explain(j)
+	if !ok || e.Outcome == scheduler.Fits {
+		return j
+	}
+	out := *j
+	out.Code, out.Reason = string(e.Code), e.Reason
+	if j.Forward != nil {
+		for _, a := range j.Forward.Refusals {
+			out.Reason += "; " + string(a.Region) + ": " + a.Reason
+		}
+	}
+	return &out
+}
+
+func (r *reasons) explain(j *placement.Job) (scheduler.Explanation, bool) {
+	key := demand(j)
+	if e, ok := r.known[key]; ok {
+		return e, true
+	}
+	if len(r.known) >= classesMax {
+		return scheduler.Explanation{}, false
+	}
+	if r.snap == nil {
+		snap := r.view.Snapshot(r.s.now())
+		r.snap = &snap
+	}
+	e := scheduler.Explain(*r.snap, j)
+	r.known[key] = e
+	return e, true
+}
+
+// demand names all that the scheduler looks at.
+func demand(j *placement.Job) string {
+	var b strings.Builder
+	_ = json.NewEncoder(&b).Encode([]any{j.Kind, j.Policy, j.Spec.Resources, j.Spec.Site, j.Spec.NodeName})
+	return b.String()
+}
