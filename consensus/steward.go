@@ -98,12 +98,14 @@ func (g *Group) steward(ctx context.Context, r *raft.Raft, net *mux) {
 func (g *Group) giveAway(ctx context.Context, r *raft.Raft) bool {
 	self := g.View().Node(g.cfg.Self)
 	leaving := self != nil && (self.State == placement.NodeDraining || self.State == placement.NodeDrained || self.Role != placement.RoleVoter)
-	if !leaving && g.clock.off() == 0 {
+	wrong := g.clock.off() != 0
+	if !leaving && !wrong {
 		return false
 	}
 	for _, m := range g.Peers() {
 		n := g.View().Node(m.Node)
-		if m.Voter && m.Node != g.cfg.Self && n != nil && n.State == placement.NodeReady && n.Role == placement.RoleVoter && n.Contact == placement.ContactAlive {
+		if m.Voter && m.Node != g.cfg.Self && n != nil && n.State == placement.NodeReady && n.Role == placement.RoleVoter && (wrong || n.Contact == placement.ContactAlive) {
+			// With a wrong clock nothing can be proposed, so contact is what it was.
 			ctx, cancel := context.WithTimeout(ctx, changeWithin)
 			err := g.TransferLeadership(ctx, m.Node)
 			cancel()

@@ -174,13 +174,13 @@ func (n *Node) handOver(ctx context.Context) error {
 	return err
 }
 
-// members is gossip as the controller reads it.
+// members is gossip as the controller reads it, narrowed by who answers.
 type members struct{ n *Node }
 
 func (m members) Alive(node placement.NodeID) (alive, known bool) {
 	for _, g := range m.n.gossip.Members() {
 		if g.Node == node {
-			return g.State == gossip.Alive || g.State == gossip.Suspect, true
+			return (g.State == gossip.Alive || g.State == gossip.Suspect) && !m.n.answers.silent(node), true
 		}
 	}
 	return false, false
@@ -243,11 +243,12 @@ func (t tasks) Logs(ctx context.Context, task placement.TaskID, from int64, foll
 	return t.r.Logs(ctx, task, from, follow)
 }
 
-// Suspect reports whether gossip doubts the node, or has never heard of it.
+// Suspect reports whether gossip or its last answer makes the node doubtful, or
+// nobody has heard of it.
 func (m members) Suspect(node placement.NodeID) bool {
 	for _, g := range m.n.gossip.Members() {
 		if g.Node == node {
-			return g.State != gossip.Alive
+			return g.State != gossip.Alive || m.n.answers.doubted(node)
 		}
 	}
 	return true

@@ -46,6 +46,7 @@ type Node struct {
 	verifier   *identity.Verifier
 	authority  *authority
 	inventory  placement.Inventory
+	answers    *answers // of the other nodes, while this one leads
 
 	endpoint   *transport.Endpoint
 	mesh       *api.MeshClient
@@ -82,6 +83,7 @@ func New(cfg Config, deps Deps) (*Node, error) {
 		return nil, fmt.Errorf("%s belongs to node %s of region %s, not to %s; one node, one directory", cfg.Data, who.Node, who.Region, cfg.Node)
 	}
 	n := &Node{cfg: cfg, deps: deps, dir: dir, who: who, ready: make(chan struct{}), founded: make(chan struct{})}
+	n.answers = &answers{n: n}
 	n.deps.Log = deps.Log.With("region", string(who.Region), "node", string(who.Node))
 	for _, build := range []func() error{n.buildIdentity, n.buildTransport, n.buildConsensus, n.buildGossip, n.buildWork, n.buildFront} {
 		if err := build(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"crypto/tls"
@@ -50,6 +51,9 @@ func (n *Node) Run(ctx context.Context) error {
 // lead runs the controller whenever this node leads its region.
 func (n *Node) lead(ctx context.Context) error {
 	return n.group.Lead(ctx, func(ctx context.Context) {
+		var watching sync.WaitGroup
+		defer watching.Wait()
+		watching.Go(func() { n.answers.watch(ctx) })
 		if err := n.controller.Lead(ctx); err != nil && ctx.Err() == nil {
 			n.deps.Log.Error("the controller stopped; it begins again with the next term", "err", err)
 		}

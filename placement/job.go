@@ -169,3 +169,13 @@ type Job struct {
 	// Index is the raft index of its last change.
 	Index uint64 `json:"index"`
 }
+
+// BackoffMax is the longest that a restart is held back, with room for two
+// clocks that differ.
+const BackoffMax = 2 * time.Minute
+
+// HeldBack reports whether a restart still has to wait. A NotBefore beyond
+// BackoffMax was stamped by a clock that was wrong, and holds nothing back.
+func (j *Job) HeldBack(now time.Time) bool {
+	return j.NotBefore.After(now) && j.NotBefore.Sub(now) <= BackoffMax
+}

@@ -231,7 +231,7 @@ func (p *planner) steady(n *placement.Node) bool {
 // move gives a task its place elsewhere, or says what is in the way. Nothing
 // is ever widened: a task without a lawful place stays.
 func (p *planner) move(f *Fate, job *placement.Job, t *placement.Task, n *placement.Node, o order) {
-	if job.NotBefore.After(p.s.Now) {
+	if job.HeldBack(p.s.Now) {
 		f.Action, f.At, f.Note = ActWait, job.NotBefore, "its last replacement failed; the next try is held back"
 		p.wake(job.NotBefore)
 		return
@@ -311,7 +311,7 @@ func (p *planner) miss(job *placement.Job, t *placement.Task, n *placement.Node)
 	if p.covered(&Fate{}, job, t) {
 		return
 	}
-	if job.NotBefore.After(due) {
+	if job.HeldBack(p.s.Now) && job.NotBefore.After(due) {
 		due = job.NotBefore
 	}
 	if due.After(p.s.Now) {

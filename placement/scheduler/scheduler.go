@@ -98,7 +98,7 @@ func (p *planner) want(job *placement.Job) {
 	if job.StopRequested || job.Status.Terminal() {
 		return
 	}
-	if job.NotBefore.After(p.s.Now) {
+	if job.HeldBack(p.s.Now) {
 		p.wake(job.NotBefore)
 		return
 	}
