@@ -2,10 +2,15 @@ package mesh
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -106,12 +111,8 @@ func (j *Job) Now() *placement.Job {
 	if j.Landed != "" {
 		at = j.Landed
 	}
-	for _, h := range j.m.region(at).hosts {
-		if h.node != nil {
-			if doc := h.node.View().Job(j.ID); doc != nil {
-				return doc
-			}
-		}
+	if view := j.m.region(at).newest(); view != nil {
+		return view.Job(j.ID)
 	}
 	return nil
 }
@@ -163,4 +164,33 @@ func Code(err error) string {
 		return tag.Code
 	}
 	return ""
+}
+
+// Raw sends a request to a node's app listener as a program that is not ours
+// would, and gives status and code of the answer.
+func (m *Mesh) Raw(method string, id placement.RegionID, name placement.NodeID, path string, header http.Header, body string) (status int, code string) {
+	m.t.Helper()
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM([]byte(m.region(id).ca))
+	c := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+		TLSClientConfig:   &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13},
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			return m.tcp.dial(ctx, netip.Addr{}, addr)
+		},
+	}}
+	req, err := http.NewRequestWithContext(m.t.Context(), method, "https://"+netip.AddrPortFrom(m.host(id, name).addr, 7443).String()+path, strings.NewReader(body))
+	m.must(err)
+	req.Header = header.Clone()
+	if req.Header == nil {
+		req.Header = http.Header{}
+	}
+	res, err := c.Do(req)
+	m.must(err)
+	defer res.Body.Close()
+	data, _ := io.ReadAll(io.LimitReader(res.Body, 1<<20)) // a cut answer has no code
+	if _, rest, ok := strings.Cut(string(data), `"code":"`); ok {
+		code, _, _ = strings.Cut(rest, `"`)
+	}
+	return res.StatusCode, code
 }

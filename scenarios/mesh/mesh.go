@@ -119,13 +119,8 @@ func (m *Mesh) startRegion(index int, spec Spec) {
 	m.t.Helper()
 	r := &region{spec: spec, index: index}
 	m.regions = append(m.regions, r)
-	for i := range spec.Nodes {
-		h := &host{
-			m: m, region: r, name: placement.NodeID(fmt.Sprintf("n%d", i+1)), world: fake.NewWorld(),
-			addr: netip.AddrFrom4([4]byte{10, 0, byte(index + 1), byte(i + 1)}),
-			dir:  filepath.Join(m.dir, string(spec.ID), fmt.Sprintf("n%d", i+1)),
-		}
-		r.hosts = append(r.hosts, h)
+	for range spec.Nodes {
+		m.addHost(r)
 	}
 	first := r.hosts[0]
 	founded, err := node.Found(first.config(), node.Founding{
@@ -143,14 +138,32 @@ func (m *Mesh) startRegion(index int, spec Spec) {
 	for _, h := range r.hosts[1:] {
 		tok, err := client.CreateNodeToken(m.t.Context(), api.NodeTokenRequest{Node: h.name})
 		m.must(err)
-		cfg := h.config()
-		cfg.Join = tok.Token
-		m.must(node.Join(m.t.Context(), cfg, h.deps(nil, nil)))
+		m.must(h.join(tok.Token))
 		h.start()
 	}
 	for _, h := range r.hosts[1:] {
 		h.waitReady()
 	}
+}
+
+// addHost adds one machine to a region, with nothing on its disk.
+func (m *Mesh) addHost(r *region) *host {
+	i := len(r.hosts) + 1
+	name := placement.NodeID(fmt.Sprintf("n%d", i))
+	h := &host{
+		m: m, region: r, name: name, world: fake.NewWorld(),
+		addr: netip.AddrFrom4([4]byte{10, 0, byte(r.index + 1), byte(i)}),
+		dir:  filepath.Join(m.dir, string(r.spec.ID), string(name)),
+	}
+	r.hosts = append(r.hosts, h)
+	return h
+}
+
+// join makes the machine a member of the region that made the token.
+func (h *host) join(token string) error {
+	cfg := h.config()
+	cfg.Join = token
+	return node.Join(h.m.t.Context(), cfg, h.deps(nil, nil))
 }
 
 // federate connects every pair of regions as two operators would.
