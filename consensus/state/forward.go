@@ -182,11 +182,14 @@ func (s *State) setForward(c *call, k SetForward) *Refused {
 			return refused
 		}
 	}
+	c.id = string(k.Job)
+	if was := old.Forward; f.State == placement.ForwardPlaced && was != nil && was.State == f.State && was.Region == f.Region && was.Attempt == f.Attempt {
+		return nil // the region has spoken of the job already: its word is newer
+	}
 	r := *old
 	r.Forward = &f
 	s.followForward(&r)
 	s.putJob(c, &r)
-	c.id = string(k.Job)
 	return nil
 }
 

@@ -138,6 +138,8 @@ func TestForwarding(t *testing.T) {
 	code := 0
 	f.ok(MirrorJob{Job: id, Region: "ber-1", Status: placement.JobRunning, StartedAt: f.now})
 	f.wantJob(id, placement.JobRunning)
+	f.ok(to("ber-1", placement.ForwardPlaced, 2)) // home's own word may be later than the region's
+	f.wantJob(id, placement.JobRunning)
 	f.ok(MirrorJob{Job: id, Region: "ber-1", Status: placement.JobUnknown})
 	f.wantJob(id, placement.JobUnknown)
 	f.ok(MirrorJob{Job: id, Region: "ber-1", Status: placement.JobComplete, ExitCode: &code, EndedAt: f.now})

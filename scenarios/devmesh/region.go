@@ -361,16 +361,18 @@ func ParseRegions(spec string) ([]Region, error) {
 
 // territory reads a country, or a subdivision with its country.
 func territory(code string) (country, subdivision string, err error) {
-	tag, _, err := residency.Parse(code, residency.Embedded())
+	pack := residency.Embedded()
+	tag, _, err := residency.Parse(code, pack)
 	if err != nil {
 		return "", "", err
 	}
 	text := tag.Canonical()
-	if country, _, ok := strings.Cut(text, "-"); ok && len(country) == 2 {
-		return country, text, nil
-	}
-	if len(text) != 2 {
+	country, _, divided := strings.Cut(text, "-")
+	if !slices.Contains(pack.Countries(), country) {
 		return "", "", fmt.Errorf("%q is no country and no subdivision of one", code)
 	}
-	return text, "", nil
+	if divided {
+		return country, text, nil
+	}
+	return country, "", nil
 }

@@ -52,7 +52,7 @@ func (p *player) loseLeader(ctx context.Context) (string, error) {
 			after++
 		}
 	}
-	p.fr = c // the tour's French client had the lost node as its own, perhaps
+	p.fr, p.home = c, other // the tour's French client had the lost node as its own, perhaps
 	if err := p.kept(ctx, c, accepted); err != nil {
 		return "", err
 	}

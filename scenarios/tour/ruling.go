@@ -26,7 +26,13 @@ func (p *player) exportRule(ctx context.Context) (string, error) {
 	if _, err := p.fr.SetRegionPolicy(ctx, api.RegionPolicyRequest{Export: &rule}); err != nil {
 		return "", err
 	}
-	_, refused := p.fr.Submit(ctx, job, api.SubmitOptions{})
+	// Each sovmesh that is typed is a client of its own; one that stays goes by
+	// what it knows for a moment.
+	under, err := p.client(p.home)
+	if err != nil {
+		return "", err
+	}
+	_, refused := under.Submit(ctx, job, api.SubmitOptions{})
 	_, err = p.fr.SetRegionPolicy(ctx, api.RegionPolicyRequest{Export: &none})
 	if err != nil {
 		return "", err
@@ -34,7 +40,11 @@ func (p *player) exportRule(ctx context.Context) (string, error) {
 	if api.ExitOf(refused) != api.ExitNotLawful {
 		return "", fmt.Errorf("under the rule a job tagged DE, submitted in France, was answered: %v", refused)
 	}
-	if _, _, err := run(ctx, p.fr, `{kind: process, residency: DE, command: [/bin/true]}`); err != nil {
+	without, err := p.client(p.home)
+	if err != nil {
+		return "", err
+	}
+	if _, _, err := run(ctx, without, `{kind: process, residency: DE, command: [/bin/true]}`); err != nil {
 		return "", fmt.Errorf("after the rule: %w", err)
 	}
 	return fmt.Sprintf("under it a job tagged DE does not leave France (%s, exit 20: %s); without it, it runs in Germany", api.CodeOf(refused), refused), nil

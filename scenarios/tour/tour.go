@@ -63,14 +63,15 @@ const stepWithin = 45 * time.Second
 type player struct {
 	mesh       *devmesh.Mesh
 	fr, de, us *api.Client
-	ends       []func() // undone in reverse at the end
+	home       *devmesh.Node // that fr talks to
+	ends       []func()      // undone in reverse at the end
 	model      placement.JobID
 }
 
 // Play makes all checks, one after the other, and tells each to show as soon as
 // it is made. A failed one does not keep the next from being tried.
 func Play(ctx context.Context, m *devmesh.Mesh, show func(Check)) ([]Check, error) {
-	p := &player{mesh: m}
+	p := &player{mesh: m, home: m.Nodes(france)[0]}
 	defer p.end()
 	for r, c := range map[placement.RegionID]**api.Client{france: &p.fr, germany: &p.de, america: &p.us} {
 		var err error
