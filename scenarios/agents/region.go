@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/sovmesh/sovmesh/node/api"
@@ -85,8 +86,14 @@ func (r *Region) Grow(ctx context.Context, n int) error {
 	return r.Whole(ctx)
 }
 
-// Whole returns once the region has a leader and every running agent of it is
-// in contact and votes (of the first three).
+// votersMax is how many nodes of a region vote unless it was told otherwise.
+const votersMax = 3
+
+// Whole returns once the region has a leader, every agent of it is in contact,
+// and the first three vote. Before that a region of three may be one of two
+// voters, which stands the loss of none. That a node votes shows in its data
+// directory: the region's keys are handed to members of the raft configuration
+// only.
 func (r *Region) Whole(ctx context.Context) error {
 	c, err := r.Client(r.Agents[0])
 	if err != nil {
@@ -106,6 +113,11 @@ func (r *Region) Whole(ctx context.Context) error {
 		}
 		if well < len(r.Agents) {
 			return fmt.Sprintf("%d of %d nodes of %s are in contact", well, len(r.Agents), r.Name)
+		}
+		for _, a := range r.Agents[:min(len(r.Agents), votersMax)] {
+			if _, err := os.Stat(filepath.Join(a.Data, "ca.pem")); err != nil {
+				return fmt.Sprintf("%s does not vote yet: %v", a.Name, err)
+			}
 		}
 		return ""
 	})

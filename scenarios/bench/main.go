@@ -24,9 +24,9 @@ import (
 
 // options say how much is measured.
 type options struct {
-	quick bool
-	only  map[string]bool // names of measurements; empty: all
-	dir   string
+	quick, keep bool
+	only        map[string]bool // names of measurements; empty: all
+	dir         string
 }
 
 // times is n, or fewer in a quick run.
@@ -44,10 +44,11 @@ func main() {
 	only := flag.String("only", "", "measure only these, with commas between: start idle running drain failover single many pending")
 	dir := flag.String("dir", "", "directory on the disk to measure; a temporary one if empty")
 	out := flag.String("out", ".", "directory for bench.txt and bench.json")
+	keep := flag.Bool("keep", false, "leave the agents' directories and logs behind, and say where")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	o := options{quick: *quick, only: map[string]bool{}, dir: *dir}
+	o := options{quick: *quick, keep: *keep, only: map[string]bool{}, dir: *dir}
 	for name := range strings.SplitSeq(*only, ",") {
 		if name != "" {
 			o.only[name] = true
@@ -64,7 +65,11 @@ func run(ctx context.Context, o options, out string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	if o.keep {
+		say("everything is kept in %s", dir)
+	} else {
+		defer os.RemoveAll(dir)
+	}
 	say("building the program")
 	program, err := agents.Build(ctx, dir)
 	if err != nil {

@@ -179,8 +179,9 @@ func (b *bench) failOnce(ctx context.Context, run int) (took time.Duration, refu
 		defer mu.Unlock()
 		switch {
 		case err != nil || answer.Status/100 != 2:
-			refused++
-			say("refused by %s: %d %s %v", a.Name, answer.Status, answer.Body, err)
+			if refused++; refused <= 3 {
+				say("refused by %s: %d %s %v", a.Name, answer.Status, answer.Body, err)
+			}
 		case took == 0:
 			took = time.Since(killed)
 			close(done)
