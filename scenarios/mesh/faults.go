@@ -2,6 +2,8 @@ package mesh
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -105,4 +107,10 @@ func (m *Mesh) host(id placement.RegionID, name placement.NodeID) *host {
 	}
 	m.t.Fatalf("no node %s in region %s", name, id)
 	return nil
+}
+
+// has reports whether the machine's disk holds a file of its node.
+func (h *host) has(file string) bool {
+	_, err := os.Stat(filepath.Join(h.dir, file))
+	return err == nil
 }
