@@ -232,6 +232,7 @@ func (n *Node) isReady() error {
 func (n *Node) appHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/v1/", n.gateway.Handler())
+	mux.Handle("/metrics", n.metricsHandler())
 	mux.Handle("/", n.server.App())
 	return mux
 }

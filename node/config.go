@@ -55,6 +55,11 @@ type Config struct {
 	SnapshotEvery uint64
 	// QueueMax bounds the pending jobs of the region; zero means 100,000.
 	QueueMax int
+	// MetricsOpen shows /metrics to callers from this machine's loopback without
+	// a token: for a scraper beside the node. Whoever can open a socket on the
+	// machine sees the counts then, and behind a proxy on the machine everybody
+	// does. Otherwise a scraper needs a bearer token of any role.
+	MetricsOpen bool
 }
 
 // DefaultConfig gives production timings and nothing that names the node.

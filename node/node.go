@@ -22,6 +22,7 @@ import (
 	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/node/controller"
 	"github.com/sovmesh/sovmesh/node/gateway"
+	"github.com/sovmesh/sovmesh/node/metrics"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/placement/residency"
@@ -59,6 +60,7 @@ type Node struct {
 	controller *controller.Controller
 	server     *api.Server
 	gateway    *gateway.Gateway
+	metrics    *metrics.Metrics
 
 	founded   chan struct{} // closed once the region's first commands are committed
 	ready     chan struct{}
@@ -85,7 +87,7 @@ func New(cfg Config, deps Deps) (*Node, error) {
 	n := &Node{cfg: cfg, deps: deps, dir: dir, who: who, ready: make(chan struct{}), founded: make(chan struct{})}
 	n.answers = &answers{n: n}
 	n.deps.Log = deps.Log.With("region", string(who.Region), "node", string(who.Node))
-	for _, build := range []func() error{n.buildIdentity, n.buildTransport, n.buildConsensus, n.buildGossip, n.buildWork, n.buildFront} {
+	for _, build := range []func() error{n.buildIdentity, n.buildTransport, n.buildConsensus, n.buildGossip, n.buildWork, n.buildFront, n.buildMetrics} {
 		if err := build(); err != nil {
 			return nil, err
 		}
