@@ -117,19 +117,15 @@ func (b *bench) leader(ctx context.Context) (*agents.Agent, *api.Client, error) 
 }
 
 // cordon keeps tasks off all nodes, so that a submit is a submit and nothing
-// else; resume ends it.
-func (b *bench) cordon(ctx context.Context, resume bool) error {
+// else. It stays so: what starts tasks is measured before.
+func (b *bench) cordon(ctx context.Context) error {
 	_, c, err := b.leader(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	for _, a := range b.region.Agents {
-		change := c.Cordon
-		if resume {
-			change = c.Resume
-		}
-		if _, err := change(ctx, placement.NodeID(a.Name)); err != nil {
+		if _, err := c.Cordon(ctx, placement.NodeID(a.Name)); err != nil {
 			return err
 		}
 	}

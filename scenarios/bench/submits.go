@@ -9,7 +9,7 @@ import (
 
 // single is one client, one submit after the other, at the leader.
 func (b *bench) single(ctx context.Context) error {
-	if err := b.cordon(ctx, false); err != nil {
+	if err := b.cordon(ctx); err != nil {
 		return err
 	}
 	a, c, err := b.leader(ctx)
@@ -37,7 +37,7 @@ func (b *bench) single(ctx context.Context) error {
 
 // many is 64 clients at once, at the leader.
 func (b *bench) many(ctx context.Context) error {
-	if err := b.cordon(ctx, false); err != nil {
+	if err := b.cordon(ctx); err != nil {
 		return err
 	}
 	a, c, err := b.leader(ctx)
@@ -70,7 +70,7 @@ const queueMax = 100_000
 
 // pending fills the queue.
 func (b *bench) pending(ctx context.Context) error {
-	if err := b.cordon(ctx, false); err != nil {
+	if err := b.cordon(ctx); err != nil {
 		return err
 	}
 	a, c, err := b.leader(ctx)
