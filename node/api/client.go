@@ -67,6 +67,9 @@ type cachedGrant struct {
 type door struct {
 	region placement.RegionID // empty: home
 	base   string
+	// others lead to the same region: they are tried in turn when base does not
+	// answer. What is asked there may be asked twice.
+	others []string
 	auth   string // the Authorization header
 	http   *http.Client
 }
@@ -183,10 +186,63 @@ func (d *door) call(ctx context.Context, timeout time.Duration, r request) error
 	return nil
 }
 
+// doorWithin is how long a door may keep its first answer back while there is
+// another to try.
+const doorWithin = 4 * time.Second
+
 // send makes the request and returns the response if it is a success; the
-// caller closes its body.
+// caller closes its body. Of several doors the first that answers counts,
+// whatever it answers.
 func (d *door) send(ctx context.Context, r request) (*http.Response, error) {
-	target := d.base + r.path
+	for i := 0; ; i++ {
+		if i == len(d.others) {
+			return d.sendTo(ctx, d.at(i), r)
+		}
+		try, cancel := context.WithCancelCause(ctx)
+		late := time.AfterFunc(doorWithin, func() { cancel(errNoAnswer) })
+		res, err := d.sendTo(try, d.at(i), r)
+		if late.Stop() || err == nil {
+			var p *Problem
+			if err == nil || !errors.As(err, &p) || p.Code != CodePeerUnknown || ctx.Err() != nil {
+				if err == nil {
+					res.Body = &endedBody{res.Body, func() { cancel(nil) }}
+				} else {
+					cancel(nil)
+				}
+				return res, err
+			}
+		}
+		cancel(nil)
+		if ctx.Err() != nil {
+			return nil, err
+		}
+	}
+}
+
+var errNoAnswer = errors.New("no answer in time")
+
+// at is the i-th base of the door.
+func (d *door) at(i int) string {
+	if i == 0 {
+		return d.base
+	}
+	return d.others[i-1]
+}
+
+// endedBody ends its request's context once it is closed.
+type endedBody struct {
+	io.ReadCloser
+	end func()
+}
+
+func (b *endedBody) Close() error {
+	defer b.end()
+	return b.ReadCloser.Close()
+}
+
+// sendTo is send to one address.
+func (d *door) sendTo(ctx context.Context, base string, r request) (*http.Response, error) {
+	target := base + r.path
 	if len(r.query) > 0 {
 		target += "?" + r.query.Encode()
 	}
@@ -216,7 +272,7 @@ func (d *door) send(ctx context.Context, r request) (*http.Response, error) {
 	}
 	res, err := d.http.Do(req)
 	if err != nil {
-		return nil, unreachable(ctx, d, err)
+		return nil, unreachable(ctx, base, err)
 	}
 	if res.StatusCode/100 != 2 {
 		defer res.Body.Close()
@@ -227,15 +283,15 @@ func (d *door) send(ctx context.Context, r request) (*http.Response, error) {
 
 // unreachable is what a client says when no answer came: whether the node
 // works is unknown.
-func unreachable(ctx context.Context, d *door, err error) error {
-	if errors.Is(ctx.Err(), context.Canceled) {
+func unreachable(ctx context.Context, base string, err error) error {
+	if errors.Is(ctx.Err(), context.Canceled) && !errors.Is(context.Cause(ctx), errNoAnswer) {
 		return ctx.Err()
 	}
 	var who *tls.CertificateVerificationError
 	if errors.As(err, &who) {
-		return &Problem{Code: "peer.untrusted", Status: http.StatusBadGateway, Detail: fmt.Sprintf("%s shows a certificate that its CA file does not vouch for: %v", d.base, who.Err), Advice: "check the address, and that --ca is the file of that region"}
+		return &Problem{Code: "peer.untrusted", Status: http.StatusBadGateway, Detail: fmt.Sprintf("%s shows a certificate that its CA file does not vouch for: %v", base, who.Err), Advice: "check the address, and that --ca is the file of that region"}
 	}
-	return &Problem{Code: CodePeerUnknown, Status: http.StatusServiceUnavailable, Detail: fmt.Sprintf("no answer from %s: %v", d.base, err), Advice: "check the address and that the node runs; another node of the region answers as well"}
+	return &Problem{Code: CodePeerUnknown, Status: http.StatusServiceUnavailable, Detail: fmt.Sprintf("no answer from %s: %v", base, err), Advice: "check the address and that the node runs; another node of the region answers as well"}
 }
 
 // readProblem reads an error document; anything else becomes one.

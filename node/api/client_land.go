@@ -216,7 +216,26 @@ func (c *Client) foreignDoor(region placement.RegionID, g *Grant) (*door, error)
 		}
 		c.doors[key] = shared
 	}
-	return &door{region: region, base: base, http: shared.http, auth: GrantScheme + " " + g.Grant}, nil
+	return &door{region: region, base: base, others: c.otherDoors(region, base), http: shared.http, auth: GrantScheme + " " + g.Grant}, nil
+}
+
+// otherDoors are the region's front doors beside one, as home last listed them.
+// The caller holds mu.
+func (c *Client) otherDoors(region placement.RegionID, base string) (out []string) {
+	if c.directory == nil {
+		return nil
+	}
+	for _, r := range c.directory.Regions {
+		if r.Region != region {
+			continue
+		}
+		for _, url := range r.Doors {
+			if other, err := checkBase(url); err == nil && other != base {
+				out = append(out, other)
+			}
+		}
+	}
+	return out
 }
 
 // doorOf is where a job is read: home, or with a grant the region whose ledger
