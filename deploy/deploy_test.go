@@ -101,7 +101,7 @@ func TestSystemdAcceptsTheUnit(t *testing.T) {
 	}
 	// It looks for the program, which is not installed here.
 	path := filepath.Join(t.TempDir(), "sovmesh.service")
-	if err := os.WriteFile(path, []byte(strings.Replace(string(data), "/usr/local/bin/sovmesh", os.Args[0], 1)), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(strings.Replace(string(data), "ExecStart=/usr/local/bin/sovmesh", "ExecStart="+os.Args[0], 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	said, err := exec.Command(verify, "verify", path).CombinedOutput()
