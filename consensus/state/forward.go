@@ -277,9 +277,7 @@ func (s *State) mirrorJob(c *call, k MirrorJob) *Refused {
 	}
 	r := *old
 	f := *r.Forward
-	if f.State = placement.ForwardPlaced; k.Status == placement.JobUnknown {
-		f.State = placement.ForwardUnknown
-	}
+	f.State = placement.ForwardPlaced // it is there, also while nobody can say how it stands
 	r.Forward, r.Region, r.Hops = &f, k.Region, max(r.Hops, 1)
 	r.Status, r.Reason, r.Code, r.ExitCode = k.Status, k.Reason, "", k.ExitCode
 	if k.Status == placement.JobUnknown {
