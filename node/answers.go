@@ -13,10 +13,14 @@ import (
 )
 
 const (
-	answerEvery  = 5 * time.Second
-	answerWithin = 2 * time.Second
-	// answersMissed is how many questions in a row a node may leave open.
-	answersMissed = 2
+	// answerEvery is how often each node is asked, at most; a large region is
+	// asked more slowly, answerShare per node.
+	answerEvery  = time.Second
+	answerShare  = 20 * time.Millisecond
+	answerWithin = 600 * time.Millisecond
+	// answersMissed is how many questions in a row make a node silent; one is
+	// enough to give it nothing new.
+	answersMissed = 5
 	answersAtOnce = 16
 )
 
@@ -68,9 +72,9 @@ func (a *answers) forget(now []*placement.Node) {
 func (a *answers) due(node placement.NodeID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	every := answerEvery
+	every := max(answerEvery, time.Duration(len(a.asked))*answerShare)
 	if a.missed[node] > 0 {
-		every = time.Second
+		every = answerEvery
 	}
 	return time.Since(a.asked[node]) >= every
 }
