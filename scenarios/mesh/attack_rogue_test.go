@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/state"
@@ -244,3 +246,26 @@ func mustRefuse(m *Mesh, what string, err error) {
 }
 
 func (r *rogue) String() string { return fmt.Sprint(r.id) }
+
+// readStatement is the payload of a signed statement.
+func readStatement(t *testing.T, res *http.Response) string {
+	t.Helper()
+	defer res.Body.Close()
+	data, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, ok := strings.Cut(string(data), ".")
+	if !ok {
+		text = string(data)
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		t.Fatalf("%q: %v", data[:min(60, len(data))], err)
+	}
+	from, to := strings.Index(string(raw), "{"), strings.LastIndex(string(raw), `"law_pack"`)
+	if from < 0 || to < from {
+		t.Fatalf("no document in the statement: %q", raw[:min(200, len(raw))])
+	}
+	return string(raw[from:to])
+}
