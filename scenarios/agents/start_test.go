@@ -1,6 +1,7 @@
 package agents
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -67,10 +68,25 @@ func TestProcesses_startFaultsAreOneLine(t *testing.T) {
 		}
 		oneLine(t, a, "fra-1", "muc-1")
 	})
-	t.Run("corrupt raft log", func(t *testing.T) {
-		damage(t, filepath.Join(home.Data, "raft"))
-		oneLine(t, home, "raft log", "damaged")
-	})
+	for i, damage := range []struct {
+		name string
+		do   func([]byte) []byte
+	}{
+		{"raft log with flipped bytes", flipped},
+		{"raft log cut short", func(data []byte) []byte { return data[:used(data)/2] }},
+		{"raft log overwritten with zeros", func(data []byte) []byte { clear(data[used(data)/2:]); return data }},
+	} {
+		t.Run(damage.name, func(t *testing.T) {
+			r := found(t, w, fmt.Sprintf("lyo-%d", i+1), "FR", 1)
+			a := r.Agents[0]
+			runs(t, r, a, shell(t, "first", "FR", "exit 0", nil), "--wait")
+			if err := a.Stop(within(t, startLimit)); err != nil {
+				t.Fatal(err)
+			}
+			spoil(t, filepath.Join(a.Data, "raft"), damage.do)
+			oneLine(t, a, "raft log", "damaged")
+		})
+	}
 	t.Run("clock an hour wrong", func(t *testing.T) {
 		t.Skip("a process cannot be given a clock of its own here (no libfaketime); scenarios/mesh shows it in virtual time")
 	})
@@ -110,8 +126,8 @@ func oneLine(t *testing.T, a *Agent, words ...string) {
 	}
 }
 
-// damage flips bytes in the middle of what the log's segments hold.
-func damage(t *testing.T, dir string) {
+// spoil changes the log's segments.
+func spoil(t *testing.T, dir string, change func([]byte) []byte) {
 	t.Helper()
 	segments, err := filepath.Glob(filepath.Join(dir, "raft", "*.wal"))
 	if err != nil || len(segments) == 0 {
@@ -122,14 +138,22 @@ func damage(t *testing.T, dir string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		used := len(strings.TrimRight(string(data), "\x00"))
-		for at := used / 4; at < used/2; at++ {
-			data[at] ^= 0x5a
-		}
-		if err := os.WriteFile(path, data, 0o600); err != nil {
+		if err := os.WriteFile(path, change(data), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// used is how much of a segment, which is laid out in full, holds entries.
+func used(segment []byte) int { return len(bytes.TrimRight(segment, "\x00")) }
+
+// flipped damages the middle of what a segment holds.
+func flipped(segment []byte) []byte {
+	n := used(segment)
+	for at := n / 4; at < n/2; at++ {
+		segment[at] ^= 0x5a
+	}
+	return segment
 }
 
 // A full disk ends no task and no agent: submits are refused or wait with a
