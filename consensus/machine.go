@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -36,28 +37,37 @@ func newMachine(fail func(error)) *machine {
 	return m
 }
 
-// A log entry of ours is a batch: a version byte, then commands, each behind
-// its length (4 bytes, big endian).
-const batchVersion = 1
+// A log entry of ours is a batch: a version byte, the CRC-32C of what follows
+// (raft-wal checks the end of its log, not what lies within), then commands,
+// each behind its length. Numbers are 4 bytes, big endian.
+const (
+	batchVersion = 1
+	batchHead    = 5
+)
 
 func encodeBatch(all []*proposal) []byte {
-	n := 1
+	n := batchHead
 	for _, p := range all {
 		n += 4 + len(p.raw)
 	}
-	out := append(make([]byte, 0, n), batchVersion)
+	out := append(make([]byte, 0, n), batchVersion, 0, 0, 0, 0)
 	for _, p := range all {
 		out = binary.BigEndian.AppendUint32(out, uint32(len(p.raw)))
 		out = append(out, p.raw...)
 	}
+	binary.BigEndian.PutUint32(out[1:], crc32.Checksum(out[batchHead:], castagnoli()))
 	return out
 }
 
 func decodeBatch(data []byte) (raws [][]byte, err error) {
-	if len(data) == 0 || data[0] != batchVersion {
+	if len(data) < batchHead || data[0] != batchVersion {
 		return nil, errors.New("a log entry of a newer program: upgrade this node")
 	}
-	for data = data[1:]; len(data) > 0; {
+	sum := binary.BigEndian.Uint32(data[1:])
+	if data = data[batchHead:]; crc32.Checksum(data, castagnoli()) != sum {
+		return nil, errors.New("a log entry is not what was written: its checksum differs")
+	}
+	for len(data) > 0 {
 		if len(data) < 4 {
 			return nil, errors.New("a log entry is cut short")
 		}
@@ -70,6 +80,10 @@ func decodeBatch(data []byte) (raws [][]byte, err error) {
 	}
 	return raws, nil
 }
+
+// castagnoli is the table of CRC-32C, which processors compute themselves; the
+// package makes it once.
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 // Apply implements raft.FSM. It gives []state.Result, or an error once broken.
 func (m *machine) Apply(l *raft.Log) (answer any) {

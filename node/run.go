@@ -104,6 +104,9 @@ func (n *Node) settle(ctx context.Context) error {
 	if err := n.reportInventory(ctx); err != nil {
 		return err
 	}
+	if ctx.Err() != nil {
+		return nil // told to end before it was ready
+	}
 	n.readyOnce.Do(func() { close(n.ready) })
 	for ctx.Err() == nil {
 		n.takeKeys(ctx)
