@@ -111,9 +111,24 @@ func (s *State) endTask(c *call, id placement.TaskID, status placement.TaskStatu
 		if rep.Refused && status == placement.TaskFailed && t.StartedAt.IsZero() {
 			t.Again = true // nothing of it ran: that is no failure of the job
 		}
+		if status == placement.TaskStopped && s.lostItsLease(old) {
+			t.Again = true
+		}
 	}
 	s.putTask(&t)
 	s.settleJob(c, t.Job)
+}
+
+// lostItsLease reports that nobody told a singleton to end: its node was out of
+// contact until its lease was over. Unless the job is one that runs once at
+// most, it wants its next copy, as it would have if the node had stayed away.
+func (s *State) lostItsLease(t *taskRecord) bool {
+	job, ok := s.jobs.get(string(t.Job))
+	if !ok || t.Stop || t.LeaseUntil.IsZero() {
+		return false
+	}
+	once := job.Spec.Type == placement.TypeBatch && (job.Spec.Restart.Policy == "" || job.Spec.Restart.Policy == "never")
+	return !once
 }
 
 // settleJob derives a job's status from its tasks.

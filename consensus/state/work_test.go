@@ -130,6 +130,27 @@ func TestASingletonIsFencedByItsLease(t *testing.T) {
 	}
 }
 
+// A singleton whose node ended it with its lease wants its next copy; one that
+// was told to stop does not, nor does a batch job that runs once.
+func TestASingletonThatLostItsLeaseRunsAgain(t *testing.T) {
+	f := newFixture(t)
+	id := f.submit(1, "EU", service, singleton)
+	task := f.assign(id, "n1")
+	f.report(task, placement.TaskRunning)
+	f.report(task, placement.TaskStopped)
+	f.wantJob(id, placement.JobPending)
+	task = f.assign(id, "n1")
+	f.report(task, placement.TaskRunning)
+	f.ok(StopJob{Job: id, Reason: "enough"})
+	f.report(task, placement.TaskStopped)
+	f.wantJob(id, placement.JobStopped)
+	once := f.submit(2, "EU", singleton)
+	task = f.assign(once, "n1")
+	f.report(task, placement.TaskRunning)
+	f.report(task, placement.TaskStopped)
+	f.wantJob(once, placement.JobStopped)
+}
+
 func TestANodeSpeaksForItsOwnTasksOnly(t *testing.T) {
 	f := newFixture(t)
 	f.node("n2")
