@@ -20,7 +20,7 @@ import (
 
 // agentKeys are the keys of an agent's config file. Facts about the region are
 // not among them: they stand in the region's ledger.
-var agentKeys = []string{"node", "data", "listen", "advertise", "hosts", "site", "join", "join_file", "gpus", "cpu", "memory", "drivers", "log"}
+var agentKeys = []string{"node", "data", "listen", "advertise", "hosts", "site", "join", "join_file", "gpus", "cpu", "memory", "drivers", "metrics", "log"}
 
 // agentConfig is a config file, read.
 type agentConfig struct {
@@ -102,6 +102,11 @@ func (a *agentReader) key(key string, v residency.Value) {
 		}
 	case "drivers":
 		a.drivers(v)
+	case "metrics":
+		word := a.text(v, key)
+		if c.MetricsOpen = word == "open"; word != "open" && word != "token" {
+			a.fault(v, "write token (a role that may read), or open (also callers on this machine's loopback)", "metrics cannot be %s", quoteWord(v.Text))
+		}
 	case "log":
 		a.logging(v)
 	}
