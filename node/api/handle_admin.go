@@ -3,6 +3,7 @@ package api
 import (
 	"cmp"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -205,6 +206,11 @@ func createToken(s *Server, c *call) error {
 
 func revokeToken(s *Server, c *call) error {
 	_, v, err := s.propose(c.r.Context(), state.RevokeToken{ID: c.r.PathValue("id")}, c.caller.Actor)
+	var refused *state.Refused
+	if errors.As(err, &refused) && refused.Code == "token.unknown" {
+		// It is the one that was named, not the caller's own.
+		return newProblem(http.StatusNotFound, CodeNotFound, refused.Message, refused.Advice)
+	}
 	if err != nil {
 		return err
 	}

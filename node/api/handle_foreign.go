@@ -41,16 +41,21 @@ func (s *Server) summarise(v *state.View) placement.RegionSummary {
 	})
 }
 
-// modelsOf are the names of the models that running inference jobs serve and
-// whose policy is not bound to this region alone.
+// modelsOf are the names of the models that running deployments serve and that
+// callers of other regions may use: those of the tenant "default", as the
+// gateway shares them, whose policy is not bound to this region alone.
 func modelsOf(v *state.View) []string {
 	var out []string
-	v.Jobs("", v.JobCount(), func(j *placement.Job) bool {
-		if j.Kind == placement.KindInference && j.Status == placement.JobRunning && !strings.Contains(j.Residency, "region:") {
-			out = append(out, j.Spec.Models...)
+	for _, n := range v.Nodes() {
+		for _, t := range v.TasksOn(n.ID) {
+			if t.Kind != placement.KindInference || t.Status != placement.TaskRunning || t.Tenant != "default" {
+				continue
+			}
+			if j := v.Job(t.Job); j != nil && !strings.Contains(j.Residency, "region:") {
+				out = append(out, j.Spec.Models...)
+			}
 		}
-		return false
-	})
+	}
 	slices.Sort(out)
 	return slices.Compact(out)
 }

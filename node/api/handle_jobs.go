@@ -129,6 +129,10 @@ func explainJob(s *Server, c *call) error {
 	if j.Status != placement.JobPending || j.Code != "" {
 		out.Code, out.Reason = j.Code, j.Reason
 	}
+	if j.Status.Terminal() {
+		// Who would take it, and what would help, are questions of the living.
+		out.Outcome, out.Hint, out.Relax, out.Nodes, out.Fit, out.Failed = "", "", nil, 0, 0, []FilterCount{}
+	}
 	if c.caller.Kind == CallerToken {
 		for _, t := range v.TasksOf(j.ID) {
 			out.Tasks = append(out.Tasks, *t)

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/placement"
@@ -233,7 +234,7 @@ func (c *call) listQuery() (ListOptions, error) {
 			return o, bad("stale", "write true or false")
 		}
 	}
-	if len(o.Cursor) > 256 {
+	if len(o.Cursor) > 256 || !utf8.ValidString(o.Cursor) {
 		return o, bad("cursor", "send next of the page before")
 	}
 	return o, nil
