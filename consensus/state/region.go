@@ -256,8 +256,9 @@ func validHash(h string) bool {
 
 // clip shows a word of unknown origin in a message.
 func clip(s string) string {
-	if len(s) > 64 {
-		return s[:64] + "..."
+	const most = len("sha256:") + 64 // so that a law pack's name is whole
+	if len(s) > most {
+		return s[:most] + "..."
 	}
 	return s
 }

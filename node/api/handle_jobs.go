@@ -131,7 +131,7 @@ func explainJob(s *Server, c *call) error {
 	}
 	if j.Status.Terminal() {
 		// Who would take it, and what would help, are questions of the living.
-		out.Outcome, out.Hint, out.Relax, out.Nodes, out.Fit, out.Failed = "", "", nil, 0, 0, []FilterCount{}
+		out.Hint, out.Relax, out.Nodes, out.Fit, out.Failed = "", nil, 0, 0, []FilterCount{}
 	}
 	if c.caller.Kind == CallerToken {
 		for _, t := range v.TasksOf(j.ID) {
