@@ -49,6 +49,15 @@ func (g *Group) TransferLeadership(ctx context.Context, to placement.NodeID) err
 	}
 	for _, m := range g.Peers() {
 		if m.Node == to && m.Voter {
+			// Transfers to a voter that does not answer pile up inside raft: the second
+			// waits for ever, and this node takes no command as long as it runs.
+			net := g.net.Load()
+			if net == nil {
+				return &NotLeader{}
+			}
+			if _, err := g.feel(ctx, net, m); err != nil {
+				return fmt.Errorf("node %s does not answer, so it cannot lead: %w", to, err)
+			}
 			return wait(ctx, r.LeadershipTransferToServer(raft.ServerID(to), raft.ServerAddress(m.Addr)))
 		}
 	}
