@@ -71,3 +71,15 @@ func (h *eventHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 }
 
 func (h *eventHandler) WithGroup(string) slog.Handler { return h }
+
+// count is how many lines of somebody say a text.
+func (e *events) count(who, text string) (n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, line := range e.lines {
+		if strings.Contains(line, who) && strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
