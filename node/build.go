@@ -41,7 +41,7 @@ func (n *Node) buildConsensus() error {
 	cfg.Forward = func(ctx context.Context, leader consensus.Member, raw []byte) (state.Result, error) {
 		return n.mesh.Propose(ctx, transport.Peer{ID: n.id(n.who.Region, leader.Node), Addr: leader.Addr}, raw)
 	}
-	cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaseTimeout = n.cfg.Heartbeat, n.cfg.Heartbeat, n.cfg.Heartbeat/2
+	cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaseTimeout = n.cfg.Heartbeat, n.cfg.Heartbeat, n.cfg.Heartbeat
 	cfg.CommitTimeout = n.cfg.Commit
 	if n.cfg.Replace > 0 {
 		cfg.ReplaceAfter = n.cfg.Replace

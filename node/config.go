@@ -66,7 +66,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		CPU:       placement.MilliCPU(runtime.NumCPU() * 1000),
-		Heartbeat: time.Second,
+		Heartbeat: 500 * time.Millisecond,
 		Commit:    10 * time.Millisecond,
 		Silent:    3 * time.Second,
 		Lease:     30 * time.Second,

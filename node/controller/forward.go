@@ -107,6 +107,9 @@ func (c *Controller) forward(ctx context.Context, h *homeless) error {
 
 	for sleep(ctx, lookEvery) {
 		view, now := c.cfg.Log.View(), c.cfg.Now()
+		if !hasPeers(view) && len(mirrored) == 0 {
+			continue // nobody to send anything to
+		}
 		for _, peer := range view.Regions() {
 			if peer.State == placement.PeerActive && !peer.Self && !mirrored[peer.ID] {
 				mirrored[peer.ID] = true
@@ -135,6 +138,10 @@ func (c *Controller) forward(ctx context.Context, h *homeless) error {
 		}
 	}
 	return g.Wait()
+}
+
+func hasPeers(view *state.View) bool {
+	return slices.ContainsFunc(view.Regions(), func(r *placement.Region) bool { return !r.Self && r.State == placement.PeerActive })
 }
 
 // errand takes one job one step further, from whatever the ledger says.

@@ -29,7 +29,10 @@ func (c *Controller) plan(ctx context.Context, h *homeless) error {
 	rest := restMin
 	var capacity []*placement.Node
 	for ctx.Err() == nil {
-		p := scheduler.Plan(c.snapshot(view))
+		var p scheduler.Decisions
+		if !nothingToDecide(view) {
+			p = scheduler.Plan(c.snapshot(view))
+		}
 		changed := c.carryOut(ctx, view, p)
 		ids := make([]placement.JobID, len(p.Refused))
 		for i, r := range p.Refused {
@@ -50,6 +53,17 @@ func (c *Controller) plan(ctx context.Context, h *homeless) error {
 		view = next
 	}
 	return nil
+}
+
+// nothingToDecide reports whether the queue can only wait: no node takes tasks,
+// none is being emptied or silent, and no other region could be asked instead.
+func nothingToDecide(view *state.View) bool {
+	for _, n := range view.Nodes() {
+		if n.Offers() || n.State != placement.NodeCordoned {
+			return false
+		}
+	}
+	return !hasPeers(view) && len(view.Unsettled()) == 0
 }
 
 // snapshot is the view as a plan may use it. A node that gossip doubts gets

@@ -94,7 +94,7 @@ func (x answer) words() string {
 	if x.items != nil {
 		x.b = words(x.items)
 	}
-	return strings.NewReplacer("$a", x.a, "$b", x.b).Replace(sentences[x.why])
+	return strings.ReplaceAll(strings.ReplaceAll(sentences[x.why], "$b", x.b), "$a", x.a)
 }
 
 var answerYes = answer{v: yes}
