@@ -17,7 +17,7 @@ import (
 // summary is what an active peer may know of this region, signed.
 func summary(s *Server, c *call) error {
 	doors := s.frontDoors(c.view)
-	out := SummaryStatement{Summary: s.summarise(c.view), FrontDoors: doors, LawPack: c.view.Pack().Hash(), Bundle: c.view.Self().Bundle}
+	out := SummaryStatement{Summary: s.summarise(c.view, c.caller.Region), FrontDoors: doors, LawPack: c.view.Pack().Hash(), Bundle: c.view.Self().Bundle}
 	payload, err := json.Marshal(out)
 	if err != nil {
 		return fmt.Errorf("summary: %w", err)
@@ -35,20 +35,25 @@ func summary(s *Server, c *call) error {
 // is stays its own.
 const epochEvery = 1024
 
-func (s *Server) summarise(v *state.View) placement.RegionSummary {
+// summarise is what one peer may know.
+func (s *Server) summarise(v *state.View, peer placement.RegionID) placement.RegionSummary {
 	return scheduler.Summarise(v.Nodes(), scheduler.SummaryFacts{
-		Region: s.cfg.Region, Epoch: v.Index() / epochEvery, Now: s.now(), TTL: summaryLife, LawPack: v.Pack().Hash(), Models: modelsOf(v),
+		Region: s.cfg.Region, Epoch: v.Index() / epochEvery, Now: s.now(), TTL: summaryLife, LawPack: v.Pack().Hash(), Models: modelsOf(v, peer),
 	})
 }
 
 // modelsOf are the names of the models that running deployments serve and that
-// callers of other regions may use: those of the tenant "default", as the
-// gateway shares them, whose policy is not bound to this region alone.
-func modelsOf(v *state.View) []string {
+// callers of that peer may use: those of the tenant "default", as the gateway
+// shares them, and those of its own tenants, whose jobs landed here because
+// their tag said so. A policy that is bound to this region alone keeps its model.
+func modelsOf(v *state.View, peer placement.RegionID) []string {
+	shared := func(t placement.TenantID) bool {
+		return t == "default" || strings.HasPrefix(string(t), string(peer)+"/")
+	}
 	var out []string
 	for _, n := range v.Nodes() {
 		for _, t := range v.TasksOn(n.ID) {
-			if t.Kind != placement.KindInference || t.Status != placement.TaskRunning || t.Tenant != "default" {
+			if t.Kind != placement.KindInference || t.Status != placement.TaskRunning || !shared(t.Tenant) {
 				continue
 			}
 			if j := v.Job(t.Job); j != nil && !strings.Contains(j.Residency, "region:") {
@@ -164,7 +169,7 @@ func (s *Server) tryReserve(c *call, v *state.View, in ReserveRequest, key strin
 	if place != nil {
 		answer.Code, answer.Reason, answer.Hint = res.Refused.Code, res.Refused.Message, res.Refused.Advice
 	}
-	fresh := s.summarise(s.cfg.Ledger.View())
+	fresh := s.summarise(s.cfg.Ledger.View(), c.caller.Region)
 	answer.Summary = &fresh
 	return answer, false, nil
 }
