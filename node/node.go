@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -138,7 +139,7 @@ func (n *Node) buildIdentity() (err error) {
 }
 
 // revoked says whose certificate no longer counts: one that the ledger revoked,
-// and every one of a node of the region that the ledger does not have. A removed
+// and every one of a node of the region that neither the ledger nor the group has. A removed
 // node may hold older certificates than the last; a node that has just joined,
 // and that this replica has not heard of yet, is believed at its next try.
 func (n *Node) revoked(id identity.ID, serial *big.Int) bool {
@@ -146,12 +147,12 @@ func (n *Node) revoked(id identity.ID, serial *big.Int) bool {
 	if view.Revoked(serial.String()) {
 		return true
 	}
-	select {
-	case <-n.ready:
-		return n.group != nil && id.Region == n.who.Region && view.Node(id.Node) == nil
-	default:
-		return false // the replica is still reading its log
+	if n.group == nil || id.Region != n.who.Region || view.Self() == nil || view.Node(id.Node) != nil {
+		return false
 	}
+	// A replica that lags may not have heard of a member of its own group: it
+	// must listen to it, or it would never hear.
+	return !slices.ContainsFunc(n.group.Peers(), func(m consensus.Member) bool { return m.Node == id.Node })
 }
 
 // raftPeer says who may speak raft: the voters and standbys of the current
