@@ -171,6 +171,7 @@ func TestARemovedNodeIsNotHeard(t *testing.T) {
 			nerr, ok := err.(net.Error)
 			return err != nil && !(ok && nerr.Timeout())
 		})
+		time.Sleep(2 * time.Second) // until it has left raft's configuration too
 		for _, class := range identity.Classes() {
 			mustRefuse(m, "the removed node's last certificate on "+string(class), a.knock(class, to))
 			mustRefuse(m, "an older certificate of the removed node on "+string(class), b.knock(class, to))

@@ -222,6 +222,16 @@ func (s *soak) settle() {
 		}
 	}
 	s.t.Cleanup(func() {
+		for _, r := range s.m.regions {
+			if view := r.newest(); s.t.Failed() && view != nil {
+				for _, n := range view.Nodes() {
+					s.t.Logf("%s/%s is %s, contact %s, holds %+v", r.spec.ID, n.ID, n.State, n.Contact, n.Used)
+				}
+				for _, held := range view.Reservations() {
+					s.t.Logf("%s reserves %s until %s, consumed %v", r.spec.ID, held.Key, held.Expires, held.Consumed)
+				}
+			}
+		}
 		for _, j := range s.jobs {
 			if doc := j.Now(); s.t.Failed() && doc != nil && doc.Status != placement.JobComplete && doc.Status != placement.JobRunning {
 				s.t.Logf("%s, held back until %s, forward %+v", j.Job, doc.NotBefore, doc.Forward)
