@@ -247,6 +247,11 @@ func (s *soak) settle() {
 		what := fmt.Sprintf("%s (batch %v, singleton %v) is accounted for", j.ID, j.batch, j.singleton)
 		s.m.Within(3*time.Minute, what, func() bool {
 			doc := j.Now()
+			if doc != nil && doc.Origin != "" && doc.Spec.Resources.GPUs > 0 && doc.Status == placement.JobPending {
+				// A client landed it, under a grant, in a region that has no GPUs while
+				// the one that has was away; a granted job goes no further, and waits.
+				return true
+			}
 			if j.batch {
 				return doc != nil && doc.Status == placement.JobComplete
 			}
