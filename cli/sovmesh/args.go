@@ -24,8 +24,11 @@ func arrange(app *cli.App, args []string) (line, error) {
 		args = a.next(args)
 	}
 	l := a.line
-	if a.err != nil {
+	if a.err != nil && !a.unknown {
 		l.help = l.help || slices.Contains(args, "--help") // of what was understood so far
+	}
+	if a.unknown {
+		l.help = false // there is nothing to explain; the command may be one of a newer program
 	}
 	if a.err != nil && !l.help {
 		return l, a.err
@@ -73,6 +76,7 @@ type arranger struct {
 	app         *cli.App
 	flags, args []string
 	err         error
+	unknown     bool // err is of a word that is no command
 }
 
 func (a *arranger) below() []*cli.Command {
@@ -128,6 +132,7 @@ func (a *arranger) command(word string) {
 	if near := nearest(word, names(a.below())); near != "" {
 		hint = "did you mean " + near + "? " + hint
 	}
+	a.unknown = true
 	a.err = usage(hint, "%s has no command %s", under, quoteWord(word))
 }
 

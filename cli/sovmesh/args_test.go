@@ -69,6 +69,17 @@ func TestHelpNeedsNothingElse(t *testing.T) {
 	}
 }
 
+// Help for a command that there is not would look to a program as if there were
+// one: "audit --help" with exit 0 is how scripts ask what a version can do.
+func TestHelpOfAnUnknownCommandIsAMisuse(t *testing.T) {
+	b := newBench(t)
+	for _, line := range []string{"nonsense --help", "--help nonsense", "help nonsense", "job nonsense --help", "job nonsense x -h"} {
+		if r := b.run(strings.Fields(line)...); r.exit != 2 || !strings.Contains(r.err, `has no command "nonsense"`) || r.out != "" {
+			t.Errorf("%q: exit %d, stderr %q, stdout %.80q", line, r.exit, r.err, r.out)
+		}
+	}
+}
+
 func TestCompletion(t *testing.T) {
 	b := newBench(t)
 	if _, err := addContexts(b.contexts, map[string]target{"fra-1": {Addr: "https://a:1"}, "ber-1": {Addr: "https://b:1"}}); err != nil {

@@ -113,11 +113,8 @@ func shortTag(t residency.Tag) string {
 func (s *Server) judgeSubmit(c *call) (submission, error) {
 	var sub submission
 	wire := c.r.Header.Get(HeaderResidency)
-	switch {
-	case wire == "" || len(c.r.Header.Values(HeaderResidency)) > 1:
+	if wire == "" || len(c.r.Header.Values(HeaderResidency)) > 1 {
 		return sub, newProblem(http.StatusBadRequest, CodeHeaderMissing, "the submit has no "+HeaderResidency+" header, or several: its body was not read", "send the job's whole policy as that header, as in "+HeaderResidency+": EEA")
-	case c.r.ContentLength > MaxJobBytes:
-		return sub, &http.MaxBytesError{Limit: MaxJobBytes}
 	}
 	sub.key = c.r.Header.Get(HeaderIdempotency)
 	if len(sub.key) > MaxIdempotency {
@@ -141,8 +138,15 @@ func (s *Server) judgeSubmit(c *call) (submission, error) {
 	if c.view.PendingCount() >= c.view.PendingLimit() {
 		return sub, problemOfRefused(&state.Refused{Code: CodeQueueFull, Message: fmt.Sprintf("%d jobs wait already, which is the most this region queues", c.view.PendingCount()), Advice: "try again later"})
 	}
-	sub.layers, err = s.admit(c, sub.tag, on)
-	return sub, err
+	if sub.layers, err = s.admit(c, sub.tag, on); err != nil {
+		return sub, err
+	}
+	// Last: a body too large for any region is first sent to the right one, whose
+	// refusal it is to give.
+	if c.r.ContentLength > MaxJobBytes {
+		return sub, &http.MaxBytesError{Limit: MaxJobBytes}
+	}
+	return sub, nil
 }
 
 func (s *Server) mayAny(c *Caller) bool {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -84,12 +85,24 @@ func (s *Server) routes(on listener) http.Handler {
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		p := newProblem(http.StatusNotFound, CodeUsage, fmt.Sprintf("there is nothing at %s %s", r.Method, quoteWord(r.URL.Path)), "see the operations at "+Prefix+"/openapi.json")
-		if _, pattern := mux.Handler(&http.Request{Method: http.MethodGet, URL: r.URL, Host: r.Host}); pattern != "/" && pattern != "" {
+		if allowed := allowedMethods(mux, r); len(allowed) > 0 {
+			w.Header().Set("Allow", strings.Join(allowed, ", ")) // RFC 9110, 15.5.6
 			p.Status, p.Title = http.StatusMethodNotAllowed, http.StatusText(http.StatusMethodNotAllowed)
 		}
 		refuseUnread(w, r, p)
 	})
 	return mux
+}
+
+// allowedMethods are those that a mux has a route for, at the path of a request.
+func allowedMethods(mux *http.ServeMux, r *http.Request) []string {
+	var out []string
+	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete} {
+		if _, pattern := mux.Handler(&http.Request{Method: m, URL: r.URL, Host: r.Host}); pattern != "/" && pattern != "" {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 // handler is the way of every request: who asks, may they, then the operation.

@@ -143,8 +143,7 @@ func problemOfRefused(r *state.Refused) *Problem {
 	p.Rule = r.Rule
 	switch status {
 	case http.StatusTooManyRequests:
-		p.retry(5 * time.Second)
-		p.Final = head == "quota"
+		p.retry(5 * time.Second) // a quota frees itself as jobs end: a repetition may succeed
 	case http.StatusForbidden:
 		p.Final = true
 	}

@@ -293,3 +293,45 @@ func BenchmarkSubmit(b *testing.B) {
 		}
 	}
 }
+
+// Where a body may go is said before how large it may be: who sends too much to
+// the wrong region learns the right one.
+func TestResidencyIsJudgedBeforeSize(t *testing.T) {
+	_, fra, _, _ := mesh3(t)
+	token := fra.token(state.Token{Roles: []state.Role{state.RoleSubmitter}})
+	for header, want := range map[string]int{"US": 421, "JP": 403, "EU": 413} {
+		h := bearer(token)
+		h.Set(HeaderResidency, header)
+		status, p, _ := fra.do(t, http.MethodPost, "/api/v1/jobs", h, jobText(header)+strings.Repeat(" ", MaxJobBytes))
+		if status != want || want == 421 && len(p.Doors) == 0 {
+			t.Errorf("header %s: answered %d %s, expected %d", header, status, p.Code, want)
+		}
+	}
+}
+
+// A refusal that names a time to come back must not forbid it.
+func TestQuotaMayBeRetried(t *testing.T) {
+	_, fra, _, _ := mesh3(t)
+	fra.ledger.must(t, state.SetTenant{Tenant: state.Tenant{ID: "small", Quota: state.Quota{Jobs: 1}}})
+	h := bearer(fra.token(state.Token{Roles: []state.Role{state.RoleSubmitter}, Tenant: "small"}))
+	h.Set(HeaderResidency, "EU")
+	for _, want := range []int{http.StatusCreated, http.StatusTooManyRequests} {
+		status, p, headers := fra.do(t, http.MethodPost, "/api/v1/jobs", h, jobText("EU"))
+		if status != want {
+			t.Fatalf("answered %d %s, expected %d", status, p.Code, want)
+		}
+		if want == http.StatusTooManyRequests && (headers.Get("Retry-After") == "" || headers.Get(HeaderShouldRetry) != "") {
+			t.Errorf("Retry-After %q, %s %q", headers.Get("Retry-After"), HeaderShouldRetry, headers.Get(HeaderShouldRetry))
+		}
+	}
+}
+
+func TestMethodNotAllowedSaysWhichAre(t *testing.T) {
+	_, fra, _, _ := mesh3(t)
+	for path, want := range map[string]string{"/api/v1/jobs": "GET, HEAD, POST", "/api/v1/resolve": "POST", "/api/v1/regions/x": "GET, HEAD, DELETE"} {
+		status, _, headers := fra.do(t, http.MethodPatch, path, http.Header{}, "")
+		if status != http.StatusMethodNotAllowed || headers.Get("Allow") != want {
+			t.Errorf("PATCH %s: answered %d, Allow %q, expected %q", path, status, headers.Get("Allow"), want)
+		}
+	}
+}
