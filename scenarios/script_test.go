@@ -95,10 +95,11 @@ func playFile(t *testing.T, bin, file string) {
 	dir := t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), scriptWithin)
 	defer cancel()
-	if err := s.play(ctx, bin, dir); err != nil {
-		t.Fatalf("%s: %v", file, err)
-	}
+	broken := s.play(ctx, bin, dir)
 	got := s.format()
+	if broken != nil {
+		t.Fatalf("%s: %v\nuntil then:\n%s", file, broken, textdiff.Diff(file, data, "played now", got))
+	}
 	if *update {
 		if err := os.WriteFile(file, got, 0o644); err != nil {
 			t.Fatal(err)
