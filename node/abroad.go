@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/state"
@@ -37,7 +38,7 @@ func (r *regions) Candidates(view *state.View, job *placement.Job) []placement.R
 			continue
 		}
 		policy, err := withRules(base, pack, on, self.Export, peer.Import)
-		if err != nil || residency.Check(policy, peer.Facts.Site(peer.ID, ""), pack, residency.Options{On: on}) != nil {
+		if err != nil || residency.Check(policy.ForScope("compute"), peer.Facts.Site(peer.ID, ""), pack, residency.Options{On: on}) != nil {
 			continue
 		}
 		sites = append(sites, peer.Facts.Site(peer.ID, ""))
@@ -118,10 +119,18 @@ func (r *regions) Forward(ctx context.Context, region placement.RegionID, job *p
 	})
 }
 
-// declinedOr tells a committed refusal from the lack of an answer.
+// declinedOr tells a committed refusal from the lack of an answer. Only what
+// the other region cannot have accepted counts as one: a body that it refused
+// because the room was lost, or before it looked. Everything else leaves the
+// job with that region until it says what became of it.
 func declinedOr(err error, region placement.RegionID, now time.Time) error {
 	var problem *api.Problem
-	if errors.As(err, &problem) && problem.Status >= 400 && problem.Status < 500 {
+	if !errors.As(err, &problem) {
+		return err
+	}
+	lost := strings.HasPrefix(problem.Code, "reservation.") && problem.Code != "reservation.spent"
+	unlawful := strings.HasPrefix(problem.Code, "residency.") || strings.HasPrefix(problem.Code, "law.") || strings.HasPrefix(problem.Code, "tag.")
+	if lost || unlawful {
 		return &controller.Declined{Answer: placement.RegionAnswer{Region: region, Code: problem.Code, Reason: problem.Detail, At: now}}
 	}
 	return err

@@ -156,7 +156,7 @@ func (n *Node) lawful(_ placement.Task, job placement.Job) error {
 	if self == nil {
 		return errors.New("this node is not in its region's ledger")
 	}
-	return residency.Check(policy, view.Facts(self), view.Pack(), residency.Options{On: residency.DateOf(n.deps.now())})
+	return residency.Check(policy.ForScope("compute"), view.Facts(self), view.Pack(), residency.Options{On: residency.DateOf(n.deps.now())})
 }
 
 // handOver gives the leadership to another voter that is not being emptied.

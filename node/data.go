@@ -131,6 +131,9 @@ func (d dataDir) bundles() (*identity.MapBundles, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: bundle of %s: %w", d.path(fileBundles), domain, err)
 		}
+		if b.TrustDomain != domain {
+			return nil, fmt.Errorf("%s: the bundle of %s speaks for %s", d.path(fileBundles), domain, b.TrustDomain)
+		}
 		set.Set(b)
 	}
 	return set, nil

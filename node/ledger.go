@@ -134,11 +134,25 @@ func (l *ledger) Propose(ctx context.Context, cmd state.Command, actor string) (
 // Report tells the region what became of this node's tasks.
 func (l *ledger) Report(ctx context.Context, reports []placement.TaskReport) error {
 	res, err := l.Propose(ctx, state.ReportTasks{Node: l.n.who.Node, Reports: reports}, l.n.actor())
+	var refused *state.Refused
+	if errors.As(err, &refused) {
+		res, err = state.Result{Refused: refused}, nil
+	}
 	if err != nil {
 		return err
 	}
-	if res.Refused != nil {
-		l.n.deps.Log.Warn("a report was refused", "err", res.Refused)
+	if res.Refused == nil {
+		return nil
+	}
+	l.n.deps.Log.Warn("a report was refused", "err", res.Refused)
+	if len(reports) == 1 {
+		return nil // committed, and final: the same words would be refused again
+	}
+	// One that cannot be taken shall not silence the others.
+	for _, one := range reports {
+		if err := l.Report(ctx, []placement.TaskReport{one}); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -168,9 +168,8 @@ func (l *links) forget(region placement.RegionID) {
 	delete(l.peers, region)
 }
 
-// update records what a peer may change without a new approval: front doors,
-// the law pack it decides by, and a bundle with a higher sequence, as they came
-// over an authenticated connection. The leader does it for all.
+// update records what a peer may change without a new approval: front doors and
+// the law pack it decides by. A bundle is not among them. The leader does it for all.
 func (l *links) update(ctx context.Context, rec *placement.Region, s *api.SummaryStatement) {
 	if !l.n.ledger.leads() {
 		return
@@ -182,9 +181,6 @@ func (l *links) update(ctx context.Context, rec *placement.Region, s *api.Summar
 	}
 	if rec.LawPack != s.LawPack {
 		cmd.LawPack, changed = s.LawPack, true
-	}
-	if len(s.Bundle) > 0 && !bytes.Equal(rec.Bundle, s.Bundle) {
-		cmd.Bundle, changed = s.Bundle, true
 	}
 	if !changed {
 		return
@@ -271,6 +267,10 @@ func (n *Node) believe(held, want map[string][]byte) {
 		b, err := identity.ParseBundle(raw, bundleMax)
 		if err != nil {
 			n.deps.Log.Error("a recorded bundle cannot be read", "peer", domain, "err", err)
+			continue
+		}
+		if b.TrustDomain != domain {
+			n.deps.Log.Error("a recorded bundle speaks for another trust domain and is not believed", "peer", domain, "claims", b.TrustDomain)
 			continue
 		}
 		n.bundles.Set(b)

@@ -72,7 +72,7 @@ func (g *ResidencyGuard) PermitEgress(_ context.Context, from, to placement.Regi
 		if err := residency.CheckTransit(cargo.Policy, here, pack, o); err != nil {
 			return err
 		}
-		return residency.Check(cargo.Policy, there, pack, o)
+		return residency.Check(cargo.Policy.ForScope("compute"), there, pack, o)
 	})
 }
 
@@ -96,7 +96,7 @@ func (g *ResidencyGuard) PermitIngress(_ context.Context, from placement.RegionI
 		if cargo.Passing {
 			return residency.CheckTransit(cargo.Policy, here, pack, g.options(cargo))
 		}
-		return residency.Check(cargo.Policy, here, pack, g.options(cargo))
+		return residency.Check(cargo.Policy.ForScope("compute"), here, pack, g.options(cargo))
 	})
 }
 

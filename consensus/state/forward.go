@@ -176,6 +176,10 @@ func (s *State) setForward(c *call, k SetForward) *Refused {
 		return refuse("forward.stale", "look again", "job %s is at attempt %d already", k.Job, old.Forward.Attempt)
 	case len(s.liveTasks(k.Job)) > 0:
 		return refuse("job.placed", "look again", "job %s has a task here", k.Job)
+	case old.Forward != nil && old.Forward.State == placement.ForwardPlaced && f.State != placement.ForwardPlaced:
+		// Region and attempt were told to have it: what is asked of them later
+		// cannot take that back, or the job could run twice.
+		return refuse("forward.placed", "ask region "+string(old.Forward.Region)+" to stop it", "job %s is placed in region %s", k.Job, old.Forward.Region)
 	}
 	if f.State == placement.ForwardAsking || f.State == placement.ForwardPlaced {
 		if refused := s.mayLeave(c, old, f.Region); refused != nil {
@@ -189,6 +193,10 @@ func (s *State) setForward(c *call, k SetForward) *Refused {
 	r := *old
 	r.Forward = &f
 	s.followForward(&r)
+	if r.StopRequested && f.State == placement.ForwardWaiting {
+		// Nobody has it, and nobody shall.
+		s.end(c, &r, placement.JobStopped, orText(r.StopReason, "stopped"), "")
+	}
 	s.putJob(c, &r)
 	return nil
 }

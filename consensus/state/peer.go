@@ -1,7 +1,7 @@
 package state
 
 import (
-	"encoding/json"
+	"bytes"
 	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
@@ -114,32 +114,14 @@ func (s *State) updatePeer(c *call, k UpdatePeer) *Refused {
 	if k.LawPack != "" {
 		r.LawPack = k.LawPack
 	}
-	if len(k.Bundle) > 0 {
-		if len(k.Bundle) > maxBundle {
-			return refuse("region.too-large", "shorten the bundle", "the bundle of region %s is too large", k.Region)
-		}
-		was, _ := bundleSequence(old.Bundle)
-		is, ok := bundleSequence(k.Bundle)
-		if !ok || is <= was {
-			return refuse("peer.sequence", "send a newer bundle", "the bundle of region %s has sequence %d; the one held has %d", k.Region, is, was)
-		}
-		r.Bundle = k.Bundle
+	// A peer's roots are what two operators compared: whoever holds one key of
+	// that region today must not be able to replace them.
+	if len(k.Bundle) > 0 && !bytes.Equal(k.Bundle, old.Bundle) {
+		return refuse("peer.bundle", "compare fingerprints again: sovmesh region invite, join, approve", "the bundle of region %s changes only with a new approval", k.Region)
 	}
 	s.regions.put(string(r.ID), &r)
 	c.id = string(r.ID)
 	return nil
-}
-
-// bundleSequence reads spiffe_sequence of a SPIFFE bundle
-// (SPIFFE Trust Domain and Bundle, section 4.1.3).
-func bundleSequence(bundle []byte) (uint64, bool) {
-	var doc struct {
-		Sequence *uint64 `json:"spiffe_sequence"`
-	}
-	if json.Unmarshal(bundle, &doc) != nil || doc.Sequence == nil {
-		return 0, false
-	}
-	return *doc.Sequence, true
 }
 
 func (s *State) leavePeer(c *call, k LeavePeer) *Refused {

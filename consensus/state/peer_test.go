@@ -40,10 +40,9 @@ func TestFederation(t *testing.T) {
 	f.refused("peer.fingerprint", ApprovePeer{Region: "ber-1", Fingerprint: "f-ber"})
 	f.refused("peer.unknown", UpdatePeer{Region: "ber-1", LawPack: "x"})
 	f.ok(ApprovePeer{Region: "ber-1", Fingerprint: "f-ber-1"})
-	f.refused("peer.sequence", UpdatePeer{Region: "ber-1", Bundle: []byte(`{"spiffe_sequence":3}`)})
-	f.refused("peer.sequence", UpdatePeer{Region: "ber-1", Bundle: []byte(`{"spiffe_sequence":2}`)})
-	f.refused("peer.sequence", UpdatePeer{Region: "ber-1", Bundle: []byte(`{}`)})
-	f.ok(UpdatePeer{Region: "ber-1", Bundle: []byte(`{"spiffe_sequence":4}`)})
+	// Whoever holds a key of that region today must not replace its roots, let
+	// alone those of another.
+	f.refused("peer.bundle", UpdatePeer{Region: "ber-1", Bundle: []byte(`{"spiffe_sequence":4}`)})
 	f.refused("peer.self", PutPeer{Region: aPeer("fra-1", "FR")})
 	f.ok(LeavePeer{Region: "ber-1"})
 	f.refused("peer.unknown", UpdatePeer{Region: "ber-1", LawPack: "x"})

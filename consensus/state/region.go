@@ -3,6 +3,7 @@ package state
 import (
 	"encoding/hex"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/sovmesh/sovmesh/consensus/ledger"
@@ -258,7 +259,7 @@ func validHash(h string) bool {
 func clip(s string) string {
 	const most = len("sha256:") + 64 // so that a law pack's name is whole
 	if len(s) > most {
-		return s[:most] + "..."
+		return strings.ToValidUTF8(s[:most], "") + "..."
 	}
 	return s
 }

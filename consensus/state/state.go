@@ -16,6 +16,7 @@ package state
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/ledger"
@@ -172,10 +173,15 @@ func (s *State) record(c *call, cmd Command, raw []byte, refused *Refused) Resul
 	if refused != nil {
 		leaf.Code = refused.Code
 	}
+	leaf.Subject = clip(strings.ToValidUTF8(leaf.Subject, ""))
 	entry, err := leaf.Encode()
 	if err != nil {
-		// Every field is bounded where it enters the state, so this is a bug.
-		panic(fmt.Sprintf("state: index %d: leaf of %s: %v", c.index, leaf.Kind, err))
+		// Every field is bounded where it enters the state, so this is a bug. It
+		// must not stop a region: the leaf says less, the same on every replica.
+		leaf.Judged, leaf.Actor, leaf.Subject = nil, "", ""
+		if entry, err = leaf.Encode(); err != nil {
+			panic(fmt.Sprintf("state: index %d: leaf of %s: %v", c.index, leaf.Kind, err))
+		}
 	}
 	result := Result{Index: c.index, Leaf: s.tree.Append(entry), ID: c.id, Refused: refused, Repeated: c.repeated, Entry: entry}
 	if cmd != nil {

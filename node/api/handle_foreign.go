@@ -227,7 +227,13 @@ func takeForwarded(s *Server, c *call) error {
 	if !in.Job.Valid() || in.Job.Home() != c.caller.Region || !placement.ValidName(in.Tenant) || in.Reservation == "" {
 		return &InputError{Code: CodeBody, Message: "the forwarded job's id, tenant or reservation is not acceptable", Help: "forward a job of your own, to the room that you hold"}
 	}
-	if j := c.view.Job(in.Job); j != nil && j.Origin == c.caller.Region { // it arrived before
+	// The answer to an earlier forward may have been lost, with the leader that
+	// gave it: only a view that holds every acknowledged write can say so.
+	view, err := s.fresh(c.r.Context())
+	if err != nil {
+		return err
+	}
+	if j := view.Job(in.Job); j != nil && j.Origin == c.caller.Region { // it arrived before
 		return c.writeJSON(http.StatusOK, foreignStatus(s, j))
 	}
 	job := placement.Job{

@@ -73,6 +73,10 @@ func joinNode(s *Server, c *call) error {
 		if _, err := s.fresh(c.r.Context()); err != nil { // it may be newer than this node's state
 			return err
 		}
+		// Anybody may knock here: who holds no open token costs the ledger nothing.
+		if !s.cfg.Ledger.View().JoinTokenValid(hex.EncodeToString(hash[:]), s.now()) {
+			return newProblem(http.StatusUnauthorized, "token.spent", "this join token was used already, has expired, or never existed", "create a new one: sovmesh node token create")
+		}
 	}
 	node := placement.Node{ID: in.Node, Site: in.Site, QUIC: in.QUIC, API: in.API, Inventory: in.Inventory}
 	_, v, err := s.propose(c.r.Context(), state.JoinNode{TokenHash: hex.EncodeToString(hash[:]), Node: node}, "node:"+string(in.Node))

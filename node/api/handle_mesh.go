@@ -3,7 +3,9 @@ package api
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/state"
@@ -135,6 +137,9 @@ func renewCertificate(s *Server, c *call) error {
 	if out.Chain, out.Serial, out.NotAfter, err = a.IssueNode(c.r.Context(), in.CSR, c.caller.Node); err != nil {
 		return &InputError{Code: CodeBody, Message: "the certificate request is not acceptable: " + err.Error(), Help: "make a fresh ECDSA P-256 key"}
 	}
+	if err := ownHosts(c.view, c.caller.Node, in.Hosts); err != nil {
+		return err
+	}
 	if len(in.ServingCSR) > 0 {
 		if out.ServingChain, err = a.IssueServing(c.r.Context(), in.ServingCSR, in.Hosts); err != nil {
 			return &InputError{Code: CodeBody, Message: "the serving certificate request is not acceptable: " + err.Error(), Help: "send DNS names and IP addresses as hosts"}
@@ -147,6 +152,28 @@ func renewCertificate(s *Server, c *call) error {
 		return err
 	}
 	return c.writeJSON(http.StatusOK, out)
+}
+
+// ownHosts refuses a serving certificate for the address of another node: with
+// one, a node could take that node's tokens and bodies.
+func ownHosts(v *state.View, self placement.NodeID, hosts []string) error {
+	hostOf := func(n *placement.Node) string {
+		u, err := url.Parse(n.API)
+		if err != nil {
+			return ""
+		}
+		return u.Hostname()
+	}
+	own := ""
+	if n := v.Node(self); n != nil {
+		own = hostOf(n)
+	}
+	for _, n := range v.Nodes() {
+		if h := hostOf(n); n.ID != self && h != "" && !strings.EqualFold(h, own) && slices.ContainsFunc(hosts, func(w string) bool { return strings.EqualFold(w, h) }) {
+			return newProblem(http.StatusForbidden, CodeRole, h+" is the address of another node", "ask for the names and addresses of this node alone")
+		}
+	}
+	return nil
 }
 
 // authoritySecrets hands the CA to a node that the raft configuration already

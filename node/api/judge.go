@@ -39,6 +39,7 @@ func (c court) options() residency.Options { return residency.Options{On: c.on} 
 // inside judges whether the policy permits to run in the region, or in one of
 // its sites where those are known.
 func (c court) inside(p residency.Policy, at place) residency.Decision {
+	p = p.ForScope("compute")
 	d := residency.Evaluate(p, at.facts.Site(at.region, ""), c.pack, c.options())
 	if d.Verdict != residency.Unknown {
 		return d

@@ -166,6 +166,9 @@ func (c *Controller) errand(ctx context.Context, h *homeless, id placement.JobID
 // is committed before anything is sent, so that a new leader asks the same
 // region with the same attempt.
 func (c *Controller) ask(ctx context.Context, h *homeless, job *placement.Job) {
+	if job.StopRequested {
+		return
+	}
 	now := c.cfg.Now()
 	var f placement.Forward
 	if job.Forward != nil {

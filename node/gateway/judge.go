@@ -122,7 +122,7 @@ func (j *judge) with(p residency.Policy, origin residency.Origin, wire string) (
 
 // here is nil when the policy permits execution at a site of this region.
 func (j *judge) here(p residency.Policy, site string) error {
-	return residency.Check(p, j.self.Facts.Site(j.self.ID, site), j.pack, j.on)
+	return residency.Check(p.ForScope("compute"), j.self.Facts.Site(j.self.ID, site), j.pack, j.on)
 }
 
 // there is the policy for a foreign region, export rule included, and nil when
@@ -132,7 +132,7 @@ func (j *judge) there(p residency.Policy, r *placement.Region, site string) (res
 	if err != nil {
 		return p, err
 	}
-	if err := residency.Check(p, r.Facts.Site(r.ID, ""), j.pack, j.on); err != nil {
+	if err := residency.Check(p.ForScope("compute"), r.Facts.Site(r.ID, ""), j.pack, j.on); err != nil {
 		return p, err
 	}
 	return p, j.through(p, j.self, site)
@@ -161,7 +161,7 @@ func (j *judge) place(p residency.Policy, own string, sites []string) *Error {
 	}
 	for _, r := range j.foreign() {
 		if exported, err := j.with(p, residency.OriginExport, j.self.Export); err != nil ||
-			residency.Check(exported, r.Facts.Site(r.ID, ""), j.pack, j.on) != nil {
+			residency.Check(exported.ForScope("compute"), r.Facts.Site(r.ID, ""), j.pack, j.on) != nil {
 			continue
 		}
 		lawful = append(lawful, r.ID)
@@ -216,7 +216,7 @@ func said(o residency.Origin) string {
 func (j *judge) satisfying(p residency.Policy) []placement.RegionID {
 	out := []placement.RegionID{}
 	for _, r := range append([]*placement.Region{j.self}, j.foreign()...) {
-		if residency.Check(p, r.Facts.Site(r.ID, ""), j.pack, j.on) == nil {
+		if residency.Check(p.ForScope("compute"), r.Facts.Site(r.ID, ""), j.pack, j.on) == nil {
 			out = append(out, r.ID)
 		}
 	}

@@ -274,9 +274,15 @@ func (r *Runner) report(t *task, status placement.TaskStatus, reason string) {
 	}
 }
 
+// reasonMax bounds a reason in bytes, well below what the ledger refuses.
+const reasonMax = 1024
+
 // saying is the report of the task's present status.
 func (t *task) saying() placement.TaskReport {
 	rep := placement.TaskReport{Task: t.rec.Task, Status: t.rec.Status, Reason: t.rec.Reason, At: time.Now()}
+	if len(rep.Reason) > reasonMax { // a word of the job's, a path: the ledger takes no more
+		rep.Reason = strings.ToValidUTF8(rep.Reason[:reasonMax], "") + "..."
+	}
 	rep.Refused = t.rec.Status == placement.TaskFailed && strings.HasPrefix(t.rec.Reason, RefusedPrefix)
 	switch {
 	case t.over():
