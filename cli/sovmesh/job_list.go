@@ -63,5 +63,12 @@ func listing[T any](p *program, c *cli.Context, o api.ListOptions, get func(*api
 	if err != nil {
 		return err
 	}
+	if jobs, ok := any(items).([]placement.Job); ok {
+		docs := make([]placement.JobDocument, len(jobs))
+		for i := range jobs {
+			docs[i] = jobs[i].Document()
+		}
+		return p.show(listDocument[placement.JobDocument]{docs}, func(w io.Writer) { text(w, items) })
+	}
 	return p.show(listDocument[T]{items}, func(w io.Writer) { text(w, items) })
 }

@@ -78,7 +78,7 @@ func (p *program) runJob(c *cli.Context) error {
 	case c.Bool("wait-placed"):
 		end = w.placed(c.Context)
 	}
-	if err := p.show(w.job, func(out io.Writer) { p.writeJob(out, w.job) }); err != nil {
+	if err := p.show(w.job.Document(), func(out io.Writer) { p.writeJob(out, w.job) }); err != nil {
 		return err
 	}
 	return end

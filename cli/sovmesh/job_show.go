@@ -25,7 +25,7 @@ func (p *program) jobShow() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return p.show(job, func(w io.Writer) { p.writeJob(w, job) })
+			return p.show(job.Document(), func(w io.Writer) { p.writeJob(w, job) })
 		},
 	}
 }

@@ -35,7 +35,7 @@ func (p *program) jobStop() *cli.Command {
 					return err
 				}
 			}
-			return p.show(w.job, func(out io.Writer) { p.writeJob(out, w.job) })
+			return p.show(w.job.Document(), func(out io.Writer) { p.writeJob(out, w.job) })
 		},
 	}
 }

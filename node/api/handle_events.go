@@ -101,7 +101,8 @@ func (w *watcher) run(s *Server) error {
 func (w *watcher) tell(v *state.View) error {
 	changed := v.Jobs("", v.JobCount(), func(j *placement.Job) bool { return j.Index > w.index && w.c.caller.sees(j) })
 	for _, j := range changed {
-		if err := w.write(Event{Index: j.Index, Type: "job", Job: j}); err != nil {
+		doc := j.Document()
+		if err := w.write(Event{Index: j.Index, Type: "job", Job: &doc}); err != nil {
 			return err
 		}
 	}

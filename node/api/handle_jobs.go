@@ -46,7 +46,7 @@ func listJobs(s *Server, c *call) error {
 	if err != nil {
 		return err
 	}
-	page := Page[*placement.Job]{Items: []*placement.Job{}, Index: v.Index()}
+	page := Page[placement.JobDocument]{Items: []placement.JobDocument{}, Index: v.Index()}
 	keep := func(j *placement.Job) bool {
 		return c.caller.sees(j) && (o.Status == "" || j.Status == o.Status) && (o.Tenant == "" || j.Tenant == o.Tenant) && (o.Node == "" || j.Node == o.Node)
 	}

@@ -93,13 +93,12 @@ func (c *call) accepted(v *state.View, res state.Result) error {
 
 // show is a job as the caller may see it: of a region's nodes another region
 // learns nothing.
-func (c *call) show(j *placement.Job) *placement.Job {
-	if c.caller.Kind != CallerGrant && c.caller.Kind != CallerForeign {
-		return j
+func (c *call) show(j *placement.Job) placement.JobDocument {
+	out := j.Document()
+	if c.caller.Kind == CallerGrant || c.caller.Kind == CallerForeign {
+		out.Node = ""
 	}
-	out := *j
-	out.Node = ""
-	return &out
+	return out
 }
 
 func shortTag(t residency.Tag) string {

@@ -68,6 +68,9 @@ func document(ops []operation) ([]byte, error) {
 // schemaName keeps the names of packages out, and spells generic types.
 func schemaName(t reflect.Type, hint string) string {
 	name := huma.DefaultSchemaNamer(t, hint)
+	if t != reflect.TypeFor[jobDocument]() {
+		name = strings.Replace(name, "JobDocument", "Job", 1) // what programs see is the job
+	}
 	return strings.ToUpper(name[:1]) + name[1:]
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -332,6 +333,28 @@ func TestMethodNotAllowedSaysWhichAre(t *testing.T) {
 		status, _, headers := fra.do(t, http.MethodPatch, path, http.Header{}, "")
 		if status != http.StatusMethodNotAllowed || headers.Get("Allow") != want {
 			t.Errorf("PATCH %s: answered %d, Allow %q, expected %q", path, status, headers.Get("Allow"), want)
+		}
+	}
+}
+
+func TestJobDocumentHasItsTimesBeforeTheyAreKnown(t *testing.T) {
+	_, fra, _, _ := mesh3(t)
+	c := fra.admin()
+	out, err := c.Submit(t.Context(), readJob(t, jobText("EU")), SubmitOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := bearer(fra.token(state.Token{Roles: everyRole()}))
+	for _, path := range []string{"/api/v1/jobs", "/api/v1/jobs/" + string(out.Job.ID)} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header = h
+		rec := httptest.NewRecorder()
+		fra.server.App().ServeHTTP(rec, req)
+		if !strings.Contains(rec.Body.String(), `"started_at":null,"ended_at":null`) {
+			t.Errorf("%s: %s", path, rec.Body)
 		}
 	}
 }

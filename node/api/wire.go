@@ -488,9 +488,9 @@ type Event struct {
 	Index uint64 `json:"index"`
 	Type  string `json:"type"` // job, node, region
 	// Job is the document after the change, Node and Region likewise.
-	Job    *placement.Job    `json:"job,omitempty"`
-	Node   *placement.Node   `json:"node,omitempty"`
-	Region *placement.Region `json:"region,omitempty"`
+	Job    *placement.JobDocument `json:"job,omitempty"`
+	Node   *placement.Node        `json:"node,omitempty"`
+	Region *placement.Region      `json:"region,omitempty"`
 }
 
 // Assignments are a node's own tasks with their jobs, at an index.
