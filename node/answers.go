@@ -106,11 +106,11 @@ func (a *answers) silent(node placement.NodeID) bool {
 }
 
 // doubted reports that the node has not answered the last question, or was not
-// asked one in this term.
+// asked one in this term: too little to record, enough to give it nothing new.
 func (a *answers) doubted(node placement.NodeID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.asked[node].IsZero() || a.missed[node] > 0 && a.trusted()
+	return a.asked[node].IsZero() || a.missed[node] > 0
 }
 
 // trusted reports whether most nodes answer, this one counted: when they do
