@@ -131,11 +131,16 @@ type CheckRequest struct {
 // Check asks whether a job would be placed, where, and why not. Nothing is
 // submitted.
 func (c *Client) Check(ctx context.Context, job *JobFile) (*CheckReport, error) {
+	return one[CheckReport](ctx, c, http.MethodPost, "/jobs/check", checkOf(job))
+}
+
+// checkOf is what a dry run needs of a job, and nothing else.
+func checkOf(job *JobFile) CheckRequest {
 	s := job.Spec
-	return one[CheckReport](ctx, c, http.MethodPost, "/jobs/check", CheckRequest{
+	return CheckRequest{
 		Residency: job.Tag.Wire(), Kind: s.Kind, Type: s.Type, Resources: s.Resources, Priority: s.Priority,
 		Site: s.Site, Node: s.NodeName, Image: s.Image,
-	})
+	}
 }
 
 // Resolve asks home where something may go: tag and size only.

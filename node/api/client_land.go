@@ -33,6 +33,12 @@ func (c *Client) Submit(ctx context.Context, job *JobFile, o SubmitOptions) (*Su
 	if err != nil {
 		return nil, err
 	}
+	regions, _ := job.Tag.Names() // sites are known at home only, which judges them
+	for _, name := range regions {
+		if !slices.ContainsFunc(dir.Regions, func(r DirectoryRegion) bool { return string(r.Region) == name }) {
+			return nil, unknownRegion(name)
+		}
+	}
 	l, err := c.newLanding(ctx, job, me, dir)
 	if err != nil {
 		return nil, err

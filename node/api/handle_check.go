@@ -14,11 +14,12 @@ import (
 // checkJob is a dry run: nothing is submitted, nothing is held. Regions that
 // the policy permits are asked for themselves, within one short deadline.
 func checkJob(s *Server, c *call) error {
-	var in CheckRequest
-	if err := c.readJSON(&in, MaxBodyBytes); err != nil {
+	body, err := c.readBody(MaxBodyBytes)
+	if err != nil {
 		return err
 	}
-	if err := in.validate(); err != nil {
+	in, err := s.readCheck(c, body)
+	if err != nil {
 		return err
 	}
 	v, err := s.fresh(c.r.Context())
@@ -29,6 +30,9 @@ func checkJob(s *Server, c *call) error {
 	at := s.court(v)
 	tag, err := s.tags.parse(in.Residency, at.pack, at.on)
 	if err != nil {
+		return err
+	}
+	if err := checkNames(tag, v); err != nil {
 		return err
 	}
 	layers := c.layers(tag)
@@ -48,6 +52,24 @@ func checkJob(s *Server, c *call) error {
 	s.checkRoom(c.r.Context(), v, out, found, in.jobOf(s.cfg.Region, c.caller.Tenant, layers))
 	c.index(v.Index())
 	return c.writeJSON(http.StatusOK, out)
+}
+
+// readCheck takes what our client sends, or a job document as a submit does: of
+// that the command and the environment are read and forgotten.
+func (s *Server) readCheck(c *call, body []byte) (CheckRequest, error) {
+	var in CheckRequest
+	if strictJSON(body, &in) == nil && in.Type != "" {
+		return in, in.validate()
+	}
+	job, err := ReadJob(body, JobOptions{Pack: c.view.Pack(), On: residency.DateOf(s.now()), Parse: s.tags.parse})
+	if err == nil {
+		return checkOf(job), nil
+	}
+	in = CheckRequest{}
+	if strictJSON(body, &in) == nil { // a few fields, without a type
+		return in, in.validate()
+	}
+	return in, err
 }
 
 func (s *Server) checkUnlawful(out *CheckReport, at court, policy residency.Policy, found finding) {

@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -126,6 +128,11 @@ func (s *Server) judgeSubmit(c *call) (submission, error) {
 	}
 	if err := s.checkGranted(c, sub); err != nil {
 		return sub, err
+	}
+	if c.caller.Grant == nil { // a granted job's names are those that its home knows
+		if err := checkNames(sub.tag, c.view); err != nil {
+			return sub, err
+		}
 	}
 	sub.allowAny = !sub.tag.UsesAny() || s.mayAny(c.caller)
 	if !sub.allowAny {
@@ -279,6 +286,31 @@ func (s *Server) placeOf(v *state.View, r *placement.Region) place {
 		}
 	}
 	return at
+}
+
+// checkNames refuses a tag that names a region or a site that nobody here
+// knows: a slip in a name is no law that forbids.
+func checkNames(tag residency.Tag, v *state.View) error {
+	regions, sites := tag.Names()
+	for _, name := range regions {
+		if v.Region(placement.RegionID(name)) == nil {
+			return unknownRegion(name)
+		}
+	}
+	if len(sites) == 0 {
+		return nil
+	}
+	known := sitesOf(v)
+	for _, name := range sites {
+		if !slices.ContainsFunc(known, func(s string) bool { return strings.EqualFold(s, name) }) {
+			return &residency.Error{Code: "tag.unknown-place", Message: "no site of this region is called " + quoteWord(name), Help: "list the nodes with their sites: sovmesh node list"}
+		}
+	}
+	return nil
+}
+
+func unknownRegion(name string) error {
+	return &residency.Error{Code: "tag.unknown-place", Message: "no region is called " + quoteWord(name), Help: "list the regions: sovmesh region list"}
 }
 
 func sitesOf(v *state.View) []string {

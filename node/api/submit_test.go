@@ -358,3 +358,54 @@ func TestJobDocumentHasItsTimesBeforeTheyAreKnown(t *testing.T) {
 		}
 	}
 }
+
+func TestCheckTakesAJobDocument(t *testing.T) {
+	_, fra, _, _ := mesh3(t)
+	h := bearer(fra.token(state.Token{Roles: everyRole()}))
+	for name, c := range map[string]struct {
+		body   string
+		status int
+		answer string
+	}{
+		"job in JSON":        {jobText("EU"), 200, `"answer":"placeable"`},
+		"job in YAML":        {"kind: process\ncommand: [/bin/true]\nresidency: {allow: [EU]}\nresources: {cpu: 1}\n", 200, `"answer":"placeable"`},
+		"too large":          {"kind: process\ncommand: [/bin/true]\nresidency: EU\nresources: {cpu: 100000}\n", 200, `"answer":"no-hardware"`},
+		"a check":            {`{"kind":"process","type":"batch","residency":"EU","resources":{"cpu":"1","memory":"1GiB"}}`, 200, `"answer":"placeable"`},
+		"a check, no type":   {`{"kind":"process","residency":"EU","resources":{"cpu":"1","memory":"1GiB"}}`, 200, `"answer":"placeable"`},
+		"unknown field":      {"kind: process\ncomand: [/bin/true]\nresidency: EU\n", 400, `"line":2`},
+		"unknown region":     {jobText("region:nowhere"), 400, `"code":"tag.unknown-place"`},
+		"unknown site":       {jobText("site:nowhere"), 400, `"code":"tag.unknown-place"`},
+		"neither of the two": {"\x00", 400, `"code":"input.job"`},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "/api/v1/jobs/check", strings.NewReader(c.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header = h
+		rec := httptest.NewRecorder()
+		fra.server.App().ServeHTTP(rec, req)
+		if rec.Code != c.status || !strings.Contains(rec.Body.String(), c.answer) {
+			t.Errorf("%s: %d %s", name, rec.Code, rec.Body)
+		}
+	}
+	if n := fra.ledger.View().JobCount(); n != 0 {
+		t.Errorf("%d jobs were submitted", n)
+	}
+}
+
+// A slip in a name is bad input, not a law that forbids.
+func TestUnknownNamesAreBadInput(t *testing.T) {
+	_, fra, _, iad := mesh3(t)
+	for _, r := range []*region{fra, iad} {
+		h := bearer(r.token(state.Token{Roles: everyRole()}))
+		for _, tag := range []string{"region:nowhere", "site:nowhere", "EU,!region:nowhere"} {
+			h.Set(HeaderResidency, tag)
+			if status, p, _ := r.do(t, http.MethodPost, "/api/v1/jobs", h, jobText(tag)); status != 400 || p.Code != "tag.unknown-place" {
+				t.Errorf("%s: answered %d %s", tag, status, p.Code)
+			}
+			if _, err := r.admin().Submit(t.Context(), readJob(t, jobText(tag)), SubmitOptions{}); CodeOf(err) != "tag.unknown-place" || ExitOf(err) != ExitUsage {
+				t.Errorf("%s: the client says %v", tag, err)
+			}
+		}
+	}
+}
