@@ -212,13 +212,29 @@ func (p *program) forgetDead() {
 	for _, t := range all.Contexts {
 		word, ok := strings.CutPrefix(t.Owner, devOwnerPrefix)
 		pid, err := strconv.Atoi(word)
-		if !ok || err != nil || syscall.Kill(pid, 0) != syscall.ESRCH {
+		if !ok || err != nil || alive(pid) {
 			continue
 		}
 		if err := removeContexts(p.contexts, t.Owner); err != nil {
 			p.warn(err.Error())
 		}
 	}
+}
+
+// alive reports whether a process runs. One that was killed and that its parent
+// has not looked after, as in a container without an init, still has its number
+// but runs no more.
+func alive(pid int) bool {
+	if syscall.Kill(pid, 0) == syscall.ESRCH {
+		return false
+	}
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return true // a system that does not tell
+	}
+	// The name, in parentheses, may hold anything; the state follows it.
+	after := string(stat[strings.LastIndexByte(string(stat), ')')+1:])
+	return !strings.HasPrefix(strings.TrimSpace(after), "Z")
 }
 
 // took is a duration for people.
