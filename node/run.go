@@ -21,6 +21,11 @@ const closeWithin = 3 * time.Second
 
 // Run serves until ctx ends or a part fails. No goroutine outlives it.
 func (n *Node) Run(ctx context.Context) error {
+	unlock, err := n.dir.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	inventory, err := takeInventory(ctx, n.cfg, n.deps, uint64(n.deps.now().Unix()))
 	if err != nil {
 		return err
