@@ -2,7 +2,7 @@
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
-FUZZTIME ?= 3s
+FUZZTIME ?= 3000x
 SEED    ?= 1
 RUNS    ?= 1
 # NVML needs cgo, and nothing else does: names and users are looked up in Go.
@@ -39,7 +39,7 @@ check: ## the fast part of test: vet, formatting, unit and mesh tests
 	$(GO) vet ./...
 	$(GO) test -short -timeout 7m ./...
 
-test: build ## everything: vet, race detector, real processes, short fuzzing
+test: build ## everything: vet, fuzzing, race detector, whole meshes, real processes
 	./deploy/test.sh
 
 fuzz: ## every fuzz target for FUZZTIME each
