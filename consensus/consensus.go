@@ -197,8 +197,11 @@ func (g *Group) Run(ctx context.Context) error {
 	net.mute()
 	cancel()
 	g.closing("raft", func() error { return r.Shutdown().Error() })
-	net.stop()
+	// Accepting ends before what was accepted is waited for: nothing may be
+	// added to a group of goroutines that is being waited for.
+	g.closing("streams", net.Close)
 	parts.Wait()
+	net.stop()
 	return err
 }
 
