@@ -260,13 +260,29 @@ func foreignStatus(s *Server, j *placement.Job) ForeignStatus {
 	}
 }
 
-// reasonAbroad is the reason as another region may know it: without the name of
-// the node that stands in it.
+// reasonAbroad is a job's state in words of a closed list: a reason as its node
+// gave it may hold paths, names of nodes and words of its output, and none of
+// them crosses the border.
 func reasonAbroad(j *placement.Job) string {
-	if j.Node == "" {
-		return j.Reason
+	switch {
+	case j.Status == placement.JobFailed && j.ExitCode != nil:
+		return fmt.Sprintf("exit code %d", *j.ExitCode)
+	case j.Status == placement.JobFailed:
+		return "it could not be started, or not be kept running"
+	case j.Status == placement.JobPending && j.Restarts > 0:
+		return "restarts"
+	case j.Status == placement.JobPending:
+		return "waits for placement"
+	case j.Status == placement.JobStopped && j.StopReason != "":
+		return j.StopReason // what whoever stopped it has to say to its owner
+	case j.Status == placement.JobStopped:
+		return "stopped"
+	case j.Status == placement.JobLost:
+		return "its node is lost"
+	case j.Status == placement.JobUnknown:
+		return "its node cannot be reached"
 	}
-	return strings.ReplaceAll(j.Reason, string(j.Node), "its node")
+	return ""
 }
 
 // foreignJob is the status of a job that the caller forwarded or granted.

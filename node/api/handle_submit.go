@@ -98,7 +98,7 @@ func (c *call) accepted(v *state.View, res state.Result) error {
 func (c *call) show(j *placement.Job) placement.JobDocument {
 	out := j.Document()
 	if c.caller.Kind == CallerGrant || c.caller.Kind == CallerForeign {
-		out.Node = ""
+		out.Node, out.Reason = "", reasonAbroad(j)
 	}
 	return out
 }
