@@ -17,12 +17,13 @@ import (
 
 // wan is a simulated packet network: links by simnet, cuts by us.
 type wan struct {
-	mu    sync.Mutex
-	hosts map[netip.AddrPort]simnet.PacketReceiver // guarded by mu
-	cut   map[netip.Addr]bool                      // guarded by mu: nothing in, nothing out
-	sent  map[netip.Addr]int                       // guarded by mu: packets by sender
-	mtu   int
-	delay time.Duration
+	mu       sync.Mutex
+	hosts    map[netip.AddrPort]simnet.PacketReceiver // guarded by mu
+	starting map[netip.AddrPort]simnet.PacketReceiver // guarded by mu; links that do not run yet
+	cut      map[netip.Addr]bool                      // guarded by mu: nothing in, nothing out
+	sent     map[netip.Addr]int                       // guarded by mu: packets by sender
+	mtu      int
+	delay    time.Duration
 }
 
 func newWan(mtu int) *wan {
@@ -47,7 +48,19 @@ func (w *wan) SendPacket(p simnet.Packet) error {
 func (w *wan) AddNode(a net.Addr, r simnet.PacketReceiver) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.hosts[addrPort(a)] = r
+	if w.starting == nil {
+		w.starting = map[netip.AddrPort]simnet.PacketReceiver{}
+	}
+	w.starting[addrPort(a)] = r
+}
+
+// up lets packets through to a host once its link runs: before, the link is
+// still being written.
+func (w *wan) up(a net.Addr) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hosts[addrPort(a)] = w.starting[addrPort(a)]
+	delete(w.starting, addrPort(a))
 }
 
 func (w *wan) setCut(addr string, cut bool) {
@@ -78,6 +91,7 @@ func (w *wan) socket(t testing.TB, addr string) net.PacketConn {
 	if err := one.Start(); err != nil {
 		t.Fatal(err)
 	}
+	w.up(a)
 	stop := sync.OnceFunc(func() {
 		w.mu.Lock()
 		delete(w.hosts, addrPort(a))

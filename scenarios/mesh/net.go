@@ -15,12 +15,13 @@ import (
 // wan is the simulated packet network between all nodes: links by simnet,
 // routing, cuts and loss by us. A cut holds for a directed pair of hosts.
 type wan struct {
-	mu    sync.Mutex
-	hosts map[netip.AddrPort]simnet.PacketReceiver // guarded by mu
-	cut   map[pair]bool                            // guarded by mu
-	loss  float64                                  // guarded by mu; of packets between regions
-	rand  *rand.Rand                               // guarded by mu
-	delay func(from, to netip.Addr) time.Duration
+	mu       sync.Mutex
+	hosts    map[netip.AddrPort]simnet.PacketReceiver // guarded by mu
+	starting map[netip.AddrPort]simnet.PacketReceiver // guarded by mu; links that do not run yet
+	cut      map[pair]bool                            // guarded by mu
+	loss     float64                                  // guarded by mu; of packets between regions
+	rand     *rand.Rand                               // guarded by mu
+	delay    func(from, to netip.Addr) time.Duration
 }
 
 type pair struct{ from, to netip.Addr }
@@ -50,7 +51,19 @@ func (w *wan) SendPacket(p simnet.Packet) error {
 func (w *wan) AddNode(a net.Addr, r simnet.PacketReceiver) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.hosts[addrPort(a)] = r
+	if w.starting == nil {
+		w.starting = map[netip.AddrPort]simnet.PacketReceiver{}
+	}
+	w.starting[addrPort(a)] = r
+}
+
+// up lets packets through to a host once its link runs: before, the link is
+// still being written.
+func (w *wan) up(a net.Addr) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hosts[addrPort(a)] = w.starting[addrPort(a)]
+	delete(w.starting, addrPort(a))
 }
 
 func (w *wan) setCut(from, to netip.Addr, cut bool) {
@@ -91,6 +104,7 @@ func (w *wan) socket(addr netip.AddrPort) (net.PacketConn, error) {
 	if err := one.Start(); err != nil {
 		return nil, err
 	}
+	w.up(a)
 	return &socket{SimConn: conn, end: sync.OnceFunc(func() {
 		w.mu.Lock()
 		delete(w.hosts, addr)

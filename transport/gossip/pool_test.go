@@ -24,11 +24,12 @@ import (
 
 // wan is a small simulated network; see transport's own test.
 type wan struct {
-	mu    sync.Mutex
-	hosts map[string]simnet.PacketReceiver // guarded by mu
-	cut   map[string]bool                  // guarded by mu
-	lose  float64                          // guarded by mu
-	rand  *rand.Rand                       // guarded by mu
+	mu       sync.Mutex
+	hosts    map[string]simnet.PacketReceiver // guarded by mu
+	starting map[string]simnet.PacketReceiver // guarded by mu; links that do not run yet
+	cut      map[string]bool                  // guarded by mu
+	lose     float64                          // guarded by mu
+	rand     *rand.Rand                       // guarded by mu
 }
 
 func (w *wan) SendPacket(p simnet.Packet) error {
@@ -45,7 +46,19 @@ func (w *wan) SendPacket(p simnet.Packet) error {
 func (w *wan) AddNode(a net.Addr, r simnet.PacketReceiver) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.hosts[a.String()] = r
+	if w.starting == nil {
+		w.starting = map[string]simnet.PacketReceiver{}
+	}
+	w.starting[a.String()] = r
+}
+
+// up lets packets through to a host once its link runs: before, the link is
+// still being written.
+func (w *wan) up(a net.Addr) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hosts[a.String()] = w.starting[a.String()]
+	delete(w.starting, a.String())
 }
 
 func (w *wan) set(f func()) {
@@ -69,6 +82,7 @@ func (w *wan) socket(t *testing.T, addr string) net.PacketConn {
 	if err := one.Start(); err != nil {
 		t.Fatal(err)
 	}
+	w.up(a)
 	stop := sync.OnceFunc(func() {
 		w.set(func() { delete(w.hosts, a.String()) })
 		_ = c.Close()
