@@ -30,27 +30,12 @@ missing+=("a clock of its own for a process: a wrong clock is tested in virtual 
 parts=$("$go" list ./... | grep -v /scenarios)
 scenarios=$("$go" list ./scenarios/...)
 
-# again runs go test, and what failed once more: results of what passed are
-# cached. A process that is starved on a small machine may miss a deadline; what
-# failed first is shown, named at the end, and has to pass the second time.
-flaky=()
-again() {
-	"$go" test "$@" && return
-	flaky+=("go test $1 ${*: -1} and what else failed first above")
-	"$go" test "$@"
-}
-
 status=0
-again $race -timeout 20m $parts || status=1
-for pkg in $scenarios; do
-	again -timeout 15m "$pkg" || status=1
-done
+"$go" test $race -timeout 20m $parts || status=1
+"$go" test -p 1 -timeout 15m $scenarios || status=1
 if [ -n "$race" ]; then
-	again -race -timeout 15m -run 'OneNode|RegionOfThree|TaggedDE|IsForwarded|IsolatedRegion' ./scenarios/mesh || status=1
+	"$go" test -race -timeout 15m -run 'OneNode|RegionOfThree|TaggedDE|IsForwarded|IsolatedRegion' ./scenarios/mesh || status=1
 fi
-for f in "${flaky[@]}"; do
-	echo "failed once and was run again: $f"
-done
 for m in "${missing[@]}"; do
 	echo "not on this machine: $m"
 done

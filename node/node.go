@@ -212,7 +212,7 @@ func (n *Node) buildTransport() error {
 }
 
 // serveApp runs the app listener: TLS with the serving certificate, HTTP/1.1
-// and HTTP/2 for ordinary clients.
+// alone, so that a body can be refused unread.
 func (n *Node) serveApp(ctx context.Context) error {
 	return serveHTTPS(ctx, n.deps.HTTP, n.serving, n.appHandler(), n.deps.Log)
 }
