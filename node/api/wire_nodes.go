@@ -1,0 +1,155 @@
+package api
+
+import (
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// NodeDetail is a node with the tasks it holds.
+type NodeDetail struct {
+	placement.Node
+	Leader bool             `json:"leader"`
+	Tasks  []placement.Task `json:"tasks"`
+}
+
+// DrainRequest asks for a node to be emptied. Zero values mean one hour, wait.
+type DrainRequest struct {
+	Deadline   placement.Duration `json:"deadline,omitempty"`
+	OnDeadline placement.OnDrain  `json:"on_deadline,omitempty"`
+	Reason     string             `json:"reason,omitempty"`
+}
+
+// DrainReport shows every task's fate: as planned, or as it stands.
+type DrainReport struct {
+	Node  placement.NodeID    `json:"node"`
+	State placement.NodeState `json:"state"`
+	Drain *placement.Drain    `json:"drain,omitempty"`
+	Tasks []DrainTask         `json:"tasks"`
+	// Blockers counts the tasks that have no lawful place and no rule that ends them.
+	Blockers int    `json:"blockers"`
+	Done     bool   `json:"done"`
+	Planned  bool   `json:"planned,omitempty"` // nothing was changed
+	Index    uint64 `json:"index"`
+}
+
+// DrainTask is one task's fate in a drain.
+type DrainTask struct {
+	Task   placement.TaskID   `json:"task"`
+	Job    placement.JobID    `json:"job"`
+	Name   string             `json:"name,omitempty"`
+	Kind   placement.Kind     `json:"kind"`
+	Type   placement.JobType  `json:"type"`
+	Tenant placement.TenantID `json:"tenant"`
+	// Residency is the job's own tag.
+	Residency string           `json:"residency"`
+	Fate      string           `json:"fate"` // move, wait, checkpoint, stop, stop-first, blocked
+	To        placement.NodeID `json:"to,omitempty"`
+	At        time.Time        `json:"at,omitzero"`    // zero: at once, or for wait never
+	Code      string           `json:"code,omitempty"` // of a blocked task
+	Reason    string           `json:"reason,omitempty"`
+	Hint      string           `json:"hint,omitempty"`
+}
+
+// NodeTokenRequest asks for a join token. Node is the name it must join with,
+// empty for any.
+type NodeTokenRequest struct {
+	Node placement.NodeID `json:"node,omitempty"`
+}
+
+// NodeToken is a join token, shown once.
+type NodeToken struct {
+	Token     string           `json:"token"`
+	Node      placement.NodeID `json:"node,omitempty"`
+	ExpiresAt time.Time        `json:"expires_at"`
+}
+
+// JoinRequest is what a new node sends with its join token. The CSRs prove that
+// it holds its keys; every name is set by the region.
+type JoinRequest struct {
+	Token      string              `json:"token"`
+	Node       placement.NodeID    `json:"node"`
+	CSR        []byte              `json:"csr"`
+	ServingCSR []byte              `json:"serving_csr"`
+	Hosts      []string            `json:"hosts"` // of its app listener: DNS names and IP addresses
+	QUIC       string              `json:"quic"`
+	API        string              `json:"api"`
+	Site       string              `json:"site,omitempty"`
+	Inventory  placement.Inventory `json:"inventory"`
+}
+
+// JoinAnswer admits a node.
+type JoinAnswer struct {
+	Region       placement.RegionID `json:"region"`
+	Mesh         string             `json:"mesh"`
+	Role         placement.NodeRole `json:"role"`
+	Chain        [][]byte           `json:"chain"` // DER, leaf first
+	ServingChain [][]byte           `json:"serving_chain"`
+	Bundle       []byte             `json:"bundle"`
+	ServingCA    string             `json:"serving_ca"`
+	Keyring      [][]byte           `json:"keyring"`
+	Voters       []NodeAddress      `json:"voters"`
+	Index        uint64             `json:"index"`
+}
+
+// NodeAddress is where a node of the own region is found.
+type NodeAddress struct {
+	Node placement.NodeID   `json:"node"`
+	Role placement.NodeRole `json:"role"`
+	QUIC string             `json:"quic"`
+	API  string             `json:"api"`
+}
+
+// GPU is one device and who holds it.
+type GPU struct {
+	Node placement.NodeID `json:"node"`
+	placement.Device
+	Task placement.TaskID `json:"task,omitempty"`
+}
+
+// Assignments are a node's own tasks with their jobs, at an index.
+type Assignments struct {
+	Index uint64           `json:"index"`
+	Tasks []AssignedTask   `json:"tasks"`
+	Node  placement.NodeID `json:"node"`
+}
+
+// AssignedTask is one committed assignment and what to run.
+type AssignedTask struct {
+	Task placement.Task `json:"task"`
+	Job  placement.Job  `json:"job"`
+}
+
+// CertificateRequest renews the caller's own certificates.
+type CertificateRequest struct {
+	CSR        []byte   `json:"csr"`
+	ServingCSR []byte   `json:"serving_csr,omitempty"`
+	Hosts      []string `json:"hosts,omitempty"`
+}
+
+// CertificateAnswer is the renewed certificates.
+type CertificateAnswer struct {
+	Chain        [][]byte  `json:"chain"`
+	Serial       string    `json:"serial"`
+	NotAfter     time.Time `json:"not_after"`
+	ServingChain [][]byte  `json:"serving_chain,omitempty"`
+	Bundle       []byte    `json:"bundle"`
+}
+
+// Keyring is the gossip keys of the region, primary first.
+type Keyring struct {
+	Keys [][]byte `json:"keys"`
+}
+
+// AuthoritySecrets is the CA of the region, for voters only.
+type AuthoritySecrets struct {
+	CA []byte `json:"ca"`
+}
+
+// Hello is a node's own clock and health.
+type Hello struct {
+	Region placement.RegionID `json:"region"`
+	Time   time.Time          `json:"time"`
+	Index  uint64             `json:"index"`
+	Leader bool               `json:"leader"`
+}
