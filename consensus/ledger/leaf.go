@@ -21,6 +21,7 @@ import (
 //	        region, site, country, subdivision, home, parent,
 //	        location, operator, as of                           strings
 //	        claims, 2 bytes, and so often: name, value          strings, sorted by name
+//	shown       2 bytes, and so many times: name, value         strings, in their order
 //	salt        16 bytes
 //	commitment  32 bytes
 //
@@ -45,6 +46,7 @@ func (l *Leaf) Encode() ([]byte, error) {
 	w.b = binary.BigEndian.AppendUint64(w.b, uint64(l.Time.UnixNano()))
 	w.strings(l.Kind, l.Actor, l.Subject, l.Code)
 	w.judgements(l.Judged)
+	w.shown(l.Shown)
 	w.b = append(w.b, l.Salt[:]...)
 	w.b = append(w.b, l.Commitment[:]...)
 	if w.err == nil && len(w.b) > MaxLeaf {
@@ -66,6 +68,7 @@ func Decode(data []byte) (*Leaf, error) {
 	l := &Leaf{Index: r.uint64(), Time: time.Unix(0, int64(r.uint64())).UTC()}
 	l.Kind, l.Actor, l.Subject, l.Code = r.string(), r.string(), r.string(), r.string()
 	l.Judged = r.judgements()
+	l.Shown = r.shown()
 	copy(l.Salt[:], r.bytes(len(l.Salt)))
 	copy(l.Commitment[:], r.bytes(len(l.Commitment)))
 	if r.err != nil {
@@ -103,6 +106,17 @@ func (w *writer) judgements(all []Judgement) {
 		j := &all[i]
 		w.strings(j.Subject, j.Place, j.Verdict, j.Rule, j.Tag, j.LawPack, j.On)
 		w.facts(j.Facts)
+	}
+}
+
+func (w *writer) shown(all []Shown) {
+	if len(all) > MaxLeaf {
+		w.err = fmt.Errorf("%w: %d shown fields", ErrLeaf, len(all))
+		return
+	}
+	w.b = binary.BigEndian.AppendUint16(w.b, uint16(len(all)))
+	for i := range all {
+		w.strings(all[i].Name, all[i].Value)
 	}
 }
 
@@ -177,6 +191,13 @@ func (r *reader) judgements() (all []Judgement) {
 	for n := r.uint16(); n > 0 && r.err == nil; n-- {
 		all = append(all, Judgement{Subject: r.string(), Place: r.string(), Verdict: r.string(), Rule: r.string(),
 			Tag: r.string(), LawPack: r.string(), On: r.string(), Facts: r.facts()})
+	}
+	return all
+}
+
+func (r *reader) shown() (all []Shown) {
+	for n := r.uint16(); n > 0 && r.err == nil; n-- {
+		all = append(all, Shown{Name: r.string(), Value: r.string()})
 	}
 	return all
 }

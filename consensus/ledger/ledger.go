@@ -46,6 +46,8 @@ type Leaf struct {
 	// Judged are the residency decisions that were taken: one for an admission,
 	// a reservation or a forward, one per task for a placement.
 	Judged []Judgement
+	// Shown is what an outsider may read of what was decided, see [Shown].
+	Shown []Shown
 	// Salt makes equal decisions have different leaf hashes. It is derived from
 	// the command's own salt one way, so that publishing it does not help in
 	// guessing what Commitment hides.
@@ -53,6 +55,16 @@ type Leaf struct {
 	// Commitment is SHA-256(domain || command's salt || command's bytes). The
 	// bytes stay in the region's own store; erasing them leaves the leaf valid.
 	Commitment Hash
+}
+
+// Get gives the first shown value of a name, "" if there is none.
+func (l *Leaf) Get(name string) string {
+	for i := range l.Shown {
+		if l.Shown[i].Name == name {
+			return l.Shown[i].Value
+		}
+	}
+	return ""
 }
 
 // Accepted reports whether the command took effect.

@@ -23,7 +23,8 @@ func sample() *Leaf {
 				Facts: &Facts{Region: "fra-1", Country: "US", Home: "US", Parent: "none", Claims: []Claim{{"csf", "SEAL-2"}, {"dpf", "active"}}, Location: "documented", Operator: "documented", AsOf: "2026-10-01"}},
 			{Verdict: "permitted", Rule: "tag.read", Tag: "EU"},
 		},
-		Salt: LeafSalt(salt), Commitment: Commit(salt, []byte("command")),
+		Shown: []Shown{{ShownRole, "admin"}, {ShownJob, "fra-1.01kb0000000000000000000001 complete 0"}},
+		Salt:  LeafSalt(salt), Commitment: Commit(salt, []byte("command")),
 	}
 }
 

@@ -339,8 +339,12 @@ func orText(s, fallback string) string {
 // putJob replaces a job and keeps what is derived from it: the queue, the
 // counts, the tenant's usage, and how many ended jobs are kept.
 func (s *State) putJob(c *call, r *jobRecord) {
-	if old, ok := s.jobs.get(string(r.ID)); ok {
+	old, known := s.jobs.get(string(r.ID))
+	if known {
 		s.account(old, -1)
+	}
+	if !known || old.Status != r.Status {
+		c.showJob(r)
 	}
 	r.Index = c.index
 	if r.Status.Terminal() && r.End == 0 {

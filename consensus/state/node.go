@@ -49,6 +49,10 @@ func (s *State) joinNode(c *call, k JoinNode) *Refused {
 	node.Region, node.Role, node.State, node.Contact = s.self.ID, s.nextRole(), placement.NodeReady, placement.ContactAlive
 	node.ContactAt, node.JoinedAt, node.Used, node.Drain = s.Clock, s.Clock, placement.Usage{}, nil
 	s.nodes.put(string(node.ID), &node)
+	c.show(ledger.ShownState, "joined")
+	if node.Serial != "" {
+		c.show(ledger.ShownCertificate, certificateText(node.Serial, node.NotAfter))
+	}
 	c.id = string(node.ID)
 	return nil
 }
@@ -163,6 +167,8 @@ func (s *State) removeNode(c *call, k RemoveNode) *Refused {
 		}
 	}
 	s.revoke(n.Serial, n.NotAfter)
+	c.show(ledger.ShownRevoked, clip(n.Serial))
+	c.show(ledger.ShownState, "removed")
 	s.nodes.delete(string(n.ID))
 	return nil
 }
@@ -195,6 +201,7 @@ func (s *State) issueCertificate(c *call, k IssueCertificate) *Refused {
 		return refuse("node.serial", "send the certificate's serial number, decimal", "the certificate of node %s has no serial number", n.ID)
 	}
 	n.Serial, n.NotAfter = k.Serial, k.NotAfter.UTC()
+	c.show(ledger.ShownCertificate, certificateText(n.Serial, n.NotAfter))
 	s.putNode(n)
 	return nil
 }
@@ -269,6 +276,7 @@ func (s *State) cordonNode(c *call, k CordonNode) *Refused {
 	}
 	if n.State == placement.NodeReady {
 		n.State = placement.NodeCordoned
+		c.show(ledger.ShownState, string(n.State))
 		s.putNode(n)
 	}
 	return nil
@@ -280,6 +288,7 @@ func (s *State) resumeNode(c *call, k ResumeNode) *Refused {
 		return refused
 	}
 	n.State, n.Drain = placement.NodeReady, nil
+	c.show(ledger.ShownState, string(n.State))
 	s.putNode(n)
 	return nil
 }
@@ -306,6 +315,7 @@ func (s *State) drainNode(c *call, k DrainNode) *Refused {
 		d.OnDeadline = placement.DrainWait
 	}
 	n.State, n.Drain = placement.NodeDraining, &d
+	c.show(ledger.ShownState, string(n.State))
 	s.putNode(n)
 	return nil
 }
@@ -324,6 +334,7 @@ func (s *State) finishDrain(c *call, k FinishDrain) *Refused {
 		return refuse("drain.unfinished", "wait for its tasks, or see what blocks: sovmesh node drain --plan NODE", "node %s still has %d tasks", n.ID, n.Used.Tasks)
 	}
 	n.State = placement.NodeDrained
+	c.show(ledger.ShownState, string(n.State))
 	s.putNode(n)
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"time"
 
+	"github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/placement"
 )
 
@@ -66,6 +67,7 @@ func (s *State) putPeer(c *call, k PutPeer) *Refused {
 	} else {
 		s.regions.put(string(r.ID), &r)
 	}
+	c.showRegion(&r)
 	c.id = string(r.ID)
 	return nil
 }
@@ -94,6 +96,7 @@ func (s *State) approvePeer(c *call, k ApprovePeer) *Refused {
 	r.State, r.ApprovedAt = placement.PeerActive, s.Clock
 	s.regions.put(string(r.ID), &r)
 	s.pendingPeers.delete(string(r.ID))
+	c.showRegion(&r)
 	c.id = string(k.Region)
 	return nil
 }
@@ -120,6 +123,10 @@ func (s *State) updatePeer(c *call, k UpdatePeer) *Refused {
 		return refuse("peer.bundle", "compare fingerprints again: sovmesh region invite, join, approve", "the bundle of region %s changes only with a new approval", k.Region)
 	}
 	s.regions.put(string(r.ID), &r)
+	if k.LawPack != "" {
+		c.show(ledger.ShownRegion, string(r.ID))
+		c.show(ledger.ShownPack, clip(k.LawPack))
+	}
 	c.id = string(r.ID)
 	return nil
 }
@@ -150,6 +157,8 @@ func (s *State) leavePeer(c *call, k LeavePeer) *Refused {
 	if k.Dead {
 		s.loseForwarded(c, k.Region)
 	}
+	c.show(ledger.ShownRegion, string(r.ID))
+	c.show(ledger.ShownState, string(r.State))
 	c.id = string(k.Region)
 	return nil
 }

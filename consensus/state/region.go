@@ -3,6 +3,7 @@ package state
 import (
 	"encoding/hex"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -44,6 +45,9 @@ func (s *State) initRegion(c *call, k InitRegion) *Refused {
 	region := k.Region
 	region.Self, region.State, region.ApprovedAt, region.LawPack = true, placement.PeerActive, s.Clock, s.Active
 	s.putSelf(&region)
+	c.showRegion(&region)
+	c.show(ledger.ShownExport, region.Export)
+	c.show(ledger.ShownImport, region.Import)
 	node := k.Node
 	node.Region, node.Role, node.State, node.Contact = region.ID, placement.RoleVoter, placement.NodeReady, placement.ContactAlive
 	node.ContactAt, node.JoinedAt, node.Used, node.Drain = s.Clock, s.Clock, placement.Usage{}, nil
@@ -117,6 +121,8 @@ func (s *State) setRegionPolicy(c *call, k SetRegionPolicy) *Refused {
 		}
 		*change.to = *change.from
 	}
+	c.show(ledger.ShownExport, region.Export)
+	c.show(ledger.ShownImport, region.Import)
 	s.putSelf(&region)
 	return nil
 }
@@ -131,6 +137,7 @@ func (s *State) importLawPack(c *call, k ImportLawPack) *Refused {
 		return refuse("law.too-many", "this region holds 32 packs already", "law pack %s would be one too many", pack.Hash())
 	}
 	s.packs.put(pack.Hash(), pack)
+	c.show(ledger.ShownPack, pack.Hash())
 	return nil
 }
 
@@ -139,6 +146,7 @@ func (s *State) activateLawPack(c *call, k ActivateLawPack) *Refused {
 		return refuse("law.unknown-pack", "import it first: sovmesh law import FILE", "this region does not hold law pack %s", clip(k.Hash))
 	}
 	c.subject, c.id = k.Hash, k.Hash
+	c.show(ledger.ShownPack, k.Hash)
 	s.Active = k.Hash
 	region := *s.self
 	region.LawPack = k.Hash
@@ -159,6 +167,7 @@ func (s *State) setTenant(c *call, k SetTenant) *Refused {
 		return refused
 	}
 	s.tenants.put(string(t.ID), &t)
+	c.show(ledger.ShownTag, t.Residency)
 	c.id = string(t.ID)
 	return nil
 }
@@ -186,6 +195,8 @@ func (s *State) createToken(c *call, k CreateToken) *Refused {
 	}
 	t.CreatedAt, t.Revoked, t.Expires = s.Clock, false, t.Expires.UTC()
 	s.putToken(&t)
+	c.show(ledger.ShownGranted, rolesText(t.Roles))
+	c.show(ledger.ShownTag, t.Residency)
 	c.id = t.ID
 	return nil
 }
@@ -231,6 +242,7 @@ func (s *State) raiseVersion(c *call, k RaiseVersion) *Refused {
 		return refuse("version.behind", "upgrade it first", "node %s does not know state version %d", behind, k.Version)
 	}
 	s.Version = k.Version
+	c.show(ledger.ShownVersion, strconv.Itoa(int(k.Version)))
 	return nil
 }
 

@@ -105,6 +105,9 @@ type call struct {
 	// For the leaf.
 	subject string
 	judged  []ledger.Judgement
+	shown   []ledger.Shown
+	showing int // bytes of shown
+	unshown int // fields that did not fit
 	id      string
 	// repeated is set when an idempotency key was known.
 	repeated bool
@@ -163,8 +166,9 @@ func (s *State) again(seq uint64) Result {
 
 // record appends the leaf and remembers the result.
 func (s *State) record(c *call, cmd Command, raw []byte, refused *Refused) Result {
+	actor, role := s.speaker(c)
 	leaf := ledger.Leaf{
-		Index: c.index, Time: c.now, Actor: c.head.Actor, Subject: c.subject, Judged: c.judged,
+		Index: c.index, Time: c.now, Actor: actor, Subject: c.subject, Judged: c.judged, Shown: c.allShown(role, refused),
 		Salt: ledger.LeafSalt(c.head.Salt), Commitment: ledger.Commit(c.head.Salt, raw),
 	}
 	if cmd != nil {
@@ -178,7 +182,7 @@ func (s *State) record(c *call, cmd Command, raw []byte, refused *Refused) Resul
 	if err != nil {
 		// Every field is bounded where it enters the state, so this is a bug. It
 		// must not stop a region: the leaf says less, the same on every replica.
-		leaf.Judged, leaf.Actor, leaf.Subject = nil, "", ""
+		leaf.Judged, leaf.Shown, leaf.Actor, leaf.Subject = nil, nil, "", ""
 		if entry, err = leaf.Encode(); err != nil {
 			panic(fmt.Sprintf("state: index %d: leaf of %s: %v", c.index, leaf.Kind, err))
 		}

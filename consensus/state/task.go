@@ -27,7 +27,7 @@ func (s *State) assign(c *call, k Assign) *Refused {
 			return refused
 		}
 	}
-	if size := judgedSize(c.judged); size > ledger.MaxLeaf-2048 {
+	if size := judgedSize(c.judged); size > ledger.MaxLeaf-2048-maxShown {
 		s.View, c.judged = *before, nil
 		return refuse("assign.count", "propose fewer at once", "the record of %d assignments would be %d bytes", len(k.Assignments), size)
 	}

@@ -1,0 +1,48 @@
+package ledger
+
+// Shown is one thing that a leaf says in clear. What stands here can never be
+// erased: roles, states, hashes, opaque ids, names of regions and legal terms;
+// never a name of a person, node, host, tenant or job, and no text that a
+// person typed. A name may stand more than once.
+type Shown struct{ Name, Value string }
+
+// The names of shown fields. Adding one needs no new version of the leaf:
+// whoever reads leaves ignores names it does not know.
+const (
+	// ShownRole is what the actor was allowed to do when it asked: roles of a
+	// token joined by "+", or node, region, grant.
+	ShownRole = "role"
+	// ShownJob is "<job id> <status>[ <exit code>]": the command gave the job
+	// this status.
+	ShownJob = "job"
+	// ShownMore counts the fields that did not fit.
+	ShownMore = "more"
+	// ShownRegion is a region that the command is about.
+	ShownRegion = "region"
+	// ShownOperator is "<home> <parent>", the countries of a region's operator.
+	ShownOperator = "operator"
+	// ShownBundle is the hex SHA-256 of the certificates by which a region is known.
+	ShownBundle = "bundle"
+	// ShownFingerprint is the fingerprint that two operators compared.
+	ShownFingerprint = "fingerprint"
+	// ShownPack is the hash of a law pack.
+	ShownPack = "law-pack"
+	// ShownExport and ShownImport are rules of the region, tags in wire form.
+	ShownExport = "export"
+	ShownImport = "import"
+	// ShownTag is a tag in wire form that a tenant or token carries.
+	ShownTag = "tag"
+	// ShownGranted is the roles that a new token has, joined by "+".
+	ShownGranted = "granted"
+	// ShownCertificate is "<serial> <not after>" of a certificate issued,
+	// ShownRevoked the serial of one revoked.
+	ShownCertificate = "certificate"
+	ShownRevoked     = "revoked"
+	// ShownState is the state that a node was given.
+	ShownState = "state"
+	// ShownPeerLeaf is "<region> <leaf index> <hex leaf hash>": the other half
+	// of a crossing, in the ledger of the region it names.
+	ShownPeerLeaf = "peer-leaf"
+	// ShownVersion is a state version.
+	ShownVersion = "version"
+)

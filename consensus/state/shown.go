@@ -1,0 +1,102 @@
+package state
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sovmesh/sovmesh/consensus/ledger"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// maxShown bounds what one leaf says in clear, in bytes. With the judgements,
+// which have a bound of their own, a leaf stays within a log entry.
+const maxShown = 8 << 10
+
+// show says something of the command in clear, see [ledger.Shown].
+func (c *call) show(name, value string) {
+	if value == "" {
+		return
+	}
+	size := 4 + len(name) + len(value)
+	if c.showing+size > maxShown {
+		c.unshown++
+		return
+	}
+	c.showing += size
+	c.shown = append(c.shown, ledger.Shown{Name: name, Value: value})
+}
+
+// showJob tells that a job has another status than before.
+func (c *call) showJob(r *jobRecord) {
+	value := opaqueJob(r.ID) + " " + string(r.Status)
+	if r.ExitCode != nil && r.Status.Terminal() {
+		value += " " + strconv.Itoa(*r.ExitCode)
+	}
+	c.show(ledger.ShownJob, value)
+}
+
+// showRegion tells which region, known by which certificates.
+func (c *call) showRegion(r *placement.Region) {
+	c.show(ledger.ShownRegion, string(r.ID))
+	if op := r.Facts.Operator; op.Home != "" || op.Parent != "" {
+		c.show(ledger.ShownOperator, op.Home+" "+op.Parent)
+	}
+	if len(r.Bundle) > 0 {
+		sum := sha256.Sum256(r.Bundle)
+		c.show(ledger.ShownBundle, hex.EncodeToString(sum[:]))
+	}
+	c.show(ledger.ShownFingerprint, r.Fingerprint)
+	c.show(ledger.ShownPack, r.LawPack)
+}
+
+// allShown gives the fields for the leaf. A refused command changed nothing:
+// its leaf says who asked and no more than what was judged.
+func (c *call) allShown(role string, refused *Refused) []ledger.Shown {
+	var out []ledger.Shown
+	if role != "" {
+		out = append(out, ledger.Shown{Name: ledger.ShownRole, Value: role})
+	}
+	if refused != nil {
+		return out
+	}
+	out = append(out, c.shown...)
+	if c.unshown > 0 {
+		out = append(out, ledger.Shown{Name: ledger.ShownMore, Value: strconv.Itoa(c.unshown)})
+	}
+	return out
+}
+
+// speaker is who asked, as the leaf may say it: an opaque id, and the role in
+// clear. Names of nodes appear as salted commitments that the region can open.
+func (s *State) speaker(c *call) (actor, role string) {
+	kind, name, _ := strings.Cut(c.head.Actor, ":")
+	switch {
+	case c.head.Actor == "":
+		return "", ""
+	case kind == "node" && name != "":
+		return ledger.Opaque(c.head.Salt, name), "node"
+	case kind == "region" && placement.ValidName(name):
+		return c.head.Actor, "region"
+	case kind == "grant" && validID(name):
+		return c.head.Actor, "grant"
+	}
+	if t, ok := s.tokens.get(c.head.Actor); ok {
+		return t.ID, rolesText(t.Roles)
+	}
+	return ledger.Opaque(c.head.Salt, c.head.Actor), ""
+}
+
+func rolesText(roles []Role) string {
+	words := make([]string, len(roles))
+	for i, r := range roles {
+		words[i] = string(r)
+	}
+	return strings.Join(words, "+")
+}
+
+func certificateText(serial string, notAfter time.Time) string {
+	return serial + " " + notAfter.UTC().Format(time.RFC3339)
+}
