@@ -1,0 +1,45 @@
+package evidence
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/sovmesh/sovmesh/consensus/ledger"
+	"github.com/sovmesh/sovmesh/placement/residency"
+)
+
+func judged(tag, country, verdict, rule string) *ledger.Judgement {
+	return &ledger.Judgement{Verdict: verdict, Rule: rule, Tag: tag, LawPack: residency.Embedded().Hash(), On: "2026-11-21",
+		Facts: &ledger.Facts{Region: "r-1", Country: country, Home: country, Parent: "none", Location: "documented", Operator: "documented", AsOf: "2026-10-01"}}
+}
+
+func TestDecisionsAreRepeated(t *testing.T) {
+	pack := residency.Embedded()
+	packs := Packs{pack.Hash(): pack}
+	tests := []struct {
+		name string
+		j    *ledger.Judgement
+		says string // empty: the decision holds
+	}{
+		{"permitted as recorded", judged("EU", "FR", "permitted", "tag.allow"), ""},
+		{"refused as recorded", judged("EU", "US", "refused", "tag.allow"), ""},
+		{"one of two layers refuses", judged("DE & EU", "FR", "refused", "tag.allow"), ""},
+		{"a placement outside the tag", judged("EU", "US", "permitted", "tag.allow"), "is refused"},
+		{"a lawful one denied", judged("EU", "FR", "refused", "tag.allow"), "is permitted"},
+		{"another rule than that which decided", judged("EU", "US", "refused", "tag.deny"), "no layer of it says so"},
+		{"a tag that is none", judged("Europe", "FR", "permitted", "tag.allow"), "Europe"},
+		{"an admitted policy that excludes itself", &ledger.Judgement{Verdict: "permitted", Rule: "tag.read", Tag: "DE & FR", LawPack: pack.Hash(), On: "2026-11-21"}, "no place"},
+		{"an admission", &ledger.Judgement{Verdict: "permitted", Rule: "tag.read", Tag: "EU", LawPack: pack.Hash(), On: "2026-11-21"}, ""},
+		{"a day that is none", &ledger.Judgement{Verdict: "permitted", Rule: "tag.read", Tag: "EU", LawPack: pack.Hash(), On: "soon"}, "soon"},
+	}
+	for _, tt := range tests {
+		err := Rejudge(tt.j, packs)
+		if (err == nil) != (tt.says == "") || err != nil && !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.says)
+		}
+	}
+	if err := Rejudge(judged("EU", "FR", "permitted", "tag.allow"), Packs{}); !errors.Is(err, ErrNoPack) {
+		t.Errorf("without its pack: %v", err)
+	}
+}
