@@ -23,7 +23,9 @@ type CheckedTiles struct {
 }
 
 // NewCheckedTiles reads the tiles of head's tree through r.
-func NewCheckedTiles(r TileReader, head Head) *CheckedTiles { return &CheckedTiles{from: r, head: head} }
+func NewCheckedTiles(r TileReader, head Head) *CheckedTiles {
+	return &CheckedTiles{from: r, head: head}
+}
 
 // Head is the head that the tiles are checked against.
 func (c *CheckedTiles) Head() Head { return c.head }
