@@ -78,6 +78,10 @@ type Region struct {
 	Fingerprint string      `json:"fingerprint,omitempty"`
 	ServingCA   string      `json:"serving_ca,omitempty"`
 	FrontDoors  []FrontDoor `json:"front_doors,omitempty"`
+	// LogKey and WitnessKey are the verifier keys (https://c2sp.org/signed-note)
+	// of the region's log and of its cosignatures, pinned like the bundle.
+	LogKey     string `json:"log_key,omitempty"`
+	WitnessKey string `json:"witness_key,omitempty"`
 	// Export narrows what may leave this region for another, Import what this
 	// region takes from another: tags in wire form, empty means no rule.
 	Export     string    `json:"export,omitempty"`

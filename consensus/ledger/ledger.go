@@ -13,6 +13,8 @@ package ledger
 
 import (
 	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
 	"time"
 )
 
@@ -21,6 +23,21 @@ type Salt [16]byte
 
 // Hash is a SHA-256 digest.
 type Hash [sha256.Size]byte
+
+// MarshalText writes standard base64, as checkpoints do.
+func (h Hash) MarshalText() ([]byte, error) {
+	return base64.StdEncoding.AppendEncode(nil, h[:]), nil
+}
+
+// UnmarshalText reads what [Hash.MarshalText] wrote.
+func (h *Hash) UnmarshalText(text []byte) error {
+	data, err := base64.StdEncoding.Strict().DecodeString(string(text))
+	if err != nil || len(data) != len(h) || base64.StdEncoding.EncodeToString(data) != string(text) {
+		return fmt.Errorf("no hash: %d characters, not the base64 of 32 bytes", len(text))
+	}
+	copy(h[:], data)
+	return nil
+}
 
 // The domains keep hashes made for one purpose from being used for another.
 const (

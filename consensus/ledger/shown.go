@@ -43,6 +43,30 @@ const (
 	// ShownPeerLeaf is "<region> <leaf index> <hex leaf hash>": the other half
 	// of a crossing, in the ledger of the region it names.
 	ShownPeerLeaf = "peer-leaf"
+	// ShownOrigin is the name of a log begun anew, ShownPrevious the last signed
+	// checkpoint of the log before it.
+	ShownOrigin   = "origin"
+	ShownPrevious = "previous"
+	// ShownLogKey and ShownWitnessKey are the verifier keys of a region's log and
+	// of its witness, ShownWitness that of an outside witness.
+	ShownLogKey     = "log-key"
+	ShownWitnessKey = "witness-key"
+	ShownWitness    = "witness"
+	// The fields of a segment of inference receipts: the chain it belongs to, its
+	// number in it, how many receipts it holds, their RFC 6962 root and that of
+	// the segment before (hex), the times of the first and the last (RFC 3339),
+	// how many requests have no receipt because the node could not keep up, how
+	// many promised receipts are lost, and whether it was found after a crash.
+	ShownChain     = "chain"
+	ShownSegment   = "segment"
+	ShownCount     = "count"
+	ShownRoot      = "root"
+	ShownPrev      = "prev"
+	ShownFrom      = "from"
+	ShownTo        = "to"
+	ShownDropped   = "dropped"
+	ShownMissing   = "missing"
+	ShownRecovered = "recovered"
 	// ShownVersion is a state version.
 	ShownVersion = "version"
 )

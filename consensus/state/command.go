@@ -165,6 +165,8 @@ type SubmitJob struct {
 	Grant        string    `json:"grant,omitempty"`
 	GrantExpires time.Time `json:"grant_expires,omitzero"`
 	Reservation  string    `json:"reservation,omitempty"`
+	// HomeLeaf is home's half of the crossing that brought the job here.
+	HomeLeaf LeafRef `json:"home_leaf,omitzero"`
 }
 
 // StopJob asks for a job to end.
@@ -251,6 +253,8 @@ type Reserve struct {
 	Policy    []placement.Layer   `json:"policy"`
 	LawPack   string              `json:"law_pack"`
 	Expires   time.Time           `json:"expires"`
+	// HomeLeaf is home's half: the leaf by which it decided to ask.
+	HomeLeaf LeafRef `json:"home_leaf,omitzero"`
 	// Node and Devices are what the destination's scheduler chose to hold.
 	Node    placement.NodeID `json:"node"`
 	Devices []string         `json:"devices,omitempty"`
@@ -265,6 +269,9 @@ type ReleaseReservation struct {
 type SetForward struct {
 	Job     placement.JobID   `json:"job"`
 	Forward placement.Forward `json:"forward"`
+	// PeerLeaf is the other region's half: the leaf of its reservation, refusal
+	// or acceptance.
+	PeerLeaf LeafRef `json:"peer_leaf,omitzero"`
 }
 
 // MirrorJob takes over the status of a forwarded job from the region that runs it.
@@ -276,6 +283,8 @@ type MirrorJob struct {
 	ExitCode  *int                `json:"exit_code,omitempty"`
 	StartedAt time.Time           `json:"started_at,omitzero"`
 	EndedAt   time.Time           `json:"ended_at,omitzero"`
+	// PeerLeaf is the newest leaf about the job in the region that runs it.
+	PeerLeaf LeafRef `json:"peer_leaf,omitzero"`
 }
 
 // IssueGrant records that home allowed one job to be submitted elsewhere.

@@ -20,6 +20,7 @@ func ReservationKey(home placement.RegionID, job placement.JobID, attempt int) s
 // reserve holds room for another region's job, judged like a placement.
 func (s *State) reserve(c *call, k Reserve) *Refused {
 	c.subject = opaqueJob(k.Job)
+	c.showPeerLeaf(k.Home, k.HomeLeaf)
 	key := ReservationKey(k.Home, k.Job, k.Attempt)
 	if r := s.Reservation(key); r != nil {
 		c.id, c.repeated = key, true
@@ -165,6 +166,7 @@ func (s *State) setForward(c *call, k SetForward) *Refused {
 	if refused != nil {
 		return refused
 	}
+	c.showPeerLeaf(k.Forward.Region, k.PeerLeaf)
 	f := k.Forward
 	f.ExpiresAt = f.ExpiresAt.UTC()
 	switch {
@@ -280,6 +282,7 @@ func (s *State) mirrorJob(c *call, k MirrorJob) *Refused {
 		return refuse("job.reason", "shorten it", "the reason is too long")
 	}
 	c.id = string(k.Job)
+	c.showPeerLeaf(k.Region, k.PeerLeaf)
 	if old.Status.Terminal() {
 		return nil
 	}

@@ -44,6 +44,9 @@ func (s *State) submitJob(c *call, k SubmitJob) *Refused {
 		return refused
 	}
 	s.consume(c, k)
+	if foreign {
+		c.showPeerLeaf(j.Origin, k.HomeLeaf)
+	}
 	j.Policy = layers
 	s.accept(c, k)
 	return nil
@@ -346,6 +349,7 @@ func (s *State) putJob(c *call, r *jobRecord) {
 	if !known || old.Status != r.Status {
 		c.showJob(r)
 	}
+	s.noteLeaf(r)
 	r.Index = c.index
 	if r.Status.Terminal() && r.End == 0 {
 		s.EndSeq++

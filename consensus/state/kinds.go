@@ -178,5 +178,5 @@ func workReader(k Kind) func([]byte) (Command, error) {
 	case KindCompareDigest:
 		return read[CompareDigest]
 	}
-	return nil
+	return logReader(k)
 }

@@ -27,7 +27,15 @@ func drawCommand(t *rapid.T, f *fixture) Command {
 		task = live[0].ID
 		node = live[0].Node
 	}
-	switch rapid.IntRange(0, 26).Draw(t, "kind") {
+	switch rapid.IntRange(0, 28).Draw(t, "kind") {
+	case 27:
+		return rapid.SampledFrom([]Command{MarkLog{}, SignLog{Size: 1, Note: "x"}, PutWitness{Key: fmt.Sprintf("w%d+00+AA", n), URL: "https://w"}, DropWitness{Name: fmt.Sprintf("w%d", n)}, RestartLog{}}).Draw(t, "log")
+	case 28:
+		last := Segment{}
+		if have := f.s.Segment(node); have != nil {
+			last = *have
+		}
+		return CommitSegment{Node: node, Seq: last.Seq + uint64(n%2), Prev: last.Root, Root: [32]byte{byte(n)}, Count: uint64(n), From: f.now, To: f.now}
 	case 0, 1, 2, 3:
 		j := aJob(n, tag)
 		j.Spec.Type = rapid.SampledFrom([]placement.JobType{placement.TypeBatch, placement.TypeService}).Draw(t, "type")

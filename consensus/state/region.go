@@ -90,6 +90,8 @@ func checkRegion(r *placement.Region) *Refused {
 		return refuse("region.name", "use lower-case letters, digits and hyphens", "%q is no name of a region", r.ID)
 	case len(f.Claims) > maxClaims || slices.ContainsFunc(words, tooLong) || len(f.Operator.Name) > 4*maxFact:
 		return refuse("region.facts", "shorten them", "the facts of region %s are too long: at most %d claims, at most %d bytes each", r.ID, maxClaims, maxFact)
+	case !keyOf(r.LogKey, LogOrigin(r.ID, r.Mesh, 0)) || !keyOf(r.WitnessKey, WitnessName(r.ID, r.Mesh)):
+		return refuse("region.keys", "send verifier keys named after the region's log and witness", "the keys of region %s are those of somebody else", r.ID)
 	case len(r.Bundle) > maxBundle || len(r.ServingCA) > maxServingCA || len(r.FrontDoors) > maxDoors:
 		return refuse("region.too-large", "shorten the bundle or the list of front doors", "what region %s says is too large", r.ID)
 	}
@@ -274,4 +276,9 @@ func clip(s string) string {
 		return strings.ToValidUTF8(s[:most], "") + "..."
 	}
 	return s
+}
+
+// keyOf reports whether a verifier key, if there is one, has that name.
+func keyOf(key, name string) bool {
+	return key == "" || len(key) <= maxVerifierKey && strings.HasPrefix(key, name+"+") && !strings.ContainsAny(key, " \n\r")
 }

@@ -3,6 +3,7 @@ package state
 import (
 	"time"
 
+	"github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/placement"
 )
 
@@ -12,6 +13,9 @@ type Result struct {
 	// its leaf in the ledger.
 	Index uint64 `json:"index"`
 	Leaf  uint64 `json:"leaf"`
+	// LeafHash is the leaf's RFC 6962 hash; zero in a repeated answer and for
+	// commands that leave no leaf.
+	LeafHash ledger.Hash `json:"leaf_hash,omitzero"`
 	// ID is what the command made or changed: a job, a node, a token, a
 	// reservation's key.
 	ID string `json:"id,omitempty"`

@@ -49,6 +49,8 @@ func (c *call) showRegion(r *placement.Region) {
 		c.show(ledger.ShownBundle, hex.EncodeToString(sum[:]))
 	}
 	c.show(ledger.ShownFingerprint, r.Fingerprint)
+	c.show(ledger.ShownLogKey, r.LogKey)
+	c.show(ledger.ShownWitnessKey, r.WitnessKey)
 	c.show(ledger.ShownPack, r.LawPack)
 }
 

@@ -44,6 +44,10 @@ const (
 	recRevoked     = 'O'
 	recKey         = 'P'
 	recResult      = 'Q'
+	recCheckpoint  = 'R'
+	recWitness     = 'S'
+	recWitnessed   = 'T'
+	recSegment     = 'U'
 	recEnd         = 'Z'
 
 	maxRecord = 16 << 20
@@ -148,6 +152,10 @@ func (v *View) records(w *recordWriter) {
 			first = 0
 		}
 	}
+	writeTable(w, recCheckpoint, v.checkpoints)
+	writeTable(w, recWitness, v.witnesses)
+	writeTable(w, recWitnessed, v.witnessed)
+	writeTable(w, recSegment, v.segments)
 }
 
 // Restore reads a snapshot. It is strict: order, unknown fields, trailing bytes
@@ -339,6 +347,14 @@ func (s *State) restoreRest(table byte, data []byte) error {
 		return nil
 	case recResult:
 		return s.restoreResult(data)
+	case recCheckpoint:
+		return restoreRow(data, s.checkpoints, func(c *Checkpoint) string { return seqKey(c.Size) })
+	case recWitness:
+		return restoreRow(data, s.witnesses, func(w *Witness) string { return w.Name })
+	case recWitnessed:
+		return restoreRow(data, s.witnessed, func(w *Witnessed) string { return w.Origin })
+	case recSegment:
+		return restoreRow(data, s.segments, func(g *Segment) string { return string(g.Node) })
 	}
 	return fmt.Errorf("no such table")
 }

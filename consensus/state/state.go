@@ -73,6 +73,10 @@ func New() *State {
 			idempotency:  newTable[*idempotent](),
 			fifoKeys:     newTable[string](),
 			fifoGrants:   newTable[string](),
+			checkpoints:  newTable[*Checkpoint](),
+			witnesses:    newTable[*Witness](),
+			witnessed:    newTable[*Witnessed](),
+			segments:     newTable[*Segment](),
 			policies:     newPolicyCache(),
 		},
 		salts: map[[16]byte]uint64{},
@@ -92,6 +96,7 @@ func (s *State) Freeze() *View {
 	v.tenants, v.usage, v.packs = s.tenants.snapshot(), s.usage.snapshot(), s.packs.snapshot()
 	v.invites, v.reservations, v.expiries = s.invites.snapshot(), s.reservations.snapshot(), s.expiries.snapshot()
 	v.fifoKeys, v.fifoGrants = s.fifoKeys.snapshot(), s.fifoGrants.snapshot()
+	v.checkpoints, v.witnesses, v.witnessed, v.segments = s.checkpoints.snapshot(), s.witnesses.snapshot(), s.witnessed.snapshot(), s.segments.snapshot()
 	v.grants, v.revoked, v.idempotency = s.grants.snapshot(), s.revoked.snapshot(), s.idempotency.snapshot()
 	return &v
 }
@@ -166,6 +171,11 @@ func (s *State) again(seq uint64) Result {
 
 // record appends the leaf and remembers the result.
 func (s *State) record(c *call, cmd Command, raw []byte, refused *Refused) Result {
+	if cmd != nil && leavesNoLeaf(cmd.Kind()) {
+		result := Result{Index: c.index, Leaf: s.tree.Size(), ID: c.id, Refused: refused}
+		s.remember(recentResult{Salt: c.head.Salt, Index: c.index, Leaf: result.Leaf, ID: c.id, Refused: refused})
+		return result
+	}
 	actor, role := s.speaker(c)
 	leaf := ledger.Leaf{
 		Index: c.index, Time: c.now, Actor: actor, Subject: c.subject, Judged: c.judged, Shown: c.allShown(role, refused),
@@ -187,7 +197,7 @@ func (s *State) record(c *call, cmd Command, raw []byte, refused *Refused) Resul
 			panic(fmt.Sprintf("state: index %d: leaf of %s: %v", c.index, leaf.Kind, err))
 		}
 	}
-	result := Result{Index: c.index, Leaf: s.tree.Append(entry), ID: c.id, Refused: refused, Repeated: c.repeated, Entry: entry}
+	result := Result{Index: c.index, Leaf: s.tree.Append(entry), ID: c.id, Refused: refused, Repeated: c.repeated, Entry: entry, LeafHash: leafHash(entry)}
 	if cmd != nil {
 		s.remember(recentResult{Salt: c.head.Salt, Index: c.index, Leaf: result.Leaf, ID: c.id, Refused: refused})
 	}
@@ -238,6 +248,9 @@ func (s *State) run(c *call, cmd Command) *Refused {
 		return refused
 	}
 	if refused, ok := s.runPeer(c, cmd); ok {
+		return refused
+	}
+	if refused, ok := s.runLog(c, cmd); ok {
 		return refused
 	}
 	refused, ok := s.runWork(c, cmd)

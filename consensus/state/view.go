@@ -38,8 +38,12 @@ type View struct {
 	grants       table[*Grant]
 	revoked      table[time.Time] // certificate serials
 	idempotency  table[*idempotent]
-	fifoKeys     table[string] // idempotency keys, oldest first; derived
-	fifoGrants   table[string] // grants, oldest first; derived
+	fifoKeys     table[string]      // idempotency keys, oldest first; derived
+	fifoGrants   table[string]      // grants, oldest first; derived
+	checkpoints  table[*Checkpoint] // of the own log, by size
+	witnesses    table[*Witness]    // outside ones, by name
+	witnessed    table[*Witnessed]  // other logs, by origin
+	segments     table[*Segment]    // ends of the nodes' chains
 	policies     *policyCache
 }
 
@@ -55,6 +59,10 @@ type scalars struct {
 	JobSeq uint64 `json:"job_seq"`
 	EndSeq uint64 `json:"end_seq"`
 	Fifo   uint64 `json:"fifo"`
+	// Restarts counts how often the log was begun anew, Marks are the sizes of
+	// it that may be signed.
+	Restarts int    `json:"restarts,omitempty"`
+	Marks    []Mark `json:"marks,omitempty"`
 	// Waiting counts jobs in status pending.
 	Waiting int `json:"waiting"`
 }
@@ -65,6 +73,8 @@ type jobRecord struct {
 	Seq      uint64 `json:"seq"`           // order of submission
 	End      uint64 `json:"end,omitempty"` // order of ending, 0 while it has not
 	Reserved string `json:"reserved,omitempty"`
+	// Leaves are positions in the log, see [View.JobLeaves].
+	Leaves []uint64 `json:"leaves,omitempty"`
 }
 
 // taskRecord is a task and what only the state machine needs to know of it.

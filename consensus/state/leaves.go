@@ -1,0 +1,70 @@
+package state
+
+import (
+	"encoding/hex"
+	"slices"
+	"strconv"
+
+	"github.com/transparency-dev/merkle/rfc6962"
+
+	"github.com/sovmesh/sovmesh/consensus/ledger"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// LeafRef names one leaf of a region's log.
+type LeafRef struct {
+	Index uint64      `json:"index"`
+	Hash  ledger.Hash `json:"hash"`
+}
+
+// IsZero reports whether it names none.
+func (l LeafRef) IsZero() bool { return l == LeafRef{} }
+
+// leafHash is RFC 6962's hash of a leaf.
+func leafHash(entry []byte) ledger.Hash {
+	return ledger.Hash(rfc6962.DefaultHasher.HashLeaf(entry))
+}
+
+// showPeerLeaf quotes the other half of a crossing.
+func (c *call) showPeerLeaf(region placement.RegionID, l LeafRef) {
+	if !l.IsZero() {
+		c.show(ledger.ShownPeerLeaf, string(region)+" "+strconv.FormatUint(l.Index, 10)+" "+hex.EncodeToString(l.Hash[:]))
+	}
+}
+
+// maxLeaves is how many leaves a job remembers: its first, and the newest.
+const maxLeaves = 32
+
+// noteLeaf remembers that the command under way, whose leaf is the next one, is
+// about the job.
+func (s *State) noteLeaf(r *jobRecord) {
+	next := s.tree.Size()
+	if n := len(r.Leaves); n > 0 && r.Leaves[n-1] == next {
+		return
+	}
+	leaves := append(slices.Clone(r.Leaves), next)
+	if len(leaves) > maxLeaves {
+		leaves = slices.Delete(leaves, 1, 2)
+	}
+	r.Leaves = leaves
+}
+
+// JobLeaves are the positions in the log of the leaves about a job, oldest
+// first; the middle ones are left out of a long list.
+func (v *View) JobLeaves(id placement.JobID) []uint64 {
+	if r, ok := v.jobs.get(string(id)); ok {
+		return r.Leaves
+	}
+	return nil
+}
+
+// forgetLeaves is for a log begun anew, in which no job has a leaf yet.
+func (s *State) forgetLeaves() {
+	for _, old := range s.jobs.values() {
+		if len(old.Leaves) > 0 {
+			r := *old
+			r.Leaves = nil
+			s.jobs.put(string(r.ID), &r)
+		}
+	}
+}
