@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"strconv"
+	"strings"
 )
 
 // HashLeaf is the RFC 6962 hash of an entry: SHA-256(0x00 || entry).
@@ -25,10 +27,11 @@ func HashChildren(left, right Hash) Hash {
 	return sha256.Sum256(b[:])
 }
 
-// String is the hash in the base64 of C2SP's formats.
-func (h Hash) String() string { return base64.StdEncoding.EncodeToString(h[:]) }
+// Text is the hash in the base64 of C2SP's formats. It is not called String,
+// which would make %x print the letters' codes.
+func (h Hash) Text() string { return base64.StdEncoding.EncodeToString(h[:]) }
 
-// ParseHash reads what [Hash.String] writes and nothing else.
+// ParseHash reads what [Hash.Text] writes and nothing else.
 func ParseHash(text string) (Hash, error) {
 	b, err := parseBase64(text)
 	if err != nil || len(b) != len(Hash{}) {
@@ -46,3 +49,15 @@ func parseBase64(text string) ([]byte, error) {
 	}
 	return b, err
 }
+
+// parseNumber reads an ASCII decimal without sign or leading zero.
+func parseNumber(text string) (uint64, error) {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || strconv.FormatUint(n, 10) != text {
+		return 0, fmt.Errorf("%q is no number: decimal, without sign or leading zero", shorten(text))
+	}
+	return n, nil
+}
+
+// cutLine takes the first line; ok is false where no newline ends it.
+func cutLine(text string) (line, rest string, ok bool) { return strings.Cut(text, "\n") }

@@ -30,7 +30,7 @@ type DamageError struct {
 }
 
 func (e *DamageError) Error() string {
-	return fmt.Sprintf("%s does not belong to the tree of size %d with root %s: a tile was changed, or the root is another log's", e.What, e.Head.Size, e.Head.Root)
+	return fmt.Sprintf("%s does not belong to the tree of size %d with root %s: a tile was changed, or the root is another log's", e.What, e.Head.Size, e.Head.Root.Text())
 }
 
 // Hint tells the operator how to go on.
@@ -95,10 +95,10 @@ func checkInclusion(head Head, index uint64, leaf Hash, hashes []Hash) error {
 func checkConsistency(older, newer Head, hashes []Hash) error {
 	if older.Size == 0 {
 		if empty := NewTree().Root(); older.Root != empty {
-			return fmt.Errorf("an empty tree has the root %s, not %s", empty, older.Root)
+			return fmt.Errorf("an empty tree has the root %s, not %s", empty.Text(), older.Root.Text())
 		}
 		if newer.Size == 0 && newer.Root != older.Root {
-			return fmt.Errorf("an empty tree has the root %s, not %s", older.Root, newer.Root)
+			return fmt.Errorf("an empty tree has the root %s, not %s", older.Root.Text(), newer.Root.Text())
 		}
 		if len(hashes) != 0 {
 			return fmt.Errorf("a proof from the empty tree has no hashes, this one has %d", len(hashes))

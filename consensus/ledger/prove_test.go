@@ -74,7 +74,7 @@ func TestEdgeAgreesWithTree(t *testing.T) {
 	for n := range uint64(70_000) {
 		if n < 1500 || n%4099 == 0 || n%256 < 2 {
 			if m.edge.Root() != tree.Root() || m.edge.Size() != tree.Size() {
-				t.Fatalf("%d leaves: %s, want %s", n, m.edge.Root(), tree.Root())
+				t.Fatalf("%d leaves: %x, want %x", n, m.edge.Root(), tree.Root())
 			}
 		}
 		tree.Append(entry(n))
