@@ -23,17 +23,24 @@ const (
 	restMax = 250 * time.Millisecond
 )
 
-// plan wakes on every newer view and on the plan's own deadline.
+// plan wakes on every newer view, on the plan's own deadline, and after a while
+// where what stood in the way leaves no trace in the ledger when it ends: a
+// proposal that was not answered, a node in doubt, a transfer that failed.
 func (c *Controller) plan(ctx context.Context, h *homeless) error {
 	view := c.cfg.Log.View()
 	rest := restMin
 	var capacity []*placement.Node
 	for ctx.Err() == nil {
 		var p scheduler.Decisions
+		again := false
 		if !nothingToDecide(view) {
-			p = scheduler.Plan(c.snapshot(view))
+			s, doubted := c.snapshot(view)
+			p, again = scheduler.Plan(s), doubted
 		}
-		changed := c.carryOut(ctx, view, p)
+		changed, undone := c.carryOut(ctx, p)
+		if stays := c.leaveIfDrained(ctx, view); again || undone || stays {
+			p.Wake = earlier(p.Wake, c.cfg.Now().Add(c.cfg.ContactEvery))
+		}
 		ids := make([]placement.JobID, len(p.Refused))
 		for i, r := range p.Refused {
 			ids[i] = r.Job
@@ -55,6 +62,14 @@ func (c *Controller) plan(ctx context.Context, h *homeless) error {
 	return nil
 }
 
+// earlier is the earlier of two times, of which a may be zero.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
 // nothingToDecide reports whether the queue can only wait: no node takes tasks,
 // none is being emptied or silent, and no other region could be asked instead.
 func nothingToDecide(view *state.View) bool {
@@ -68,18 +83,19 @@ func nothingToDecide(view *state.View) bool {
 
 // snapshot is the view as a plan may use it. A node that gossip doubts gets
 // nothing new: a batch task on a node that just died would wait for it for ever.
-func (c *Controller) snapshot(view *state.View) placement.Snapshot {
-	s := view.Snapshot(c.cfg.Now())
+// Whether there is such a node is reported.
+func (c *Controller) snapshot(view *state.View) (s placement.Snapshot, doubted bool) {
+	s = view.Snapshot(c.cfg.Now())
 	s.Nodes = slices.Clone(s.Nodes)
 	for i, n := range s.Nodes {
 		if n.ID != c.cfg.Self && n.Contact == placement.ContactAlive && c.cfg.Members.Suspect(n.ID) {
-			doubted := *n
-			doubted.Contact = placement.ContactUnknown
-			doubted.ContactAt = s.Now
-			s.Nodes[i] = &doubted
+			silent := *n
+			silent.Contact = placement.ContactUnknown
+			silent.ContactAt = s.Now
+			s.Nodes[i], doubted = &silent, true
 		}
 	}
-	return s
+	return s, doubted
 }
 
 // wait returns the newest view once there is one after index, or wake has come.
@@ -102,10 +118,10 @@ func (c *Controller) wait(ctx context.Context, index uint64, wake time.Time, res
 	return view, nil
 }
 
-// carryOut proposes a plan and reports whether anything came of it. Every
-// assignment is a command of its own: one that the newer state refuses takes no
-// other with it.
-func (c *Controller) carryOut(ctx context.Context, view *state.View, p scheduler.Decisions) bool {
+// carryOut proposes a plan and reports whether anything came of it, and whether
+// anything did not. Every assignment is a command of its own: one that the newer
+// state refuses takes no other with it.
+func (c *Controller) carryOut(ctx context.Context, p scheduler.Decisions) (changed, undone bool) {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(proposalsInFlight)
 	done := make([]bool, len(p.Assign)+len(p.Stop)+len(p.Drained))
@@ -128,22 +144,19 @@ func (c *Controller) carryOut(ctx context.Context, view *state.View, p scheduler
 		submit(state.FinishDrain{Node: n})
 	}
 	_ = g.Wait()
-	changed := false
-	for _, ok := range done {
-		changed = changed || ok
-	}
-	c.leaveIfDrained(ctx, view)
-	return changed
+	return slices.Contains(done, true), slices.Contains(done, false)
 }
 
 // leaveIfDrained gives the leadership away when this node is being emptied:
-// somebody is about to switch it off.
-func (c *Controller) leaveIfDrained(ctx context.Context, view *state.View) {
+// somebody is about to switch it off. It reports that it could not.
+func (c *Controller) leaveIfDrained(ctx context.Context, view *state.View) (stays bool) {
 	self := view.Node(c.cfg.Self)
 	if self == nil || c.cfg.Transfer == nil || self.State != placement.NodeDraining && self.State != placement.NodeDrained {
-		return
+		return false
 	}
-	if err := c.cfg.Transfer(ctx); err != nil && ctx.Err() == nil {
+	err := c.cfg.Transfer(ctx)
+	if err != nil && ctx.Err() == nil {
 		c.cfg.Logger.Warn("leadership stays on a draining node", "node", c.cfg.Self, "err", err)
 	}
+	return err != nil
 }
