@@ -1,0 +1,424 @@
+package evidence
+
+import (
+	"cmp"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sovmesh/sovmesh/consensus/ledger"
+)
+
+// maxSkew is how far a leaf's time may lie from what witnesses saw: whoever
+// acts on a command refuses what is more off.
+const maxSkew = 60 * time.Second
+
+// quote is another region's leaf, as a leaf of this one quotes it.
+type quote struct {
+	at     uint64
+	region string
+	index  uint64
+	hash   ledger.Hash
+}
+
+// seal is a signed state of the log.
+type seal struct {
+	size uint64
+	root ledger.Hash
+	// at is when the first witness cosigned; zero if none did.
+	at   time.Time
+	note []byte
+}
+
+// chain is where the segments of a node stand.
+type chain struct {
+	seq  uint64
+	root string
+}
+
+// regionReader judges one region's part.
+type regionReader struct {
+	v    *verifier
+	desc Region
+	rank int // of the last file's kind
+
+	seals  []seal
+	passed int // seals whose root was compared
+	tree   *ledger.Tree
+	hashes []ledger.Hash          // of the leaves, where several regions are in the pack
+	open   map[uint64]ledger.Hash // commitments whose opening is asked for
+	chains map[string]chain
+	quoted []quote
+	unseen int
+	bundle map[string]bool // hashes of bundles that leaves name
+	held   map[string]bool // bundles in the pack
+
+	out RegionReport
+}
+
+func newRegionReader(v *verifier, d Region) *regionReader {
+	return &regionReader{v: v, desc: d, chains: map[string]chain{}, bundle: map[string]bool{}, held: map[string]bool{},
+		out: RegionReport{Name: d.Name, Origin: d.Origin, First: d.First, End: d.End, Erased: len(d.Erased)}}
+}
+
+// rank orders the kinds of files.
+func rank(kind string) int {
+	return slices.Index([]string{dirBundles, dirCertificates, dirCheckpoints, fileEdge, dirEntries, dirOpenings, dirSegments}, kind)
+}
+
+func (r *regionReader) file(n name, data []byte) error {
+	at := rank(n.kind)
+	if at < r.rank {
+		return fmt.Errorf("%w: %s of region %s stands too late", ErrArchive, n.kind, r.desc.Name)
+	}
+	r.rank = at
+	switch n.kind {
+	case dirBundles:
+		return r.takeBundle(n.file, data)
+	case dirCheckpoints:
+		return r.takeCheckpoint(n.file, data)
+	case fileEdge:
+		return r.takeEdge(data)
+	case dirEntries:
+		if r.tree == nil {
+			return fmt.Errorf("%w: region %s has leaves and no %s", ErrArchive, r.desc.Name, fileEdge)
+		}
+		return parseRun(data, r.takeLeaf)
+	case dirOpenings:
+		return parseOpenings(data, r.takeOpening)
+	}
+	return nil
+}
+
+// takeCheckpoint judges one signed state. All of them must be signed by the
+// log; the last must be witnessed as the policy asks.
+func (r *regionReader) takeCheckpoint(file string, data []byte) error {
+	size, ok := parseSize(file)
+	if !ok || len(r.seals) > 0 && size <= r.seals[len(r.seals)-1].size {
+		return fmt.Errorf("%w: checkpoint %q of region %s is not in its place", ErrArchive, shorten(file), r.desc.Name)
+	}
+	s := seal{size: size, note: data}
+	parsed, err := ledger.ParseSignedCheckpoint(data)
+	if err != nil {
+		return fmt.Errorf("%w: checkpoint %d of region %s: %v", ErrArchive, size, r.desc.Name, err)
+	}
+	c := parsed.Unverified()
+	if c.Size != size || c.Origin != r.desc.Origin {
+		r.v.f.fail(Integrity, "region %s: the checkpoint filed for size %d of %s is for size %d of %s", r.desc.Name, size, r.desc.Origin, c.Size, shorten(c.Origin))
+	}
+	s.root = c.Root
+	if r.v.policy != nil {
+		r.signed(&s)
+	}
+	r.seals = append(r.seals, s)
+	return nil
+}
+
+// signed asks the policy whether the log signed the state, and since when
+// witnesses know it. Whether enough of them do is asked of the last one.
+func (r *regionReader) signed(s *seal) {
+	verified, err := ledger.VerifyCheckpoint(r.v.policy, s.note)
+	var refused *ledger.VerifyError
+	switch {
+	case err == nil:
+		for _, w := range verified.Witnesses() {
+			if s.at.IsZero() || !w.At.IsZero() && w.At.Before(s.at) {
+				s.at = w.At
+			}
+		}
+		if len(verified.Unknown()) > 0 {
+			r.v.f.fail(Integrity, "region %s: the checkpoint of size %d has a signature line of a key that the policy does not name", r.desc.Name, s.size)
+		}
+	case errors.As(err, &refused) && refused.Verdict == ledger.NotWitnessed:
+		// Signed, and not (yet) witnessed.
+	case errors.As(err, &refused) && refused.Verdict == ledger.WrongTime:
+		r.v.f.fail(Time, "region %s: %s", r.desc.Name, refused.What)
+	default:
+		r.v.f.fail(Origin, "region %s: %v", r.desc.Name, err)
+	}
+}
+
+func (r *regionReader) takeEdge(data []byte) (err error) {
+	if r.tree != nil {
+		return fmt.Errorf("%w: region %s has two of %s", ErrArchive, r.desc.Name, fileEdge)
+	}
+	r.tree, err = ledger.UnmarshalTree(data)
+	if err != nil || r.tree.Size() != r.desc.First {
+		return fmt.Errorf("%w: the %s of region %s is not that of a log of %d leaves", ErrArchive, fileEdge, r.desc.Name, r.desc.First)
+	}
+	r.openable()
+	r.compare()
+	return nil
+}
+
+// openable remembers which commitments an opening is asked for: all, as runs of
+// openings come after the leaves.
+func (r *regionReader) openable() { r.open = map[uint64]ledger.Hash{} }
+
+// compare looks whether a signed state is of just this size.
+func (r *regionReader) compare() {
+	for r.passed < len(r.seals) && r.seals[r.passed].size <= r.tree.Size() {
+		s := &r.seals[r.passed]
+		if s.size == r.tree.Size() && s.root != r.tree.Root() {
+			r.v.f.fail(Consistency, "region %s: the checkpoint of size %d was signed over another log than these leaves: a leaf was changed, or the log was forked", r.desc.Name, s.size)
+		}
+		r.passed++
+	}
+}
+
+func (r *regionReader) takeLeaf(entry []byte) error {
+	index := r.tree.Size()
+	if index >= r.desc.End {
+		return fmt.Errorf("%w: region %s has more leaves than it says", ErrArchive, r.desc.Name)
+	}
+	r.tree.Append(entry)
+	if len(r.v.desc.Regions) > 1 {
+		r.hashes = append(r.hashes, ledger.HashLeaf(entry))
+	}
+	r.compare()
+	l, err := ledger.Decode(entry)
+	if err != nil {
+		r.v.f.fail(Integrity, "region %s: leaf %d: %v", r.desc.Name, index, err)
+		return nil
+	}
+	r.judge(index, l)
+	if r.v.o.Leaf != nil {
+		r.v.o.Leaf(r.desc.Name, index, l)
+	}
+	return nil
+}
+
+// judge looks at what one leaf says.
+func (r *regionReader) judge(index uint64, l *ledger.Leaf) {
+	if r.out.FirstAt.IsZero() {
+		r.out.FirstAt = l.Time
+	}
+	r.out.LastAt = l.Time
+	if !l.Accepted() {
+		r.out.Refusals++
+	}
+	r.judgeTime(index, l)
+	r.judgeLaw(index, l)
+	r.open[index] = l.Commitment
+	for _, s := range l.Shown {
+		r.judgeShown(index, l, s)
+	}
+	if l.Kind == kindSegment && l.Accepted() {
+		r.judgeSegment(index, l)
+	}
+}
+
+// The kinds of commands whose leaves mean more than what they show.
+const (
+	kindAssign  = "task.assign"
+	kindReserve = "reservation.hold"
+	kindForward = "job.forward"
+	kindSegment = "receipt.segment"
+)
+
+// judgeTime compares a leaf with the cosignatures around it.
+func (r *regionReader) judgeTime(index uint64, l *ledger.Leaf) {
+	after, _ := slices.BinarySearchFunc(r.seals, index+1, func(s seal, n uint64) int { return cmp.Compare(s.size, n) })
+	for i := after; i < len(r.seals); i++ {
+		if at := r.seals[i].at; !at.IsZero() {
+			if l.Time.After(at.Add(maxSkew)) {
+				r.v.f.fail(Time, "region %s: leaf %d says %s, and witnesses had seen it by %s", r.desc.Name, index, stamp(l.Time), stamp(at))
+			}
+			break
+		}
+	}
+	for i := after - 1; i >= 0; i-- {
+		if at := r.seals[i].at; !at.IsZero() {
+			if l.Time.Before(at.Add(-maxSkew)) {
+				r.v.f.fail(Time, "region %s: leaf %d says %s, and witnesses saw the log without it at %s", r.desc.Name, index, stamp(l.Time), stamp(at))
+			}
+			break
+		}
+	}
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// judgeLaw repeats every decision. A placement, a reservation and a crossing
+// need one that permits; there is no other way to run.
+func (r *regionReader) judgeLaw(index uint64, l *ledger.Leaf) {
+	permitted := 0
+	for i := range l.Judged {
+		j := &l.Judged[i]
+		r.out.Judgements++
+		if err := r.v.rejudge(j); errors.Is(err, ErrNoPack) {
+			r.v.f.lack(Law, "region %s: leaf %d pins a law pack that is not here: %s", r.desc.Name, index, j.LawPack)
+		} else if err != nil {
+			r.v.f.fail(Law, "region %s: leaf %d: %v", r.desc.Name, index, err)
+		}
+		if j.Verdict == "permitted" {
+			permitted++
+		}
+	}
+	if !l.Accepted() {
+		return
+	}
+	switch l.Kind {
+	case kindAssign:
+		r.out.Placements++
+		if permitted != len(l.Judged) || permitted == 0 {
+			r.v.f.fail(Law, "region %s: leaf %d places a job, and %d of its %d decisions permit it", r.desc.Name, index, permitted, len(l.Judged))
+		}
+		for i := range l.Judged {
+			if f := l.Judged[i].Facts; f == nil || f.Region != r.desc.Name {
+				r.v.f.fail(Law, "region %s: leaf %d places a job here, and judged another region", r.desc.Name, index)
+			}
+		}
+	case kindReserve:
+		if permitted != len(l.Judged) || permitted == 0 {
+			r.v.f.fail(Law, "region %s: leaf %d holds room, and not every decision permits it", r.desc.Name, index)
+		}
+	case kindForward:
+		if permitted != len(l.Judged) {
+			r.v.f.fail(Law, "region %s: leaf %d sends a job to another region, and not every decision permits it", r.desc.Name, index)
+		}
+	}
+}
+
+func (r *regionReader) judgeShown(index uint64, l *ledger.Leaf, s ledger.Shown) {
+	switch s.Name {
+	case ledger.ShownPeerLeaf:
+		if q, ok := parseQuote(s.Value); ok {
+			q.at = index
+			r.quoted = append(r.quoted, q)
+		} else {
+			r.v.f.fail(Integrity, "region %s: leaf %d quotes %q, which names no leaf", r.desc.Name, index, shorten(s.Value))
+		}
+	case ledger.ShownBundle:
+		r.bundle[s.Value] = true
+	case ledger.ShownMissing:
+		n, _ := strconv.ParseUint(s.Value, 10, 64)
+		r.out.Missing += n
+		r.v.f.fail(Completeness, "region %s: leaf %d: %d promised receipts are MISSING", r.desc.Name, index, n)
+	}
+}
+
+func parseQuote(s string) (q quote, ok bool) {
+	words := strings.Split(s, " ")
+	if len(words) != 3 {
+		return q, false
+	}
+	q.region = words[0]
+	n, err := strconv.ParseUint(words[1], 10, 63)
+	raw, err2 := hex.DecodeString(words[2])
+	if err != nil || err2 != nil || len(raw) != len(q.hash) {
+		return q, false
+	}
+	q.index = n
+	copy(q.hash[:], raw)
+	return q, true
+}
+
+// judgeSegment follows the chain of a node's inference receipts.
+func (r *regionReader) judgeSegment(index uint64, l *ledger.Leaf) {
+	id := l.Get(ledger.ShownChain)
+	seq, err := strconv.ParseUint(l.Get(ledger.ShownSegment), 10, 63)
+	if err != nil || id == "" {
+		r.v.f.fail(Integrity, "region %s: leaf %d is a segment without a number", r.desc.Name, index)
+		return
+	}
+	count, _ := strconv.ParseUint(l.Get(ledger.ShownCount), 10, 63)
+	dropped, _ := strconv.ParseUint(l.Get(ledger.ShownDropped), 10, 63)
+	r.out.Segments++
+	r.out.Requests += count
+	r.out.Dropped += dropped
+	last, known := r.chains[id]
+	if known && (seq != last.seq+1 || l.Get(ledger.ShownPrev) != last.root) || !known && r.desc.First == 0 && seq != 1 {
+		r.v.f.fail(Completeness, "region %s: leaf %d is segment %d of chain %s and follows segment %d: what is between is missing", r.desc.Name, index, seq, id, last.seq)
+	}
+	r.chains[id] = chain{seq, l.Get(ledger.ShownRoot)}
+}
+
+// takeOpening checks bytes against the commitment of their leaf.
+func (r *regionReader) takeOpening(leaf uint64, command []byte) error {
+	want, ok := r.open[leaf]
+	salt, _, parsed := commandSalt(command)
+	switch {
+	case !ok:
+		return fmt.Errorf("%w: an opening of region %s is for leaf %d, which is not here, or comes twice", ErrArchive, r.desc.Name, leaf)
+	case !parsed || ledger.Commit(salt, command) != want:
+		r.v.f.fail(Integrity, "region %s: the opening of leaf %d is not what the leaf commits to", r.desc.Name, leaf)
+	}
+	delete(r.open, leaf)
+	r.out.Openings++
+	if r.v.o.Opening != nil {
+		r.v.o.Opening(r.desc.Name, leaf, command)
+	}
+	return nil
+}
+
+// end judges the region as a whole.
+func (r *regionReader) end() error {
+	if r.tree == nil {
+		return fmt.Errorf("%w: region %s has no %s", ErrArchive, r.desc.Name, fileEdge)
+	}
+	for _, leaf := range r.desc.Erased {
+		if leaf < r.desc.First || leaf >= r.desc.End {
+			r.v.f.fail(Completeness, "region %s: leaf %d is said to be erased, and is not of this pack", r.desc.Name, leaf)
+		}
+	}
+	if r.tree.Size() != r.desc.End {
+		r.v.f.fail(Completeness, "region %s: %d leaves are here, of %d to %d: the end is missing", r.desc.Name, r.tree.Size()-r.desc.First, r.desc.First, r.desc.End)
+	}
+	r.endBundles()
+	return r.endSeals()
+}
+
+func (r *regionReader) endSeals() error {
+	name := r.desc.Name
+	if len(r.seals) == 0 {
+		r.v.f.fail(Freshness, "region %s: no checkpoint is here", name)
+		r.v.f.lack(Time, "region %s: no witness speaks of time", name)
+		return nil
+	}
+	last := &r.seals[len(r.seals)-1]
+	r.out.Checkpoints, r.out.Size = len(r.seals), last.size
+	if last.size < r.desc.End {
+		r.v.f.fail(Freshness, "region %s: the last checkpoint covers %d leaves of %d", name, last.size, r.desc.End)
+	} else if last.size > r.tree.Size() {
+		r.v.f.fail(Completeness, "region %s: the last checkpoint covers %d leaves, of which the last %d are not here", name, last.size, last.size-r.tree.Size())
+	}
+	r.v.fresh(r, last)
+	return nil
+}
+
+// fresh asks whether the last state is witnessed as the policy asks.
+func (v *verifier) fresh(r *regionReader, last *seal) {
+	name := r.desc.Name
+	if v.policy == nil {
+		v.f.lack(Time, "region %s: without a policy no witness is known", name)
+		return
+	}
+	verified, err := ledger.VerifyCheckpoint(v.policy, last.note)
+	if err != nil {
+		var refused *ledger.VerifyError
+		if errors.As(err, &refused) && refused.Verdict == ledger.NotWitnessed {
+			v.f.fail(Consistency, "region %s: %s", name, refused.What)
+		}
+		v.f.lack(Time, "region %s: no witness speaks of time", name)
+		return
+	}
+	for _, w := range verified.Witnesses() {
+		r.out.Witnesses = append(r.out.Witnesses, w.Name)
+	}
+	r.out.Witnessed = verified.At()
+	at := verified.At()
+	if at.IsZero() {
+		v.f.lack(Time, "region %s: the policy asks for no witness, so nothing speaks of time", name)
+		at = r.out.LastAt
+	}
+	if age := v.o.Now.Sub(at); v.o.MaxAge > 0 && age > v.o.MaxAge {
+		v.f.fail(Freshness, "region %s: the last checkpoint is %s old, more than %s", name, age.Round(time.Second), v.o.MaxAge)
+	}
+}
+
+func (r *regionReader) report() RegionReport { return r.out }
