@@ -21,10 +21,12 @@ type clockWatch struct{ skew atomic.Int64 }
 func (c *clockWatch) off() time.Duration { return time.Duration(c.skew.Load()) }
 
 // pulse is what a node answers on a clock stream: its clock (8 bytes,
-// nanoseconds since 1970) and the last index it has applied (8 bytes).
+// nanoseconds since 1970), the last index it has applied (8 bytes) and how many
+// leaves its ledger lacks (8 bytes).
 type pulse struct {
 	skew    time.Duration // its clock less ours
 	applied uint64
+	missing uint64
 }
 
 const pulseTimeout = 2 * time.Second
@@ -36,7 +38,8 @@ func (g *Group) tellClock(conn net.Conn) {
 		applied = r.AppliedIndex()
 	}
 	_ = conn.SetDeadline(time.Now().Add(pulseTimeout))
-	_, _ = conn.Write(binary.BigEndian.AppendUint64(out, applied))
+	out = binary.BigEndian.AppendUint64(out, applied)
+	_, _ = conn.Write(binary.BigEndian.AppendUint64(out, g.missing()))
 	// The asker closes; without waiting for it the answer could be cut off.
 	_, _ = io.Copy(io.Discard, io.LimitReader(conn, 1))
 }
@@ -51,13 +54,13 @@ func (g *Group) feel(ctx context.Context, net *mux, m Member) (pulse, error) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(pulseTimeout))
 	before := g.cfg.Clock()
-	var answer [16]byte
+	var answer [24]byte
 	if _, err := io.ReadFull(conn, answer[:]); err != nil {
 		return pulse{}, err
 	}
 	after := g.cfg.Clock()
 	theirs := time.Unix(0, int64(binary.BigEndian.Uint64(answer[:])))
-	return pulse{theirs.Sub(before.Add(after.Sub(before) / 2)), binary.BigEndian.Uint64(answer[8:])}, nil
+	return pulse{theirs.Sub(before.Add(after.Sub(before) / 2)), binary.BigEndian.Uint64(answer[8:]), binary.BigEndian.Uint64(answer[16:])}, nil
 }
 
 // compareClocks asks all other members at an interval, and at once whenever the
@@ -65,7 +68,9 @@ func (g *Group) feel(ctx context.Context, net *mux, m Member) (pulse, error) {
 func (g *Group) compareClocks(ctx context.Context, net *mux) {
 	for {
 		changed := g.lead.changes()
-		g.judgeClock(g.feelAll(ctx, net))
+		felt := g.feelAll(ctx, net)
+		g.judgeClock(felt)
+		g.judgeLedgers(felt)
 		t := time.NewTimer(g.cfg.ClockInterval)
 		select {
 		case <-t.C:

@@ -27,6 +27,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/sovmesh/sovmesh/consensus/ledger/store"
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -58,6 +59,9 @@ type Config struct {
 	// Forward hands an encoded command to the leader's [Group.ProposeRaw]. Nil
 	// means that commands are taken on the leader only.
 	Forward func(ctx context.Context, leader Member, raw []byte) (state.Result, error)
+	// LedgerPeer reaches the ledger of another member, to take from it what this
+	// replica lacks. Nil means that a gap stays.
+	LedgerPeer func(Member) store.Peer
 
 	// HeartbeatTimeout and ElectionTimeout decide how soon a lost leader is
 	// noticed and replaced; the lease may not be longer than the heartbeat.
@@ -132,6 +136,8 @@ type Group struct {
 	raft    atomic.Pointer[raft.Raft]
 	net     atomic.Pointer[mux]
 	health  atomic.Pointer[error] // last storage fault
+	ledger  atomic.Pointer[store.Store]
+	whole   atomic.Int64 // voters with a whole ledger, as last heard
 
 	barrierMu   sync.Mutex
 	barrierTerm uint64 // term in which a barrier has passed; guarded by barrierMu
@@ -163,6 +169,10 @@ func (g *Group) Run(ctx context.Context) error {
 	if err := checkLog(stores); err != nil {
 		return err
 	}
+	if err := g.openLedger(stores); err != nil {
+		return err
+	}
+	defer g.closing("ledger", g.closeLedger)
 	net := newMux(g)
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -184,6 +194,7 @@ func (g *Group) Run(ctx context.Context) error {
 	parts.Go(func() { g.batch(inner, r) })
 	parts.Go(func() { g.digests(inner) })
 	parts.Go(func() { g.noteCommitted(inner, stores) })
+	parts.Go(func() { g.keepLedger(inner) })
 	parts.Go(func() { g.compareClocks(inner, net) })
 	parts.Go(func() { _ = g.Lead(inner, func(ctx context.Context) { g.steward(ctx, r, net) }) })
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/sovmesh/sovmesh/consensus/ledger/store"
 	"github.com/sovmesh/sovmesh/consensus/state"
 )
 
@@ -19,6 +20,8 @@ import (
 type machine struct {
 	state *state.State
 	fail  func(error)
+	// ledger takes the leaves; nil keeps none. It is set before raft starts.
+	ledger *store.Store
 	// broken is set once a command could not be applied: from then on nothing
 	// is, so that no snapshot of a half-right state is ever written.
 	broken error
@@ -106,8 +109,32 @@ func (m *machine) Apply(l *raft.Log) (answer any) {
 		results[i] = m.state.Apply(l.Index, raw)
 		m.digest(raw, results[i])
 	}
+	if err := m.keep(raws, results); err != nil {
+		m.breakOff(err)
+		return m.broken
+	}
 	m.publish()
 	return results
+}
+
+// keep hands the leaves of a batch, with what opens them, to the ledger. It
+// fails only if the ledger holds other leaves at their places.
+func (m *machine) keep(raws [][]byte, results []state.Result) error {
+	if m.ledger == nil {
+		return nil
+	}
+	var first uint64
+	records := make([]store.Record, 0, len(raws))
+	for i, r := range results {
+		if r.Entry == nil {
+			continue // known already: it has its leaf
+		}
+		if len(records) == 0 {
+			first = r.Leaf
+		}
+		records = append(records, store.Record{Entry: r.Entry, Opening: &store.Opening{Salt: r.Salt, Command: raws[i]}})
+	}
+	return m.ledger.Append(first, records)
 }
 
 func (m *machine) breakOff(err error) {
@@ -158,24 +185,44 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 	if m.broken != nil {
 		return nil, m.broken
 	}
-	return snapshot{m.view.Load()}, nil
+	return snapshot{m.view.Load(), m.ledger}, nil
 }
 
 // Restore implements raft.FSM.
 func (m *machine) Restore(r io.ReadCloser) error {
 	defer r.Close()
+	if m.broken != nil {
+		return m.broken
+	}
 	s, err := state.Restore(r)
 	if err != nil {
 		return fmt.Errorf("restore snapshot: %w", err)
+	}
+	if m.ledger != nil {
+		if err := m.ledger.Rebase(s.LedgerTree()); err != nil {
+			m.breakOff(fmt.Errorf("restore snapshot: %w", err))
+			return m.broken
+		}
 	}
 	m.state = s
 	m.publish()
 	return nil
 }
 
-type snapshot struct{ view *state.View }
+type snapshot struct {
+	view   *state.View
+	ledger *store.Store
+}
 
+// Persist writes the snapshot once the leaves it covers are on disk: after it,
+// raft's log forgets them.
 func (s snapshot) Persist(to raft.SnapshotSink) error {
+	if s.ledger != nil {
+		if err := s.ledger.Sync(); err != nil {
+			_ = to.Cancel()
+			return fmt.Errorf("write snapshot: its ledger entries first: %w", err)
+		}
+	}
 	if err := s.view.Write(to); err != nil {
 		_ = to.Cancel()
 		return fmt.Errorf("write snapshot: %w", err)

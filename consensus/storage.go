@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
 
+	"github.com/sovmesh/sovmesh/consensus/ledger/store"
 	"github.com/sovmesh/sovmesh/placement"
 )
 
@@ -30,6 +31,8 @@ type Stores struct {
 	Stable    raft.StableStore
 	Snapshots raft.SnapshotStore
 	Close     func() error
+	// Ledger is where the region's leaves go; nil keeps none.
+	Ledger store.Files
 	// Committed remembers, roughly, how far this replica had come: a log that
 	// ends before it was damaged. Both are optional.
 	Committed     func() (uint64, error)
@@ -75,7 +78,7 @@ func (e *Corrupt) Hint() string {
 }
 
 // Dir keeps everything below one directory: the log in raft-wal's segments,
-// snapshots as files, and a note whose they are.
+// snapshots as files, the ledger, and a note whose they are.
 func Dir(path string) Storage { return dir(path) }
 
 type dir string
@@ -83,6 +86,7 @@ type dir string
 const (
 	identityFile  = "consensus.json"
 	committedFile = "consensus.committed"
+	ledgerDir     = "ledger"
 	snapshotsKept = 2
 )
 
@@ -105,7 +109,7 @@ func (d dir) Open(id Identity, log *slog.Logger) (*Stores, error) {
 	}
 	file := filepath.Join(path, committedFile)
 	return &Stores{
-		Log: w, Stable: w, Snapshots: snapshots, Close: w.Close,
+		Log: w, Stable: w, Snapshots: snapshots, Close: w.Close, Ledger: store.Dir(filepath.Join(path, ledgerDir)),
 		Committed:     func() (uint64, error) { return readCommitted(file) },
 		NoteCommitted: func(index uint64) error { return replaceFile(file, strconv.FormatUint(index, 10)) },
 	}, nil
@@ -159,16 +163,17 @@ func checkIdentity(path string, want Identity) error {
 // Memory keeps everything in memory, over restarts of the group within one
 // process. It is for tests and simulations.
 func Memory() Storage {
-	return &memory{log: raft.NewInmemStore(), snapshots: raft.NewInmemSnapshotStore()}
+	return &memory{log: raft.NewInmemStore(), snapshots: raft.NewInmemSnapshotStore(), ledger: store.Memory()}
 }
 
 type memory struct {
 	log       *raft.InmemStore
 	snapshots *raft.InmemSnapshotStore
+	ledger    store.Files
 }
 
 func (m *memory) Open(Identity, *slog.Logger) (*Stores, error) {
-	return &Stores{Log: m.log, Stable: m.log, Snapshots: m.snapshots, Close: func() error { return nil }}, nil
+	return &Stores{Log: m.log, Stable: m.log, Snapshots: m.snapshots, Close: func() error { return nil }, Ledger: m.ledger}, nil
 }
 
 // checkLog reads every entry once, so that damage is one clear line at start

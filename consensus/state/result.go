@@ -24,8 +24,11 @@ type Result struct {
 	Repeated bool `json:"repeated,omitempty"`
 	// Refused is set if the command was not accepted.
 	Refused *Refused `json:"refused,omitempty"`
-	// Leaf entry bytes, for the store that serves proofs; not part of the answer.
-	Entry []byte `json:"-"`
+	// Entry is the leaf's bytes, for the store that serves proofs, and Salt is
+	// what opens its commitment together with the command's bytes. They are no
+	// part of the answer; Entry is nil where no leaf was appended.
+	Entry []byte      `json:"-"`
+	Salt  ledger.Salt `json:"-"`
 }
 
 // Err is the refusal as an error, nil if the command was accepted.

@@ -197,7 +197,7 @@ func (s *State) record(c *call, cmd Command, raw []byte, refused *Refused) Resul
 			panic(fmt.Sprintf("state: index %d: leaf of %s: %v", c.index, leaf.Kind, err))
 		}
 	}
-	result := Result{Index: c.index, Leaf: s.tree.Append(entry), ID: c.id, Refused: refused, Repeated: c.repeated, Entry: entry, LeafHash: leafHash(entry)}
+	result := Result{Index: c.index, Leaf: s.tree.Append(entry), ID: c.id, Refused: refused, Repeated: c.repeated, Entry: entry, LeafHash: leafHash(entry), Salt: c.head.Salt}
 	if cmd != nil {
 		s.remember(recentResult{Salt: c.head.Salt, Index: c.index, Leaf: result.Leaf, ID: c.id, Refused: refused})
 	}

@@ -303,3 +303,6 @@ func (v *View) LedgerSize() uint64 { return v.tree.Size() }
 
 // LedgerRoot is the root of the region's ledger.
 func (v *View) LedgerRoot() ledger.Hash { return v.tree.Root() }
+
+// LedgerTree is the compact range over all leaves, a copy.
+func (v *View) LedgerTree() *ledger.Tree { return v.tree.Clone() }

@@ -1,0 +1,139 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sovmesh/sovmesh/consensus/ledger/store"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+const (
+	// ledgerFlushEvery is how often appended leaves are written, ledgerSyncEvery
+	// how often they are also synced. A snapshot syncs them in any case.
+	ledgerFlushEvery = time.Second
+	ledgerSyncEvery  = 10 * time.Second
+	// fillWithin bounds one visit to a peer; what it brought stays.
+	fillWithin = time.Minute
+)
+
+func (g *Group) openLedger(stores *Stores) error {
+	if stores.Ledger == nil {
+		return nil
+	}
+	s, err := store.Open(stores.Ledger)
+	if err != nil {
+		return fmt.Errorf("open the ledger of region %s: %w", g.cfg.Region, err)
+	}
+	g.machine.ledger = s
+	g.ledger.Store(s)
+	return nil
+}
+
+func (g *Group) closeLedger() error {
+	if s := g.ledger.Load(); s != nil {
+		return s.Close()
+	}
+	return nil
+}
+
+// Ledger is this replica's ledger; nil before Run has opened it, and where none
+// is kept. Read-only for whoever is not the group.
+func (g *Group) Ledger() *store.Store { return g.ledger.Load() }
+
+// LedgerStatus is how complete this replica's ledger is, and how many of the
+// voters were last heard to have a whole one.
+func (g *Group) LedgerStatus() (here store.Status, whole, voters int) {
+	if s := g.ledger.Load(); s != nil {
+		here = s.Status()
+	}
+	for _, m := range g.Peers() {
+		if m.Voter {
+			voters++
+		}
+	}
+	return here, int(g.whole.Load()), voters
+}
+
+func (g *Group) missing() uint64 {
+	if s := g.ledger.Load(); s != nil {
+		return s.Status().Missing
+	}
+	return 0
+}
+
+// judgeLedgers says when fewer than a quorum of the voters hold a whole ledger:
+// a snapshot quietly turns "all have it" into "one has it".
+func (g *Group) judgeLedgers(all map[placement.NodeID]pulse) {
+	whole, voters := 0, 0
+	for _, m := range g.Peers() {
+		if !m.Voter {
+			continue
+		}
+		voters++
+		p, heard := all[m.Node]
+		if m.Node == g.cfg.Self && g.missing() == 0 || heard && p.missing == 0 {
+			whole++
+		}
+	}
+	was := g.whole.Swap(int64(whole))
+	few, wasFew := whole < voters/2+1, int(was) < voters/2+1
+	switch {
+	case voters == 0:
+	case few && !wasFew:
+		g.log.Warn("fewer than a quorum of the voters hold the whole ledger", "region", g.cfg.Region, "node", g.cfg.Self, "whole", whole, "voters", voters)
+	case !few && wasFew:
+		g.log.Info("a quorum of the voters holds the whole ledger", "region", g.cfg.Region, "node", g.cfg.Self, "whole", whole, "voters", voters)
+	}
+}
+
+// keepLedger writes and syncs the ledger at intervals and fills its gaps.
+func (g *Group) keepLedger(ctx context.Context) {
+	s := g.ledger.Load()
+	if s == nil {
+		return
+	}
+	var failed error
+	for n := 1; g.sleep(ledgerFlushEvery, ctx.Done()); n++ {
+		err := s.Flush()
+		if err == nil && n%int(ledgerSyncEvery/ledgerFlushEvery) == 0 && s.Durable() < s.Size() {
+			err = s.Sync()
+		}
+		if (err == nil) != (failed == nil) {
+			if failed = err; err != nil {
+				g.log.Error("the ledger cannot be written; no snapshot is taken meanwhile", "region", g.cfg.Region, "err", err)
+			} else {
+				g.log.Info("the ledger is written again", "region", g.cfg.Region)
+			}
+		}
+		if g.cfg.LedgerPeer != nil && !s.Status().Full() {
+			g.fillLedger(ctx, s)
+		}
+	}
+}
+
+// fillLedger asks the other members in turn for what is missing here.
+func (g *Group) fillLedger(ctx context.Context, s *store.Store) {
+	for _, m := range g.Peers() {
+		if m.Node == g.cfg.Self || ctx.Err() != nil {
+			continue
+		}
+		visit, cancel := context.WithTimeout(ctx, fillWithin)
+		n, err := s.Backfill(visit, g.cfg.LedgerPeer(m))
+		cancel()
+		if n > 0 {
+			g.log.Info("took ledger entries from a peer", "region", g.cfg.Region, "peer", m.Node, "entries", n, "missing", s.Status().Missing)
+		}
+		var lie *store.Lie
+		switch {
+		case err == nil:
+			return
+		case errors.As(err, &lie):
+			g.log.Warn("refuses ledger entries of a peer", "region", g.cfg.Region, "peer", m.Node, "err", err)
+		case ctx.Err() == nil:
+			g.log.Debug("take ledger entries from a peer", "region", g.cfg.Region, "peer", m.Node, "err", err)
+		}
+	}
+}
