@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/transport/identity"
 )
@@ -23,18 +22,12 @@ type authority struct {
 	ttl time.Duration
 	now func() time.Time
 
-	mu   sync.Mutex
-	ca   *identity.CA // guarded by mu; nil where there is none
-	keys [][]byte     // gossip keyring, primary first; guarded by mu
+	mu sync.Mutex
+	ca *identity.CA // guarded by mu; nil where there is none
 }
 
 func newAuthority(dir dataDir, ttl time.Duration, now func() time.Time) (*authority, error) {
 	a := &authority{dir: dir, ttl: ttl, now: now}
-	var ring api.Keyring
-	if err := dir.readJSON(fileKeyring, &ring); err != nil {
-		return nil, err
-	}
-	a.keys = ring.Keys
 	if !dir.has(fileCA) {
 		return a, nil
 	}
@@ -129,15 +122,14 @@ func (a *authority) Secrets() ([]byte, error) {
 	return ca.Marshal()
 }
 
-// Keyring is the gossip keys, primary first.
-func (a *authority) Keyring() [][]byte {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.keys
+// issuer is the authority as the API uses it, on a node that holds the CA.
+type issuer struct {
+	*authority
+	keyring *keyring
 }
 
-// issuer is the authority as the API uses it, on a node that holds the CA.
-type issuer struct{ *authority }
+// Keyring is the gossip keys, primary first.
+func (i issuer) Keyring() [][]byte { return i.keyring.Ring().Keys }
 
 // Bundle is what others believe the region's nodes by.
 func (i issuer) Bundle() identity.Bundle {

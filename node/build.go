@@ -86,10 +86,11 @@ func (n *Node) buildGossip() error {
 	ap := addr.AddrPort()
 	cfg := gossip.DefaultConfig()
 	cfg.Self, cfg.Region, cfg.Credential, cfg.Verifier = n.who.Node, n.who.Region, n.credential, n.verifier
-	cfg.Layer, cfg.Keys, cfg.Now, cfg.Log = n.endpoint.Gossip(), n.authority.Keyring(), n.deps.now, n.logOf("gossip")
+	cfg.Layer, cfg.Keys, cfg.Now, cfg.Log = n.endpoint.Gossip(), n.keyring.Ring().Keys, n.deps.now, n.logOf("gossip")
 	cfg.Advertise = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	cfg.Join = n.voters
 	n.gossip, err = gossip.New(cfg)
+	n.keyring.pool = n.gossip
 	return err
 }
 
@@ -197,8 +198,9 @@ func (n *Node) buildFront() (err error) {
 		if !n.authority.holds() {
 			return nil
 		}
-		return issuer{n.authority}
+		return issuer{n.authority, n.keyring}
 	}
+	cfg.Keyring = n.keyring
 	cfg.Credential, cfg.Verifier, cfg.Dial, cfg.Now, cfg.Log = n.credential, n.verifier, n.deps.Dial, n.deps.now, n.logOf("api")
 	cfg.Ready = n.isReady
 	if n.server, err = api.New(cfg); err != nil {

@@ -301,6 +301,7 @@ func (n *Node) dropRemoved(had map[placement.NodeID]bool, view *state.View) {
 		if !now[node] {
 			delete(had, node)
 			n.endpoint.Drop(n.id(n.who.Region, node))
+			n.gossip.Forget(node)
 		}
 	}
 }

@@ -56,6 +56,7 @@ type Node struct {
 	blank      *state.View      // what a worker knows of the ledger: nothing
 	ledger     *ledger
 	gossip     *gossip.Pool
+	keyring    *keyring
 	links      *links
 	runner     *runner.Runner
 	controller *controller.Controller
@@ -128,6 +129,9 @@ func (n *Node) buildIdentity() (err error) {
 		return err
 	}
 	if n.authority, err = newAuthority(n.dir, n.cfg.CertificateTTL, n.deps.now); err != nil {
+		return err
+	}
+	if n.keyring, err = n.loadKeyring(); err != nil {
 		return err
 	}
 	n.verifier = &identity.Verifier{

@@ -40,6 +40,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	parts = append(parts,
 		part{name: "gossip", run: n.gossip.Run},
+		part{name: "keyring", run: n.keyring.follow},
 		part{name: "bundles", run: n.keepBundles},
 		part{name: "links", run: n.links.run},
 		part{name: "certificates", run: n.renewCertificates},
@@ -59,6 +60,7 @@ func (n *Node) lead(ctx context.Context) error {
 		var watching sync.WaitGroup
 		defer watching.Wait()
 		watching.Go(func() { n.answers.watch(ctx) })
+		watching.Go(func() { n.keyring.lead(ctx) })
 		if err := n.controller.Lead(ctx); err != nil && ctx.Err() == nil {
 			n.deps.Log.Error("the controller stopped; it begins again with the next term", "err", err)
 		}

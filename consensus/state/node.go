@@ -170,6 +170,7 @@ func (s *State) removeNode(c *call, k RemoveNode) *Refused {
 	c.show(ledger.ShownRevoked, clip(n.Serial))
 	c.show(ledger.ShownState, "removed")
 	s.nodes.delete(string(n.ID))
+	s.Removed = c.index
 	return nil
 }
 

@@ -65,6 +65,8 @@ type scalars struct {
 	Marks    []Mark `json:"marks,omitempty"`
 	// Waiting counts jobs in status pending.
 	Waiting int `json:"waiting"`
+	// Removed is the raft index at which a node was last removed.
+	Removed uint64 `json:"removed,omitempty"`
 }
 
 // jobRecord is a job and what only the state machine needs to know of it.
@@ -133,6 +135,10 @@ func (v *View) Index() uint64 { return v.Applied }
 
 // Time is the ledger's time: that of the newest command, see [State.Apply].
 func (v *View) Time() time.Time { return v.Clock }
+
+// LastRemoval is the index at which a node was last removed, 0 if none was: a
+// secret that the region's nodes share must be newer.
+func (v *View) LastRemoval() uint64 { return v.Removed }
 
 // StateVersion is the version that commands may be written for.
 func (v *View) StateVersion() uint8 { return v.Version }

@@ -138,13 +138,15 @@ func (m *MeshClient) Authority(ctx context.Context, p transport.Peer) ([]byte, e
 	return out.CA, nil
 }
 
-// Keyring is the region's gossip keys, primary first.
-func (m *MeshClient) Keyring(ctx context.Context, p transport.Peer) ([][]byte, error) {
-	out, err := meshJSON[Keyring](ctx, m, p, meshCall{method: http.MethodGet, path: "/keyring", cargo: cargo(transport.CargoStatus)}, nil)
-	if err != nil {
-		return nil, err
-	}
-	return out.Keys, nil
+// Keyring is the region's gossip keys as a node of the region holds them.
+func (m *MeshClient) Keyring(ctx context.Context, p transport.Peer) (*Keyring, error) {
+	return meshJSON[Keyring](ctx, m, p, meshCall{method: http.MethodGet, path: "/keyring", cargo: cargo(transport.CargoStatus)}, nil)
+}
+
+// OfferKeyring hands the gossip keys to a node of the own region, and gives
+// those that it holds then.
+func (m *MeshClient) OfferKeyring(ctx context.Context, p transport.Peer, ring Keyring) (*Keyring, error) {
+	return meshJSON[Keyring](ctx, m, p, meshCall{method: http.MethodPut, path: "/keyring", cargo: cargo(transport.CargoStatus)}, ring)
 }
 
 // TaskLogs is the output of a task on the asked node of the own region.

@@ -191,13 +191,5 @@ func authoritySecrets(s *Server, c *call) error {
 	return c.writeJSON(http.StatusOK, AuthoritySecrets{CA: secrets})
 }
 
-func keyring(s *Server, c *call) error {
-	a, err := s.authority()
-	if err != nil {
-		return err
-	}
-	return c.writeJSON(http.StatusOK, Keyring{Keys: a.Keyring()})
-}
-
 // summaryLife is how long a summary counts.
 const summaryLife = 30 * time.Second

@@ -130,6 +130,12 @@ func (a testCA) ServingCA() string        { return string(a.ca.ServingRootPEM())
 func (a testCA) Secrets() ([]byte, error) { return []byte("ca secrets"), nil }
 func (a testCA) Keyring() [][]byte        { return [][]byte{[]byte("key")} }
 
+// testRing is the keyring of a node that takes whatever is offered.
+type testRing struct{}
+
+func (testRing) Ring() Keyring                                        { return Keyring{Keys: [][]byte{gossipKey(1)}} }
+func (testRing) Offer(_ placement.NodeID, k Keyring) (Keyring, error) { return k, k.Validate() }
+
 // testMeshNet carries HTTP/3 requests between regions, in memory: the peer is
 // whom the sender's certificate names.
 type testMeshNet struct {
@@ -292,6 +298,7 @@ func (w *world) add(id placement.RegionID, country string, gpus int) *region {
 	cfg := DefaultConfig()
 	cfg.Region, cfg.Mesh, cfg.Self = id, testMesh, r.node
 	cfg.Ledger, cfg.Peers, cfg.Tasks, cfg.Links = r.ledger, speaker{w.net, identity.ID{Region: id, Mesh: testMesh, Node: r.node}}, r.tasks, r.links
+	cfg.Keyring = testRing{}
 	cfg.Authority = func() Authority { return testCA{r.ca, w.clock.now} }
 	cfg.Credential = identity.NewSource(r.cred)
 	cfg.Verifier = &identity.Verifier{Home: id, Mesh: testMesh, Bundles: r.bundles, Clock: w.clock.now}

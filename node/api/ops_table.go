@@ -105,6 +105,7 @@ func meshOps() []operation {
 		{Method: http.MethodPost, Path: MeshPrefix + "/certificate", ID: "certificate", Summary: "Renew the caller's certificates", Verb: VerbNode, In: CertificateRequest{}, Out: CertificateAnswer{}, Handler: renewCertificate},
 		{Method: http.MethodGet, Path: MeshPrefix + "/authority", ID: "authority", Summary: "The region's CA, for voters", Verb: VerbVoter, Out: AuthoritySecrets{}, Handler: authoritySecrets},
 		{Method: http.MethodGet, Path: MeshPrefix + "/keyring", ID: "keyring", Summary: "The gossip keys", Verb: VerbNode, Out: Keyring{}, Handler: keyring},
+		{Method: http.MethodPut, Path: MeshPrefix + "/keyring", ID: "offerKeyring", Summary: "Take the gossip keys, from a voter", Verb: VerbNode, NoState: true, In: Keyring{}, Out: Keyring{}, Handler: offerKeyring},
 		{Method: http.MethodGet, Path: MeshPrefix + "/tasks/{job}/{rest}/logs", ID: "taskLogs", Summary: "The output of a task of this node", Verb: VerbNode, NoState: true, Stream: "text/plain", Handler: taskOutput},
 		{Method: http.MethodGet, Path: MeshPrefix + "/summary", ID: "summary", Summary: "The region's signed summary", Verb: VerbPeer, Foreign: true, Stream: "application/vnd.sovmesh.statement", Handler: summary},
 		{Method: http.MethodPost, Path: MeshPrefix + "/reservations", ID: "reserve", Summary: "Hold room for a job of the caller's region", Verb: VerbPeer, Foreign: true, In: ReserveRequest{}, Out: ReserveAnswer{}, Handler: reserve},

@@ -440,8 +440,14 @@ func TestMeshWithinTheRegion(t *testing.T) {
 	if ca, err := voter.Authority(t.Context(), peer); err != nil || len(ca) == 0 {
 		t.Errorf("a voter: %v", err)
 	}
-	if keys, err := worker.Keyring(t.Context(), peer); err != nil || len(keys) != 1 {
+	if ring, err := worker.Keyring(t.Context(), peer); err != nil || len(ring.Keys) != 1 {
 		t.Errorf("keyring: %v", err)
+	}
+	if _, err := worker.OfferKeyring(t.Context(), peer, testRing{}.Ring()); CodeOf(err) != CodeRole {
+		t.Errorf("a worker hands out gossip keys: %v", err)
+	}
+	if _, err := voter.OfferKeyring(t.Context(), peer, testRing{}.Ring()); err != nil {
+		t.Errorf("a voter hands out gossip keys: %v", err)
 	}
 	if _, err := voter.Propose(t.Context(), peer, []byte("garbage")); CodeOf(err) != CodeBody {
 		t.Errorf("garbage: %v", err)

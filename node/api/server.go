@@ -82,6 +82,8 @@ type Config struct {
 	// Authority is nil where there is no CA: then certificates are not issued here.
 	Authority func() Authority
 	Links     Links
+	// Keyring is the gossip keys that this node holds.
+	Keyring Keyrings
 	// Credential signs statements; Verifier opens those of others.
 	Credential *identity.Source
 	Verifier   *identity.Verifier

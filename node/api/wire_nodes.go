@@ -136,11 +136,6 @@ type CertificateAnswer struct {
 	Bundle       []byte    `json:"bundle"`
 }
 
-// Keyring is the gossip keys of the region, primary first.
-type Keyring struct {
-	Keys [][]byte `json:"keys"`
-}
-
 // AuthoritySecrets is the CA of the region, for voters only.
 type AuthoritySecrets struct {
 	CA []byte `json:"ca"`

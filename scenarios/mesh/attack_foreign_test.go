@@ -17,7 +17,7 @@ import (
 // own region only.
 var meshPaths = []struct{ method, path string }{
 	{http.MethodGet, "/hello"}, {http.MethodPost, "/propose"}, {http.MethodPost, "/judge"}, {http.MethodGet, "/assignments"},
-	{http.MethodPost, "/certificate"}, {http.MethodGet, "/authority"}, {http.MethodGet, "/keyring"}, {http.MethodGet, "/tasks/fra-1.x/0.1/logs"},
+	{http.MethodPost, "/certificate"}, {http.MethodGet, "/authority"}, {http.MethodGet, "/keyring"}, {http.MethodPut, "/keyring"}, {http.MethodGet, "/tasks/fra-1.x/0.1/logs"},
 }
 
 // A foreign certificate uses every operation of the table over real HTTP/3: it

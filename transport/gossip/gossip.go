@@ -11,11 +11,13 @@
 package gossip
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -140,6 +142,30 @@ func (p *Pool) UseKey(key []byte) error { return p.keyring.UseKey(key) }
 
 // RemoveKey stops reading packets sealed with key, which must not be in use.
 func (p *Pool) RemoveKey(key []byte) error { return p.keyring.RemoveKey(key) }
+
+// SetKeys reads packets sealed with any of keys, seals with the first, and drops
+// what is not among them: one step of a rotation.
+func (p *Pool) SetKeys(keys [][]byte) error {
+	if len(keys) == 0 {
+		return errors.New("gossip: a pool needs a key")
+	}
+	for _, key := range keys {
+		if err := p.AddKey(key); err != nil {
+			return fmt.Errorf("gossip keys: %w", err)
+		}
+	}
+	if err := p.UseKey(keys[0]); err != nil {
+		return fmt.Errorf("gossip keys: %w", err)
+	}
+	for _, held := range p.keyring.GetKeys() {
+		if !slices.ContainsFunc(keys, func(key []byte) bool { return bytes.Equal(key, held) }) {
+			if err := p.RemoveKey(held); err != nil {
+				return fmt.Errorf("gossip keys: %w", err)
+			}
+		}
+	}
+	return nil
+}
 
 // Run joins the pool and takes part until ctx ends; then it says goodbye,
 // within LeaveTimeout, and waits for everything it started. A pool runs once.
