@@ -1,14 +1,17 @@
-// Package ledger is the form of a region's record: leaves, and the Merkle tree
-// over them that the region's state machine keeps.
+// Package ledger is the form of a region's record: leaves, the Merkle tree over
+// them, and all that lets an outsider check it: tiles, checkpoints,
+// cosignatures, proofs and policies, in the formats of https://c2sp.org.
 //
-// Two rules hold. A leaf never contains what must be erasable: names, commands,
-// environments and prompts appear as salted commitments only, actors and
-// subjects as opaque ids. And a leaf has exactly one encoding: whatever decodes
-// encodes to the same bytes, so that a root proves every bit.
+// Three rules hold. A leaf never contains what must be erasable: names,
+// commands, environments and prompts appear as salted commitments only, actors
+// and subjects as opaque ids. Everything has exactly one encoding: whatever is
+// read is written again as the same bytes, so that a root or a signature proves
+// every bit. And what was not verified cannot be mistaken for what was: only
+// [Verify] makes a [Verified], only [VerifyCheckpoint] a [VerifiedCheckpoint].
 //
-// The package is pure and imports nothing of ours. consensus/state appends a
-// leaf for every command it applies; proofs, signing and verification build on
-// the same bytes.
+// The package is pure and imports nothing of ours: no clock, no files, no
+// network. consensus/state appends a leaf for every command it applies,
+// ledger/store keeps entries and tiles, consensus/evidence judges packs.
 package ledger
 
 import (
