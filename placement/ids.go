@@ -26,8 +26,38 @@ type JobID string
 type TaskID string
 
 // TenantID names who pays for and owns a job. Tenants of another region are
-// seen as "<region>/<tenant>".
+// seen as "<region>/<tenant>", where <region> is the one that speaks: a job that
+// was landed there by a third region keeps that one's name in <tenant>, as in
+// "ber-1/iad-1/acme".
 type TenantID string
+
+// tenantDepth is how many regions a tenant's name may have gone through: the
+// one that granted a job, and the one that forwards it.
+const tenantDepth = 2
+
+// Valid reports whether t names a tenant, of this region or of another.
+func (t TenantID) Valid() bool {
+	parts := strings.Split(string(t), "/")
+	for _, p := range parts {
+		if !ValidName(p) {
+			return false
+		}
+	}
+	return len(parts) <= 1+tenantDepth
+}
+
+// Region is the region that speaks for the tenant; empty for one of the own region.
+func (t TenantID) Region() RegionID {
+	region, _, foreign := strings.Cut(string(t), "/")
+	if !foreign {
+		return ""
+	}
+	return RegionID(region)
+}
+
+// EveryTenant names all tenants of another region together, for quotas and
+// tags. It is no tenant: no job is of it.
+func EveryTenant(region RegionID) TenantID { return TenantID(string(region) + "/*") }
 
 // ValidName reports whether s may name a region, a site, a node or a tenant.
 func ValidName(s string) bool {

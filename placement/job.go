@@ -164,8 +164,10 @@ type Job struct {
 	StopRequested bool     `json:"stop_requested,omitempty"`
 	StopReason    string   `json:"stop_reason,omitempty"`
 	Forward       *Forward `json:"forward,omitempty"`
-	// Origin is set on a job that another region forwarded or granted.
+	// Origin is set on a job that another region forwarded or granted; Grant is
+	// the id of the grant that admitted it, which opens this job and no other.
 	Origin RegionID `json:"origin,omitempty"`
+	Grant  string   `json:"grant,omitempty"`
 	// Index is the raft index of its last change.
 	Index uint64 `json:"index"`
 }

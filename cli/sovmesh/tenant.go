@@ -20,7 +20,7 @@ func (p *program) tenantCommands() *cli.Command {
 func (p *program) tenantSet() *cli.Command {
 	return &cli.Command{
 		Name: "set", Usage: "create or change a tenant", ArgsUsage: "T",
-		Description: "The tag narrows every job of the tenant, whatever the job says; an empty one\nremoves it. A quota of 0 is no bound. What is not given stays as it is.",
+		Description: "The tag narrows every job of the tenant, whatever the job says; an empty one\nremoves it. A quota of 0 is no bound. What is not given stays as it is. T may be a\ntenant of another region, REGION/T, or all of that region's together, 'REGION/*'.",
 		UsageText:   "sovmesh tenant set acme --residency EEA --quota gpus=16,jobs=1000",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "residency", Usage: "`TAG` that narrows every job"},
@@ -31,8 +31,8 @@ func (p *program) tenantSet() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if !placement.ValidName(args[0]) {
-				return usage("use 1 to 63 lower-case letters, digits and hyphens", "no tenant can be called %s", quoteWord(args[0]))
+			if t := placement.TenantID(args[0]); !t.Valid() && t != placement.EveryTenant(t.Region()) {
+				return usage("use 1 to 63 lower-case letters, digits and hyphens; for tenants of another region REGION/T, or REGION/* for all of them", "no tenant can be called %s", quoteWord(args[0]))
 			}
 			change, err := p.tenantChange(c)
 			if err != nil {

@@ -46,6 +46,9 @@ type InitRegion struct {
 type Limits struct {
 	Pending  int `json:"pending,omitempty"`  // jobs that wait; beyond it submits are refused with queue.full
 	Terminal int `json:"terminal,omitempty"` // ended jobs, the newest of which are kept
+	// Bytes bounds what the specs of jobs that are not over take together, and
+	// once more those of ended jobs.
+	Bytes int64 `json:"bytes,omitempty"`
 }
 
 // ImportLawPack brings a pack into the state without activating it.
@@ -64,7 +67,8 @@ type SetRegionPolicy struct {
 	Import *string `json:"import,omitempty"`
 }
 
-// SetTenant creates or changes a tenant.
+// SetTenant creates or changes a tenant: one of the region, one of another
+// region (<region>/<tenant>), or all of another region together (<region>/*).
 type SetTenant struct {
 	Tenant Tenant `json:"tenant"`
 }
@@ -167,6 +171,9 @@ type SubmitJob struct {
 	Reservation  string    `json:"reservation,omitempty"`
 	// HomeLeaf is home's half of the crossing that brought the job here.
 	HomeLeaf LeafRef `json:"home_leaf,omitzero"`
+	// LawPack is the hash of the pack that home decided by when it granted the
+	// job; a reservation carries its own.
+	LawPack string `json:"law_pack,omitempty"`
 }
 
 // StopJob asks for a job to end.
@@ -293,6 +300,7 @@ type IssueGrant struct {
 	Tenant     placement.TenantID `json:"tenant"`
 	Audience   placement.RegionID `json:"audience"`
 	PolicyHash string             `json:"policy_hash"`
+	LawPack    string             `json:"law_pack"` // hash of the pack that home decides by
 	Expires    time.Time          `json:"expires"`
 }
 

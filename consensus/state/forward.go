@@ -1,7 +1,9 @@
 package state
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/ledger"
@@ -35,12 +37,15 @@ func (s *State) reserve(c *call, k Reserve) *Refused {
 		return refuse("reservation.key", "use home/job/attempt", "the reservation is not for a job of region %s", k.Home)
 	case s.jobs.has(string(k.Job)):
 		return refuse("job.exists", "ask for its status", "job %s is here already", k.Job)
+	case k.Resources.CPU < 0 || k.Resources.Memory < 0 || k.Resources.GPUs < 0 || k.Resources.GPUMemory < 0 || len(k.LawPack) > maxFact:
+		return refuse("reservation.resources", "ask for amounts that a node can have", "the resources of the reservation are not possible")
 	case !k.Expires.After(s.Clock) || k.Expires.Sub(s.Clock) > maxHold:
 		return refuse("reservation.expires", "ask for at most ten minutes", "a reservation until %s is not possible", k.Expires.UTC().Format(time.RFC3339))
-	case s.reservations.len() >= 10_000:
-		return refuse("queue.full", "try again later", "10000 reservations are held already")
 	case n == nil || !n.Offers():
 		return refuse("capacity.none", "try another region, or again later", "no node of region %s can take it", s.self.ID)
+	}
+	if refused := s.mayHoldMore(&k); refused != nil {
+		return refused
 	}
 	if refused := s.reserveLawful(c, &k, n); refused != nil {
 		return refused
@@ -52,6 +57,7 @@ func (s *State) reserve(c *call, k Reserve) *Refused {
 	r.Expires = k.Expires.UTC()
 	s.reservations.put(key, r)
 	s.expiries.put(expiryKey(r), key)
+	s.holdFor(r, 1)
 	s.use(r.Node, r.Resources, r.Devices, 1, 0)
 	c.id = key
 	return nil
@@ -59,7 +65,11 @@ func (s *State) reserve(c *call, k Reserve) *Refused {
 
 // reserveLawful judges the node under this region's pack and the home's.
 func (s *State) reserveLawful(c *call, k *Reserve, n *placement.Node) *Refused {
-	p, refused := s.admit(c, addLayer(k.Policy, residency.OriginImport, s.self.Import), true)
+	layers := addLayer(k.Policy, residency.OriginImport, s.self.Import)
+	if t := s.Tenant(placement.EveryTenant(k.Home)); t != nil {
+		layers = addLayer(layers, residency.OriginTenant, t.Residency)
+	}
+	p, refused := s.admit(c, layers, true)
 	if refused != nil {
 		return refused
 	}
@@ -102,6 +112,7 @@ func (s *State) expire() {
 func (s *State) dropReservation(r *Reservation) {
 	s.reservations.delete(r.Key)
 	s.expiries.delete(expiryKey(r))
+	s.holdFor(r, -1)
 	s.use(r.Node, r.Resources, r.Devices, -1, 0)
 }
 
@@ -137,10 +148,16 @@ func (s *State) issueGrant(c *call, k IssueGrant) *Refused {
 		return refuse("grant.exists", "issue another", "grant %s exists already", k.ID)
 	case s.Region(k.Audience) == nil || s.Region(k.Audience).State != placement.PeerActive:
 		return refuse("peer.unknown", "federate with it first", "region %s is no active peer", clip(string(k.Audience)))
-	case !k.Expires.After(s.Clock) || len(k.PolicyHash) > maxFact || !validTenant(k.Tenant):
+	case !k.Expires.After(s.Clock) || len(k.PolicyHash) > maxFact || !placement.ValidName(string(k.Tenant)):
 		return refuse("grant.expires", "issue it for a time to come", "the grant would have expired already, or is not well formed")
 	}
-	s.putGrant(k.ID, &Grant{ID: k.ID, Issued: true, Tenant: k.Tenant, Audience: k.Audience, Policy: k.PolicyHash, Expires: k.Expires.UTC()})
+	if k.LawPack != s.Active {
+		return refuse("law.stale", "ask again", "the grant was made under law pack %s, and the region decides by another now", clip(k.LawPack))
+	}
+	if _, refused := s.peerPack(s.Region(k.Audience)); refused != nil {
+		return refused
+	}
+	s.putGrant(k.ID, &Grant{ID: k.ID, Issued: true, Tenant: k.Tenant, Audience: k.Audience, Policy: k.PolicyHash, LawPack: k.LawPack, Expires: k.Expires.UTC()})
 	c.id = k.ID
 	return nil
 }
@@ -229,8 +246,8 @@ func (s *State) awayJob(id placement.JobID) (*jobRecord, *Refused) {
 		return nil, refuse("job.unknown", "list them: sovmesh job list", "there is no job %q", clip(string(id)))
 	case r.Status.Terminal():
 		return nil, refuse("job.over", "look again", "job %s is over", id)
-	case r.Origin != "" && r.Origin != s.self.ID:
-		return nil, refuse("job.foreign", "its home forwards it", "job %s is of region %s and goes no further", id, r.Origin)
+	case r.ID.Home() != s.self.ID:
+		return nil, refuse("job.foreign", "its home forwards it", "job %s is of region %s and goes no further", id, r.ID.Home())
 	}
 	return r, nil
 }
@@ -242,6 +259,9 @@ func (s *State) mayLeave(c *call, r *jobRecord, to placement.RegionID) *Refused 
 	if peer == nil || peer.Self || peer.State != placement.PeerActive {
 		return refuse("peer.unknown", "federate with it first", "region %s is no active peer", clip(string(to)))
 	}
+	if to == r.Origin {
+		return refuse("forward.back", "choose another region", "job %s came from region %s and does not go back", r.ID, to)
+	}
 	p, err := s.policies.read(addLayer(r.Policy, residency.OriginExport, s.self.Export), s.Pack(), dateOf(c))
 	if err != nil {
 		return refusedBy(err)
@@ -249,13 +269,20 @@ func (s *State) mayLeave(c *call, r *jobRecord, to placement.RegionID) *Refused 
 	if p.conflict != nil {
 		return p.conflict
 	}
+	// A region that passes the body on is a relay of it, where its tag names a path.
+	if err := residency.CheckTransit(p.policy, s.self.Facts.Site(s.self.ID, ""), s.Pack(), residency.Options{On: dateOf(c)}); err != nil {
+		return refusedAsRelay(err)
+	}
 	packs := []*residency.Pack{s.Pack()}
-	if peer.LawPack != "" && peer.LawPack != s.Active {
-		other := s.PackByHash(peer.LawPack)
-		if other == nil {
-			return refuse("law.not-held", "import it: sovmesh law import FILE", "region %s decides by law pack %s, which this region does not hold", to, clip(peer.LawPack))
+	other, refused := s.peerPack(peer)
+	if refused != nil {
+		return refused
+	}
+	// And the pack of the region that let the job come here.
+	for _, pack := range []*residency.Pack{other, s.PackByHash(r.LawPack)} {
+		if pack != nil && !slices.Contains(packs, pack) {
+			packs = append(packs, pack)
 		}
-		packs = append(packs, other)
 	}
 	for _, pack := range packs {
 		refused := s.judge(c, p, peer.Facts.Site(peer.ID, ""), pack)
@@ -265,6 +292,27 @@ func (s *State) mayLeave(c *call, r *jobRecord, to placement.RegionID) *Refused 
 		}
 	}
 	return nil
+}
+
+func refusedAsRelay(err error) *Refused {
+	var r *residency.Refusal
+	if errors.As(err, &r) {
+		return &Refused{Code: "residency.refused", Message: r.Error(), Advice: r.Hint(), Rule: r.Rule}
+	}
+	return refusedBy(err)
+}
+
+// peerPack is the pack that a peer decides by, nil if it is this region's own.
+// A pack that is not held cannot be asked, and so refuses new crossings.
+func (s *State) peerPack(peer *placement.Region) (*residency.Pack, *Refused) {
+	if peer.LawPack == "" || peer.LawPack == s.Active {
+		return nil, nil
+	}
+	pack := s.PackByHash(peer.LawPack)
+	if pack == nil {
+		return nil, refuse("law.not-held", "import it: sovmesh law import FILE", "region %s decides by law pack %s, which this region does not hold", peer.ID, clip(peer.LawPack))
+	}
+	return pack, nil
 }
 
 // mirrorJob takes over what the region that runs a forwarded job says of it.

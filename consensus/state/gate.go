@@ -15,7 +15,7 @@ import (
 
 // Bounds of a policy, so that a leaf that quotes it always fits a log entry.
 const (
-	maxLayers = 8
+	maxLayers = 12
 	maxTag    = 6 << 10  // wire form, bytes
 	maxPolicy = 32 << 10 // all layers together
 )

@@ -27,7 +27,7 @@ func (s *State) submitJob(c *call, k SubmitJob) *Refused {
 		return refused
 	}
 	layers := addLayer(j.Policy, residency.OriginJob, j.Residency)
-	if t := s.Tenant(j.Tenant); t != nil {
+	for _, t := range s.TenantsOver(j.Tenant) {
 		layers = addLayer(layers, residency.OriginTenant, t.Residency)
 	}
 	if foreign {
@@ -37,10 +37,10 @@ func (s *State) submitJob(c *call, k SubmitJob) *Refused {
 	if refused != nil {
 		return refused
 	}
-	if refused := s.mayHold(c, p, j.Origin, foreign); refused != nil {
+	if refused := s.mayHold(c, p, foreign, s.packsOf(k)); refused != nil {
 		return refused
 	}
-	if refused := s.room(j); refused != nil {
+	if refused := s.room(j, c.size); refused != nil {
 		return refused
 	}
 	s.consume(c, k)
@@ -88,7 +88,7 @@ func (s *State) checkJob(j *placement.Job) *Refused {
 		return refuse("job.id", "let the program choose it", "%q is no id of a job", clip(string(j.ID)))
 	case s.jobs.has(string(j.ID)):
 		return refuse("job.exists", "submit it under a new id", "job %s exists already", j.ID)
-	case !validTenant(j.Tenant):
+	case !j.Tenant.Valid():
 		return refuse("tenant.name", "use lower-case letters, digits and hyphens", "%q is no name of a tenant", clip(string(j.Tenant)))
 	case !validKind(Kind(j.Kind)) || j.Kind == "" || len(j.Kind) > maxKind:
 		return refuse("job.kind", "choose of process, container, microvm, vm, inference", "%q is no kind of job", clip(string(j.Kind)))
@@ -102,15 +102,6 @@ func (s *State) checkJob(j *placement.Job) *Refused {
 		return refuse("job.name", "use at most 256 bytes", "the job's name is too long")
 	}
 	return nil
-}
-
-// validTenant takes the name of an own tenant, or "<region>/<tenant>".
-func validTenant(t placement.TenantID) bool {
-	region, name, foreign := strings.Cut(string(t), "/")
-	if !foreign {
-		return placement.ValidName(region)
-	}
-	return placement.ValidName(region) && placement.ValidName(name)
 }
 
 // checkOrigin judges where a job comes from: its home is this region, or it
@@ -130,7 +121,7 @@ func (s *State) checkOrigin(k SubmitJob, foreign bool) *Refused {
 	switch {
 	case peer == nil || peer.State != placement.PeerActive:
 		return refuse("peer.unknown", "federate with it first: sovmesh region invite NAME", "region %s is no active peer", j.Origin)
-	case !strings.HasPrefix(string(j.Tenant), string(j.Origin)+"/"):
+	case j.Tenant.Region() != j.Origin:
 		return refuse("tenant.foreign", "name it region/tenant", "tenant %s is not one of region %s", j.Tenant, j.Origin)
 	case k.Reservation != "":
 		return s.checkReservation(k)
@@ -161,6 +152,8 @@ func (s *State) checkGrant(k SubmitJob) *Refused {
 		return refuse("grant.spent", "ask home for another", "this grant was used already")
 	case !s.Clock.Before(k.GrantExpires):
 		return refuse("grant.expired", "ask home for another", "this grant expired at %s", k.GrantExpires.UTC().Format(time.RFC3339))
+	case k.LawPack == "" || len(k.LawPack) > maxFact:
+		return refuse("law.unnamed", "ask home for another grant", "this grant does not say by which law pack region %s decided", k.Job.Origin)
 	case k.Job.ID.Home() != s.self.ID:
 		return refuse("job.home", "let the region that takes the body choose the id", "a granted job's home is the region that takes its body")
 	}
@@ -173,15 +166,17 @@ func grantKey(origin placement.RegionID, id string) string { return string(origi
 // mayHold judges the region itself: a foreign job must be lawful here under
 // both regions' packs; a job of this region must be lawful here, or at least
 // may pass through on its way.
-func (s *State) mayHold(c *call, p *policyRead, origin placement.RegionID, foreign bool) *Refused {
+func (s *State) mayHold(c *call, p *policyRead, foreign bool, packs []string) *Refused {
 	if !foreign {
 		if refused := s.unknownNames(p.policy); refused != nil {
 			return refused
 		}
 	}
 	refused := s.judgeHere(c, p, s.Pack())
-	if refused == nil && foreign {
-		return s.judgeOther(c, p, s.Region(origin).LawPack)
+	for _, hash := range packs {
+		if refused == nil {
+			refused = s.judgeOther(c, p, hash)
+		}
 	}
 	if refused == nil || foreign {
 		return refused
@@ -193,6 +188,29 @@ func (s *State) mayHold(c *call, p *policyRead, origin placement.RegionID, forei
 	c.judged[len(c.judged)-1].Rule = "transit.via"
 	c.judged[len(c.judged)-1].Verdict = string(residency.Permitted)
 	return nil
+}
+
+// packsOf are the packs, beside this region's own, that must permit a job of
+// another region: the one that it was granted or reserved under, and the one
+// that its region decides by now.
+func (s *State) packsOf(k SubmitJob) []string {
+	peer := s.Region(k.Job.Origin)
+	if peer == nil || peer.Self {
+		return nil
+	}
+	packs := []string{s.crossedUnder(k)}
+	if peer.LawPack != packs[0] {
+		packs = append(packs, peer.LawPack)
+	}
+	return packs
+}
+
+// crossedUnder is the pack that the other region named when it let the job go.
+func (s *State) crossedUnder(k SubmitJob) string {
+	if r := s.Reservation(k.Reservation); k.Reservation != "" && r != nil {
+		return r.LawPack
+	}
+	return k.LawPack
 }
 
 // judgeOther judges under the pack that a peer decides by, if it is another.
@@ -234,27 +252,6 @@ func (s *State) judgeHere(c *call, p *policyRead, pack *residency.Pack) *Refused
 	return refused
 }
 
-// room is the bound of the queue and of the tenant.
-func (s *State) room(j *placement.Job) *Refused {
-	if s.Waiting >= s.Limits.Pending {
-		return refuse("queue.full", "try again later", "%d jobs wait already, which is the most this region queues", s.Waiting)
-	}
-	t := s.Tenant(j.Tenant)
-	if t == nil {
-		return nil
-	}
-	u, _ := s.usage.get(string(j.Tenant))
-	switch q := t.Quota; {
-	case q.Jobs > 0 && u.jobs >= q.Jobs:
-		return refuse("quota.jobs", "wait for one to end, or ask for a higher quota", "tenant %s has %d jobs, its quota is %d", t.ID, u.jobs, q.Jobs)
-	case q.Pending > 0 && u.pending >= q.Pending:
-		return refuse("quota.pending", "wait for one to start, or ask for a higher quota", "tenant %s has %d waiting jobs, its quota is %d", t.ID, u.pending, q.Pending)
-	case q.GPUs > 0 && u.gpus+j.Spec.Resources.GPUs > q.GPUs:
-		return refuse("quota.gpus", "wait for one to end, or ask for a higher quota", "tenant %s has jobs with %d GPUs, its quota is %d", t.ID, u.gpus, q.GPUs)
-	}
-	return nil
-}
-
 // consume spends what admitted a foreign job, and remembers its key.
 func (s *State) consume(c *call, k SubmitJob) {
 	if k.Reservation != "" {
@@ -264,7 +261,7 @@ func (s *State) consume(c *call, k SubmitJob) {
 		s.expiries.delete(expiryKey(&r))
 	}
 	if k.Grant != "" {
-		s.putGrant(grantKey(k.Job.Origin, k.Grant), &Grant{ID: k.Grant, Tenant: k.Job.Tenant, Expires: k.GrantExpires.UTC()})
+		s.putGrant(grantKey(k.Job.Origin, k.Grant), &Grant{ID: k.Grant, Tenant: k.Job.Tenant, LawPack: k.LawPack, Expires: k.GrantExpires.UTC()})
 	}
 	if k.IdempotencyKey != "" {
 		s.Fifo++
@@ -291,8 +288,9 @@ func (s *State) trimKeys() {
 // accept makes the job as it stands in the queue.
 func (s *State) accept(c *call, k SubmitJob) {
 	s.JobSeq++
-	r := &jobRecord{Job: s.shared(k.Job), Seq: s.JobSeq, Reserved: k.Reservation}
+	r := &jobRecord{Job: s.shared(k.Job), Seq: s.JobSeq, Reserved: k.Reservation, LawPack: s.crossedUnder(k), Bytes: c.size}
 	j := &r.Job
+	j.Grant = k.Grant
 	j.Region, j.Node, j.Status, j.Reason, j.Code = "", "", placement.JobPending, reasonWaiting, ""
 	j.SubmittedAt, j.StartedAt, j.EndedAt, j.ExitCode = s.Clock, time.Time{}, time.Time{}, nil
 	j.Attempts, j.Restarts, j.NotBefore = 0, 0, time.Time{}
@@ -359,7 +357,7 @@ func (s *State) putJob(c *call, r *jobRecord) {
 	}
 	s.jobs.put(string(r.ID), r)
 	s.account(r, 1)
-	for s.ended.len() > s.Limits.Terminal {
+	for s.ended.len() > s.Limits.Terminal || s.endedBytes > s.Limits.Bytes {
 		seq, id, _ := s.ended.min()
 		s.ended.delete(seq)
 		s.dropJob(id)
@@ -377,8 +375,10 @@ func (s *State) account(r *jobRecord, sign int) {
 		}
 	}
 	if r.Status.Terminal() {
+		s.endedBytes += int64(sign) * r.Bytes
 		return
 	}
+	s.liveBytes += int64(sign) * r.Bytes
 	if isAway(&r.Job) {
 		if sign > 0 {
 			s.away.put(string(r.ID), r.ID)
@@ -386,21 +386,36 @@ func (s *State) account(r *jobRecord, sign int) {
 			s.away.delete(string(r.ID))
 		}
 	}
-	u, _ := s.usage.get(string(r.Tenant))
-	u.jobs += sign
-	u.gpus += sign * r.Spec.Resources.GPUs
 	if r.Status == placement.JobPending {
-		u.pending += sign
 		s.Waiting += sign
 	}
+	s.charge(r.Tenant, r, sign)
+	if peer := r.Tenant.Region(); peer != "" {
+		s.charge(placement.EveryTenant(peer), r, sign)
+		s.charge(allPeers, r, sign)
+	}
+}
+
+// charge adds or takes away what one job counts for a tenant.
+func (s *State) charge(t placement.TenantID, r *jobRecord, sign int) {
+	u, _ := s.usage.get(string(t))
+	u.jobs += sign
+	u.gpus += sign * r.Spec.Resources.GPUs
+	u.bytes += int64(sign) * r.Bytes
+	if r.Status == placement.JobPending {
+		u.pending += sign
+	}
 	if u == (tenantUsage{}) {
-		s.usage.delete(string(r.Tenant))
+		s.usage.delete(string(t))
 	} else {
-		s.usage.put(string(r.Tenant), u)
+		s.usage.put(string(t), u)
 	}
 }
 
 func (s *State) dropJob(id placement.JobID) {
+	if r, ok := s.jobs.get(string(id)); ok {
+		s.account(r, -1)
+	}
 	for _, t := range s.tasksOf(id) {
 		s.tasks.delete(string(t.ID))
 	}

@@ -100,7 +100,7 @@ func TestGrantsAreSpentOnce(t *testing.T) {
 	granted := func(n int) SubmitJob {
 		j := foreign(n, "ber-1", "EU")
 		j.ID = jobID("fra-1", n)
-		return SubmitJob{Job: j, Grant: "g1", GrantExpires: day.Add(time.Minute)}
+		return SubmitJob{Job: j, Grant: "g1", GrantExpires: day.Add(time.Minute), LawPack: f.s.Active}
 	}
 	f.ok(granted(1))
 	f.refused("grant.spent", granted(2)) // a replayed grant
@@ -108,8 +108,8 @@ func TestGrantsAreSpentOnce(t *testing.T) {
 	late := granted(3)
 	late.Grant = "g2"
 	f.refused("grant.expired", late)
-	f.ok(IssueGrant{ID: "g9", Tenant: "default", Audience: "ber-1", Expires: f.now.Add(time.Minute)})
-	f.refused("grant.exists", IssueGrant{ID: "g9", Tenant: "default", Audience: "ber-1", Expires: f.now.Add(time.Minute)})
+	f.ok(IssueGrant{ID: "g9", Tenant: "default", Audience: "ber-1", LawPack: f.s.Active, Expires: f.now.Add(time.Minute)})
+	f.refused("grant.exists", IssueGrant{ID: "g9", Tenant: "default", Audience: "ber-1", LawPack: f.s.Active, Expires: f.now.Add(time.Minute)})
 	f.refused("peer.unknown", IssueGrant{ID: "g10", Tenant: "default", Audience: "iad-1", Expires: f.now.Add(time.Minute)})
 }
 

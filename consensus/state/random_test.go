@@ -111,7 +111,7 @@ func TestRandomHistories(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := &fixture{t: t, s: New(), now: day}
 		k := firstCommand()
-		k.Limits = Limits{Pending: 4, Terminal: 3}
+		k.Limits = Limits{Pending: 4, Terminal: 3, Bytes: int64(rapid.IntRange(1000, 10_000).Draw(t, "bytes"))}
 		first := f.apply(k)
 		if first.Refused != nil {
 			t.Fatal(first.Refused)
@@ -181,7 +181,7 @@ func reopened(t testingT, s *State) *State {
 
 func checkInvariants(t testingT, s *State) {
 	used := map[placement.NodeID]placement.Usage{}
-	waiting, wanted := 0, 0
+	waiting, wanted, bytes := 0, 0, int64(0)
 	s.jobs.ascend("", func(_ string, r *jobRecord) bool {
 		live := s.liveTasks(r.ID)
 		if r.Status.Terminal() && len(live) > 0 {
@@ -189,6 +189,9 @@ func checkInvariants(t testingT, s *State) {
 		}
 		if len(live) > 2 || r.Spec.Singleton && len(live) > 1 {
 			t.Fatalf("job %s has %d live tasks", r.ID, len(live))
+		}
+		if bytes += r.Bytes; r.Bytes <= 0 {
+			t.Fatalf("job %s counts %d bytes", r.ID, r.Bytes)
 		}
 		if r.Status == placement.JobPending {
 			waiting++
@@ -219,13 +222,18 @@ func checkInvariants(t testingT, s *State) {
 		}
 		return true
 	})
+	held := peerHold{}
 	for _, r := range s.Reservations() {
+		held = held.with(r.Resources, 1)
 		u := used[r.Node]
 		u.CPU += r.Resources.CPU
 		used[r.Node] = u
 	}
 	if waiting != s.PendingCount() || wanted != s.WantedCount() || s.ended.len() > s.Limits.Terminal {
 		t.Fatalf("%d wait (counted %d), %d wanted (queued %d), %d ended", waiting, s.PendingCount(), wanted, s.WantedCount(), s.ended.len())
+	}
+	if counted, _ := s.held.get(""); counted != held || s.liveBytes+s.endedBytes != bytes || s.endedBytes > s.Limits.Bytes {
+		t.Fatalf("reservations hold %+v (counted %+v), jobs take %d bytes (counted %d and %d)", held, counted, bytes, s.liveBytes, s.endedBytes)
 	}
 	for _, n := range s.Nodes() {
 		if u := used[n.ID]; u.CPU != n.Used.CPU || u.Tasks != n.Used.Tasks || len(u.Devices) != len(n.Used.Devices) {

@@ -23,7 +23,7 @@ func (s *State) initRegion(c *call, k InitRegion) *Refused {
 		return refuse("node.name", "use lower-case letters, digits and hyphens", "%q is no name of a node", k.Node.ID)
 	case k.Voters != 0 && k.Voters != 3 && k.Voters != 5:
 		return refuse("region.voters", "choose 3 or 5", "%d voters are not possible", k.Voters)
-	case k.Limits.Pending < 0 || k.Limits.Terminal < 0:
+	case k.Limits.Pending < 0 || k.Limits.Terminal < 0 || k.Limits.Bytes < 0:
 		return refuse("region.limits", "leave them out for the defaults", "limits cannot be negative")
 	}
 	if refused := checkRegion(&k.Region); refused != nil {
@@ -41,7 +41,7 @@ func (s *State) initRegion(c *call, k InitRegion) *Refused {
 	s.packs.put(pack.Hash(), pack)
 	s.Active = pack.Hash()
 	s.Voters = max(k.Voters, defaultVoters)
-	s.Limits = Limits{Pending: orDefault(k.Limits.Pending, defaultPending), Terminal: orDefault(k.Limits.Terminal, defaultTerminal)}
+	s.Limits = Limits{Pending: orDefault(k.Limits.Pending, defaultPending), Terminal: orDefault(k.Limits.Terminal, defaultTerminal), Bytes: orDefault(k.Limits.Bytes, defaultBytes)}
 	region := k.Region
 	region.Self, region.State, region.ApprovedAt, region.LawPack = true, placement.PeerActive, s.Clock, s.Active
 	s.putSelf(&region)
@@ -56,7 +56,7 @@ func (s *State) initRegion(c *call, k InitRegion) *Refused {
 	return nil
 }
 
-func orDefault(v, fallback int) int {
+func orDefault[N int | int64](v, fallback N) N {
 	if v == 0 {
 		return fallback
 	}
@@ -159,8 +159,8 @@ func (s *State) activateLawPack(c *call, k ActivateLawPack) *Refused {
 func (s *State) setTenant(c *call, k SetTenant) *Refused {
 	t := k.Tenant
 	c.subject = ledger.Opaque(c.head.Salt, string(t.ID))
-	if !placement.ValidName(string(t.ID)) {
-		return refuse("tenant.name", "use lower-case letters, digits and hyphens", "%q is no name of a tenant", clip(string(t.ID)))
+	if refused := s.nameTenant(t.ID); refused != nil {
+		return refused
 	}
 	if t.Quota.GPUs < 0 || t.Quota.Jobs < 0 || t.Quota.Pending < 0 {
 		return refuse("tenant.quota", "use 0 for no bound", "a quota cannot be negative")
@@ -171,6 +171,22 @@ func (s *State) setTenant(c *call, k SetTenant) *Refused {
 	s.tenants.put(string(t.ID), &t)
 	c.show(ledger.ShownTag, t.Residency)
 	c.id = string(t.ID)
+	return nil
+}
+
+// nameTenant judges the name that a quota or a tag is set for: a tenant of this
+// region, one of a peer, or all tenants of a peer.
+func (s *State) nameTenant(t placement.TenantID) *Refused {
+	region := t.Region()
+	if !t.Valid() && (t != placement.EveryTenant(region) || !placement.ValidName(string(region))) {
+		return refuse("tenant.name", "use lower-case letters, digits and hyphens; of another region <region>/<tenant>, or <region>/* for all of its tenants", "%q is no name of a tenant", clip(string(t)))
+	}
+	if region == "" {
+		return nil
+	}
+	if peer := s.Region(region); peer == nil || peer.Self {
+		return refuse("peer.unknown", "list them: sovmesh region list", "region %s, whose tenant this would be, is no peer", clip(string(region)))
+	}
 	return nil
 }
 

@@ -199,6 +199,7 @@ func (s *State) restored(r *recordReader, data, digest []byte) (*State, error) {
 	}
 	waiting := s.Waiting
 	s.Waiting = 0
+	s.reservations.ascend("", func(_ string, r *Reservation) bool { s.holdFor(r, 1); return true })
 	s.jobs.ascend("", func(_ string, j *jobRecord) bool {
 		s.account(j, 1)
 		if j.End != 0 {

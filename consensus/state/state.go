@@ -37,6 +37,7 @@ type State struct {
 const (
 	defaultPending  = 100_000
 	defaultTerminal = 50_000
+	defaultBytes    = 256 << 20
 	defaultVoters   = 3
 	maxStandbys     = 4
 	maxKeys         = 100_000 // idempotency keys, and grants
@@ -48,7 +49,7 @@ const (
 func New() *State {
 	return &State{
 		View: View{
-			scalars:      scalars{Version: 1, Voters: defaultVoters, Limits: Limits{Pending: defaultPending, Terminal: defaultTerminal}},
+			scalars:      scalars{Version: 1, Voters: defaultVoters, Limits: Limits{Pending: defaultPending, Terminal: defaultTerminal, Bytes: defaultBytes}},
 			tree:         ledger.NewTree(),
 			regions:      newTable[*placement.Region](),
 			pendingPeers: newTable[*placement.Region](),
@@ -68,6 +69,7 @@ func New() *State {
 			invites:      newTable[*Invite](),
 			reservations: newTable[*Reservation](),
 			expiries:     newTable[string](),
+			held:         newTable[peerHold](),
 			grants:       newTable[*Grant](),
 			revoked:      newTable[time.Time](),
 			idempotency:  newTable[*idempotent](),
@@ -95,6 +97,7 @@ func (s *State) Freeze() *View {
 	v.tokens, v.tokenHashes, v.joinTokens = s.tokens.snapshot(), s.tokenHashes.snapshot(), s.joinTokens.snapshot()
 	v.tenants, v.usage, v.packs = s.tenants.snapshot(), s.usage.snapshot(), s.packs.snapshot()
 	v.invites, v.reservations, v.expiries = s.invites.snapshot(), s.reservations.snapshot(), s.expiries.snapshot()
+	v.held = s.held.snapshot()
 	v.fifoKeys, v.fifoGrants = s.fifoKeys.snapshot(), s.fifoGrants.snapshot()
 	v.checkpoints, v.witnesses, v.witnessed, v.segments = s.checkpoints.snapshot(), s.witnesses.snapshot(), s.witnessed.snapshot(), s.segments.snapshot()
 	v.grants, v.revoked, v.idempotency = s.grants.snapshot(), s.revoked.snapshot(), s.idempotency.snapshot()
@@ -106,7 +109,8 @@ type call struct {
 	index uint64
 	head  Head
 	// now is the command's own time, for the day of the law and for stamps.
-	now time.Time
+	now  time.Time
+	size int64 // of the command, in bytes
 	// For the leaf.
 	subject string
 	judged  []ledger.Judgement
@@ -137,7 +141,7 @@ func (s *State) Apply(index uint64, raw []byte) Result {
 		panic(fmt.Sprintf("state: index %d: %v", index, unknown))
 	}
 	s.Applied = max(s.Applied, index)
-	c := &call{index: index, head: head, now: head.Time}
+	c := &call{index: index, head: head, now: head.Time, size: int64(len(raw))}
 	var refused *Refused
 	switch {
 	case err != nil:

@@ -44,7 +44,11 @@ type View struct {
 	witnesses    table[*Witness]    // outside ones, by name
 	witnessed    table[*Witnessed]  // other logs, by origin
 	segments     table[*Segment]    // ends of the nodes' chains
+	held         table[peerHold]    // by peer; derived from the reservations
 	policies     *policyCache
+	// What the specs of jobs take, in bytes: of those not over, of those ended;
+	// derived.
+	liveBytes, endedBytes int64
 }
 
 // scalars are the small facts of the state; they are one record of a snapshot.
@@ -77,6 +81,10 @@ type jobRecord struct {
 	Reserved string `json:"reserved,omitempty"`
 	// Leaves are positions in the log, see [View.JobLeaves].
 	Leaves []uint64 `json:"leaves,omitempty"`
+	// LawPack is the pack that the region decided by that let the job come here,
+	// if it was another region.
+	LawPack string `json:"law_pack,omitempty"`
+	Bytes   int64  `json:"bytes"` // of the command that brought it
 }
 
 // taskRecord is a task and what only the state machine needs to know of it.
@@ -116,6 +124,7 @@ type Grant struct {
 	Tenant   placement.TenantID `json:"tenant,omitempty"`
 	Audience placement.RegionID `json:"audience,omitempty"`
 	Policy   string             `json:"policy,omitempty"`
+	LawPack  string             `json:"law_pack,omitempty"`
 	Expires  time.Time          `json:"expires"`
 	Seq      uint64             `json:"seq"`
 }
@@ -127,8 +136,12 @@ type idempotent struct {
 	Seq      uint64          `json:"seq"`
 }
 
-// tenantUsage is derived from the jobs, never stored.
-type tenantUsage struct{ jobs, pending, gpus int }
+// tenantUsage is derived from the jobs, never stored. That of "<region>/*" is
+// the sum over the tenants of another region.
+type tenantUsage struct {
+	jobs, pending, gpus int
+	bytes               int64
+}
 
 // Index is the raft index of the last command that the view contains.
 func (v *View) Index() uint64 { return v.Applied }
@@ -230,6 +243,10 @@ func (v *View) PendingCount() int { return v.Waiting }
 
 // PendingLimit is how many may wait.
 func (v *View) PendingLimit() int { return v.Limits.Pending }
+
+// QueueBytes is what the specs of jobs that are not over take, in bytes, and how
+// much they may.
+func (v *View) QueueBytes() (used, limit int64) { return v.liveBytes, v.Limits.Bytes }
 
 // Tokens are the bearer tokens, sorted by ID.
 func (v *View) Tokens() []*Token { return v.tokens.values() }

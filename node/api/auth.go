@@ -89,11 +89,20 @@ func (c *Caller) sees(j *placement.Job) bool {
 	case CallerToken, CallerNode:
 		return c.seesAll() || j.Tenant == c.Tenant && j.Origin == ""
 	case CallerGrant:
-		return j.Origin == c.Region && j.Tenant == c.Tenant && (c.Grant.Job == "" || c.Grant.Job == j.ID)
+		return j.Origin == c.Region && j.Tenant == c.Tenant && c.Grant.covers(j)
 	case CallerForeign:
 		return j.Origin == c.Region
 	}
 	return false
+}
+
+// covers reports whether a grant reaches a job: the one that it names, or the
+// one that was made with it. Another job of the same tenant it does not reach.
+func (g *GrantClaims) covers(j *placement.Job) bool {
+	if g.Job != "" {
+		return g.Job == j.ID
+	}
+	return g.ID != "" && g.ID == j.Grant
 }
 
 // stops reports whether the caller may end a job that it sees.

@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -188,7 +189,7 @@ func TestGrants(t *testing.T) {
 	if n := ber.ledger.View().JobCount(); n != 1 {
 		t.Errorf("%d jobs of one grant", n)
 	}
-	cmd := state.SubmitJob{Job: placement.Job{ID: placement.NewJobID("ber-1", ber.server.now()), Kind: "process", Tenant: "iad-1/default", Residency: "DE", Origin: "iad-1", Spec: placement.JobSpec{Type: placement.TypeBatch}}, Grant: grantID(t, ber, g.Grant), GrantExpires: g.ExpiresAt, IdempotencyKey: "k9"}
+	cmd := state.SubmitJob{Job: placement.Job{ID: placement.NewJobID("ber-1", ber.server.now()), Kind: "process", Tenant: "iad-1/default", Residency: "DE", Origin: "iad-1", Spec: placement.JobSpec{Type: placement.TypeBatch}}, Grant: grantID(t, ber, g.Grant), GrantExpires: g.ExpiresAt, LawPack: ber.ledger.View().Pack().Hash(), IdempotencyKey: "k9"}
 	if res, err := ber.ledger.Propose(t.Context(), cmd, "x"); err != nil || res.Refused == nil || res.Refused.Code != "grant.spent" {
 		t.Errorf("a spent grant was accepted by Apply: %+v %v", res, err)
 	}
@@ -259,6 +260,104 @@ func TestAGrantCoversItsJobAlone(t *testing.T) {
 		}
 	}
 	_ = fra
+}
+
+// A grant that one submit was made with reaches the job of that submit, and no
+// other job of its tenant.
+func TestAGrantDoesNotReachAnotherJobOfItsTenant(t *testing.T) {
+	_, _, ber, iad := mesh3(t)
+	c := iad.client(iad.token(state.Token{Roles: []state.Role{state.RoleSubmitter}, Tenant: "acme"}))
+	land := func(key string) (http.Header, placement.JobID) {
+		t.Helper()
+		g, err := c.Grant(t.Context(), GrantRequest{Audience: "ber-1", PolicyHash: policyHash("DE"), IdempotencyKey: key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		auth := http.Header{"Authorization": {GrantScheme + " " + g.Grant}}
+		h := auth.Clone()
+		h[HeaderResidency], h[HeaderIdempotency] = []string{"DE"}, []string{key}
+		before := ber.ledger.View().JobCount()
+		if status, p, _ := ber.do(t, http.MethodPost, "/api/v1/jobs", h, jobText("DE")); status != http.StatusCreated {
+			t.Fatalf("%d %s", status, p.Detail)
+		}
+		id := grantID(t, ber, g.Grant)
+		found := ber.ledger.View().Jobs("", before+1, func(j *placement.Job) bool { return j.Grant == id })
+		if len(found) != 1 {
+			t.Fatalf("grant %s admitted %d jobs", id, len(found))
+		}
+		return auth, found[0].ID
+	}
+	mine, own := land("k1")
+	theirs, other := land("k2")
+	for _, try := range []struct{ method, path string }{
+		{http.MethodGet, ""}, {http.MethodGet, "/explain"}, {http.MethodGet, "/logs"}, {http.MethodGet, "/receipt"}, {http.MethodDelete, ""},
+	} {
+		if status, p, _ := ber.do(t, try.method, "/api/v1/jobs/"+string(other)+try.path, mine, ""); status != http.StatusNotFound || p.Code != CodeNotFound {
+			t.Errorf("%s %s with another job's grant: %d %s", try.method, try.path, status, p.Code)
+		}
+	}
+	if j := ber.ledger.View().Job(other); j.StopRequested || j.Status.Terminal() {
+		t.Errorf("the other job was stopped: %+v", j)
+	}
+	for _, ok := range []struct {
+		auth http.Header
+		id   placement.JobID
+	}{{mine, own}, {theirs, other}} {
+		if status, p, _ := ber.do(t, http.MethodDelete, "/api/v1/jobs/"+string(ok.id), ok.auth, ""); status != http.StatusOK {
+			t.Errorf("its own grant: %d %s", status, p.Detail)
+		}
+	}
+}
+
+// A grant names the law pack of its home; one that this region does not hold
+// refuses, before the body is read.
+func TestAGrantOfAnotherLawPack(t *testing.T) {
+	w, _, ber, iad := mesh3(t)
+	claims := GrantClaims{ID: "g1", Home: "iad-1", Tenant: "acme", Audience: "ber-1", PolicyHash: policyHash("DE"), IdempotencyKey: "k1", Verbs: []string{grantSubmit}, Expires: w.clock.now().Add(GrantLife)}
+	submitAs := func(pack string) (int, Problem, int) {
+		t.Helper()
+		claims.LawPack = pack
+		payload, err := json.Marshal(claims)
+		if err != nil {
+			t.Fatal(err)
+		}
+		statement, err := identity.Sign(iad.cred, ContextGrant, payload, w.clock.now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := &countingBody{}
+		req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, "/api/v1/jobs", nil)
+		req.Body, req.ContentLength = body, 100
+		req.Header = http.Header{"Authorization": {GrantScheme + " " + statement}, HeaderResidency: {"DE"}, HeaderIdempotency: {"k1"}}
+		rec := httptest.NewRecorder()
+		ber.server.App().ServeHTTP(rec, req)
+		var p Problem
+		_ = json.Unmarshal(rec.Body.Bytes(), &p)
+		return rec.Code, p, body.reads
+	}
+	if status, p, _ := submitAs(""); status != http.StatusUnauthorized || p.Code != CodeGrant {
+		t.Errorf("without a pack: %d %s", status, p.Code)
+	}
+	if status, p, reads := submitAs("sha256:" + strings.Repeat("0", 64)); status != http.StatusForbidden || p.Code != "law.not-held" || reads != 0 {
+		t.Errorf("a pack not held: %d %s, %d reads", status, p.Code, reads)
+	}
+	if _, _, reads := submitAs(ber.ledger.View().Pack().Hash()); reads == 0 {
+		t.Error("the pack is held, and the body was not read")
+	}
+	// Home gives no grant to a region whose pack it does not hold, and the grants
+	// that it gives name its own.
+	c := iad.admin()
+	g, err := c.Grant(t.Context(), GrantRequest{Audience: "ber-1", PolicyHash: policyHash("DE"), IdempotencyKey: "k"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if issued := iad.ledger.View().Grant(grantID(t, ber, g.Grant)); issued == nil || issued.LawPack != iad.ledger.View().Pack().Hash() {
+		t.Errorf("issued %+v", issued)
+	}
+	iad.ledger.must(t, state.UpdatePeer{Region: "ber-1", LawPack: "sha256:next"})
+	if _, err := c.Grant(t.Context(), GrantRequest{Audience: "ber-1", PolicyHash: policyHash("DE"), IdempotencyKey: "k"}); CodeOf(err) != "law.not-held" {
+		t.Errorf("a grant for a region of an unknown pack: %v", err)
+	}
 }
 
 func TestHomeGrantsNothingOutsideTheTenantsTag(t *testing.T) {

@@ -75,7 +75,7 @@ func grants(s *Server, c *call) error {
 	}
 	if in.Job == "" {
 		// Home records that it let a job go, and how many go: reads are not recorded.
-		if _, _, err := s.propose(c.r.Context(), state.IssueGrant{ID: claims.ID, Tenant: claims.Tenant, Audience: claims.Audience, PolicyHash: claims.PolicyHash, Expires: claims.Expires}, c.caller.Actor); err != nil {
+		if _, _, err := s.propose(c.r.Context(), state.IssueGrant{ID: claims.ID, Tenant: claims.Tenant, Audience: claims.Audience, PolicyHash: claims.PolicyHash, LawPack: claims.LawPack, Expires: claims.Expires}, c.caller.Actor); err != nil {
 			return err
 		}
 	}
@@ -113,7 +113,7 @@ func (s *Server) grantClaims(c *call, in GrantRequest, peer *placement.Region) (
 	claims := &GrantClaims{
 		ID: newKey(), Home: s.cfg.Region, Tenant: c.caller.Tenant, Audience: in.Audience, PolicyHash: in.PolicyHash,
 		IdempotencyKey: in.IdempotencyKey, Job: in.Job, Expires: now.Add(GrantLife).Truncate(time.Millisecond),
-		AllowAny: c.caller.Token.AllowAny, Verbs: []string{grantSubmit, grantRead, grantLogs, grantStop},
+		AllowAny: c.caller.Token.AllowAny, LawPack: c.view.Pack().Hash(), Verbs: []string{grantSubmit, grantRead, grantLogs, grantStop},
 	}
 	if in.Job != "" {
 		claims.Verbs = []string{grantRead, grantLogs}
@@ -180,6 +180,8 @@ func (s *Server) grantCaller(statement string, v *state.View) (*Caller, error) {
 		return nil, bad("it is good for longer than a grant may be")
 	case !placement.ValidName(string(claims.Tenant)) || claims.ID == "":
 		return nil, bad("it names no tenant, or has no id")
+	case claims.LawPack == "":
+		return nil, bad("it does not say by which law pack region %s decided", claims.Home)
 	}
 	return &Caller{
 		Kind: CallerGrant, Region: claims.Home, Grant: claims,

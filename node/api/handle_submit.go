@@ -181,10 +181,36 @@ func (s *Server) admit(c *call, tag residency.Tag, on residency.Date) ([]placeme
 	if d := at.mayEnter(policy, at.home); d.Verdict != residency.Permitted {
 		return nil, s.misdirected(at, policy, c.view, d)
 	}
+	if err := s.admitGranted(c, tag, at); err != nil {
+		return nil, err
+	}
 	if cached {
 		s.admits.put(key, layers)
 	}
 	return layers, nil
+}
+
+// admitGranted judges a granted submit by the pack that its home decided by too,
+// while its body is unread. A pack that is not held cannot be asked.
+func (s *Server) admitGranted(c *call, tag residency.Tag, at court) error {
+	g := c.caller.Grant
+	if g == nil || g.LawPack == at.pack.Hash() {
+		return nil
+	}
+	pack := c.view.PackByHash(g.LawPack)
+	if pack == nil {
+		return newProblem(http.StatusForbidden, "law.not-held", fmt.Sprintf("region %s decides by law pack %s, which region %s does not hold", g.Home, quoteWord(g.LawPack), s.cfg.Region), "an administrator of this region imports it: sovmesh law import FILE").final()
+	}
+	policy, err := s.policyOf(c.layers(tag), pack, at.on)
+	if err != nil {
+		return err
+	}
+	there := at
+	there.pack = pack
+	if d := there.mayEnter(policy, at.home); d.Verdict != residency.Permitted {
+		return s.misdirected(there, policy, c.view, d)
+	}
+	return nil
 }
 
 // layers are the effective policy's layers that are known before the body is:
@@ -205,6 +231,9 @@ func (c *call) layers(tag residency.Tag) []placement.Layer {
 	case c.caller.Grant != nil:
 		for _, l := range c.caller.Grant.Layers {
 			add(l.Origin, l.Tag)
+		}
+		for _, t := range c.view.TenantsOver(c.caller.Tenant) {
+			add(residency.OriginTenant, t.Residency)
 		}
 		add(residency.OriginImport, c.view.Self().Import)
 	}
@@ -336,7 +365,7 @@ func (s *Server) submitCommand(c *call, sub submission, job *JobFile, body []byt
 		AllowAny: sub.allowAny, IdempotencyKey: sub.key, BodyHash: hex.EncodeToString(sum[:]),
 	}
 	if g := c.caller.Grant; g != nil {
-		cmd.Job.Origin, cmd.Grant, cmd.GrantExpires = g.Home, g.ID, g.Expires
+		cmd.Job.Origin, cmd.Grant, cmd.GrantExpires, cmd.LawPack = g.Home, g.ID, g.Expires, g.LawPack
 	}
 	return cmd
 }

@@ -70,5 +70,8 @@ type GrantClaims struct {
 	// Layers are home's own narrowings of the tenant and its token.
 	Layers   []placement.Layer `json:"layers,omitempty"`
 	AllowAny bool              `json:"allow_any,omitempty"`
-	Expires  time.Time         `json:"expires"`
+	// LawPack is the hash of the pack that home decides by: where another is in
+	// force, both must permit.
+	LawPack string    `json:"law_pack"`
+	Expires time.Time `json:"expires"`
 }
