@@ -112,10 +112,26 @@ func (r *regionReader) takeCheckpoint(file string, data []byte) error {
 	}
 	s.root = c.Root
 	if r.v.policy != nil {
+		r.named(&s, parsed.Signatures())
 		r.signed(&s)
 	}
 	r.seals = append(r.seals, s)
 	return nil
+}
+
+// named refuses signature lines of keys that the policy does not name: they
+// would be bytes that anybody may add or change.
+func (r *regionReader) named(s *seal, lines []ledger.Signature) {
+	known := func(line ledger.Signature) bool {
+		same := func(k *ledger.Verifier) bool { return k.Name() == line.Name && k.ID() == line.ID }
+		return slices.ContainsFunc(r.v.policy.Logs(), func(l ledger.PolicyLog) bool { return same(l.Key) }) ||
+			slices.ContainsFunc(r.v.policy.Witnesses(), func(w ledger.PolicyWitness) bool { return same(w.Key) })
+	}
+	for _, line := range lines {
+		if !known(line) {
+			r.v.f.fail(Integrity, "region %s: the checkpoint of size %d has a signature line of %q, a key that the policy does not name", r.desc.Name, s.size, shorten(line.Name))
+		}
+	}
 }
 
 // signed asks the policy whether the log signed the state, and since when
@@ -129,9 +145,6 @@ func (r *regionReader) signed(s *seal) {
 			if s.at.IsZero() || !w.At.IsZero() && w.At.Before(s.at) {
 				s.at = w.At
 			}
-		}
-		if len(verified.Unknown()) > 0 {
-			r.v.f.fail(Integrity, "region %s: the checkpoint of size %d has a signature line of a key that the policy does not name", r.desc.Name, s.size)
 		}
 	case errors.As(err, &refused) && refused.Verdict == ledger.NotWitnessed:
 		// Signed, and not (yet) witnessed.
@@ -369,6 +382,9 @@ func (r *regionReader) end() error {
 	if r.tree.Size() != r.desc.End {
 		r.v.f.fail(Completeness, "region %s: %d leaves are here, of %d to %d: the end is missing", r.desc.Name, r.tree.Size()-r.desc.First, r.desc.First, r.desc.End)
 	}
+	if from := r.v.desc.Filter.From; r.desc.First > 0 && r.out.FirstAt.After(from) {
+		r.v.f.fail(Completeness, "region %s: the pack is said to begin at %s, and its first leaf is of %s", r.desc.Name, stamp(from), stamp(r.out.FirstAt))
+	}
 	r.endBundles()
 	return r.endSeals()
 }
@@ -415,6 +431,9 @@ func (v *verifier) fresh(r *regionReader, last *seal) {
 	if at.IsZero() {
 		v.f.lack(Time, "region %s: the policy asks for no witness, so nothing speaks of time", name)
 		at = r.out.LastAt
+	}
+	if to := v.desc.Filter.To; !to.IsZero() && at.Before(to) && r.out.LastAt.Before(to) {
+		v.f.fail(Freshness, "region %s: the pack is said to reach to %s, and its last checkpoint is of %s", name, stamp(to), stamp(at))
 	}
 	if age := v.o.Now.Sub(at); v.o.MaxAge > 0 && age > v.o.MaxAge {
 		v.f.fail(Freshness, "region %s: the last checkpoint is %s old, more than %s", name, age.Round(time.Second), v.o.MaxAge)

@@ -1,0 +1,227 @@
+package evidence
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sovmesh/sovmesh/consensus/ledger"
+)
+
+func TestAPackOfAnHonestMeshHolds(t *testing.T) {
+	m := newMesh(t, "")
+	rep := verified(t, m.policy, packed(t, m.files(t)))
+	for _, v := range rep.Verdicts {
+		if v.State != Holds {
+			t.Errorf("%s: %s: %q", v.Name, v.State, v.Findings)
+		}
+	}
+	if !rep.OK() || len(rep.Verdicts) != 7 {
+		t.Fatalf("%+v", rep)
+	}
+	if r := rep.Regions[0]; r.Placements != 1 || r.Refusals != 1 || r.Openings != 1 || r.Segments != 2 || r.Requests != 10 || len(r.Witnesses) != 1 {
+		t.Errorf("read of fra-1: %+v", r)
+	}
+}
+
+// A pack of a later time begins at its edge.
+func TestAPackMayBeginLate(t *testing.T) {
+	m := newMesh(t, "")
+	m.logs[1].first = 3
+	m.desc.Filter.From = at(3)
+	m.logs[1].bundle = []byte(`{"keys":"ber-1"}`)
+	if rep := verified(t, m.policy, packed(t, m.files(t))); !rep.OK() {
+		t.Errorf("%+v", rep.Verdicts)
+	}
+}
+
+// attack changes a mesh before it is packed, or the files after.
+type attack struct {
+	name    string
+	mesh    func(t *testing.T, m *aMesh)
+	files   func(t *testing.T, m *aMesh, files []file) []file
+	verdict string
+	says    string
+}
+
+func attacks() []attack {
+	replace := func(suffix string, change func(t *testing.T, m *aMesh, data []byte) []byte) func(*testing.T, *aMesh, []file) []file {
+		return func(t *testing.T, m *aMesh, files []file) []file {
+			for i := range files {
+				if strings.HasSuffix(files[i].name, suffix) {
+					files[i].data = change(t, m, bytes.Clone(files[i].data))
+					return files
+				}
+			}
+			t.Fatalf("no file %s", suffix)
+			return nil
+		}
+	}
+	without := func(part string) func(*testing.T, *aMesh, []file) []file {
+		return func(_ *testing.T, _ *aMesh, files []file) (out []file) {
+			for _, f := range files {
+				if !strings.Contains(f.name, part) {
+					out = append(out, f)
+				}
+			}
+			return out
+		}
+	}
+	outside := func(change func(*ledger.Judgement)) func(*testing.T, *aMesh) {
+		return func(t *testing.T, m *aMesh) {
+			j := m.logs[0].here("EU")
+			change(j)
+			m.logs[0].add(t, kindAssign, judging(j))
+			m.logs[0].sign()
+		}
+	}
+	return []attack{
+		{"one byte of a leaf", nil, replace("fra-1/entries/000000000", func(_ *testing.T, _ *aMesh, d []byte) []byte { d[40] ^= 1; return d }), Consistency, "another log than these leaves"},
+		{"a leaf left out", nil, replace("fra-1/entries/000000000", func(_ *testing.T, m *aMesh, d []byte) []byte { return d[2+len(m.logs[0].leaves[0]):] }), Completeness, "the end is missing"},
+		{"the tail cut and signed again", func(t *testing.T, m *aMesh) {
+			// The fork is signed by the log's own key; the witness saw the other.
+			l := m.logs[0]
+			l.cosignedBy = nil
+			l.leaves = l.leaves[:4]
+			l.sizes = []uint64{2, 4}
+		}, nil, Consistency, "not witnessed as the policy asks"},
+		{"a placement outside the tag", outside(func(j *ledger.Judgement) { j.Facts.Country = "US" }), nil, Law, "is refused"},
+		{"a placement judged elsewhere", outside(func(j *ledger.Judgement) { j.Facts.Region = "ber-1" }), nil, Law, "judged another region"},
+		{"a placement that nobody judged", func(t *testing.T, m *aMesh) { m.logs[0].add(t, kindAssign); m.logs[0].sign() }, nil, Law, "0 of its 0"},
+		{"yesterday's time", func(t *testing.T, m *aMesh) {
+			m.logs[0].add(t, "job.submit", func(l *ledger.Leaf) { l.Time = noon.AddDate(0, 0, -1) })
+			m.logs[0].sign()
+		}, nil, Time, "witnesses saw the log without it"},
+		{"a clock a month ahead", func(t *testing.T, m *aMesh) {
+			m.logs[0].add(t, "job.submit", func(l *ledger.Leaf) { l.Time = noon.AddDate(0, 1, 0) })
+			m.logs[0].sign()
+		}, nil, Time, "witnesses had seen it by"},
+		{"a segment left out", func(t *testing.T, m *aMesh) { m.logs[0].segment(t, 4, "cc", "dd"); m.logs[0].sign() }, nil, Completeness, "what is between is missing"},
+		{"receipts lost", func(t *testing.T, m *aMesh) {
+			m.logs[0].add(t, kindSegment, showing(ledger.ShownChain, "h:1"), showing(ledger.ShownSegment, "3"), showing(ledger.ShownPrev, "bb"), showing(ledger.ShownMissing, "2"))
+			m.logs[0].sign()
+		}, nil, Completeness, "MISSING"},
+		{"another region's leaf misquoted", func(t *testing.T, m *aMesh) {
+			m.logs[1].add(t, "job.submit", showing(ledger.ShownPeerLeaf, "fra-1 2 "+strings.Repeat("ab", 32)))
+			m.logs[1].sign()
+		}, nil, Consistency, "which is another there"},
+		{"an opening changed", nil, replace("fra-1/openings/000000000", func(_ *testing.T, _ *aMesh, d []byte) []byte { d[len(d)-1] ^= 1; return d }), Integrity, "not what the leaf commits to"},
+		{"an opening of no leaf", nil, replace("fra-1/openings/000000000", func(_ *testing.T, _ *aMesh, d []byte) []byte { d[7] = 99; return d }), Integrity, "not here"},
+		{"no law pack", nil, without("law/"), Law, "not here"},
+		{"a law pack that was changed", nil, replace("countries.csv", func(_ *testing.T, _ *aMesh, d []byte) []byte { return bytes.Replace(d, []byte("FR"), []byte("FX"), 1) }), Integrity, "law pack"},
+		{"no certificates", nil, without("fra-1/bundles"), Completeness, "certificates"},
+		{"other certificates", nil, func(_ *testing.T, _ *aMesh, files []file) []file {
+			extra := file{fileName("fra-1", dirBundles, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855.json"), nil}
+			i := 0
+			for !strings.Contains(files[i].name, "fra-1/bundles") {
+				i++
+			}
+			return append(files[:i:i], append([]file{extra}, files[i:]...)...)
+		}, Origin, "no leaf names"},
+		{"no checkpoint", nil, without("fra-1/checkpoints"), Freshness, "no checkpoint"},
+		{"the last checkpoint missing", func(_ *testing.T, m *aMesh) { m.logs[0].sizes = m.logs[0].sizes[:2] }, nil, Freshness, "covers 5 leaves of 7"},
+		{"no edge", nil, without("fra-1/edge"), Integrity, "no edge"},
+		{"regions swapped", nil, func(_ *testing.T, m *aMesh, files []file) []file {
+			for i := range files {
+				switch n := files[i].name; {
+				case strings.Contains(n, "/fra-1/"):
+					files[i].name = strings.Replace(n, "/fra-1/", "/ber-1/", 1)
+				case strings.Contains(n, "/ber-1/"):
+					files[i].name = strings.Replace(n, "/ber-1/", "/fra-1/", 1)
+				}
+			}
+			return files
+		}, Integrity, "not the next"},
+		{"a region left out", nil, without("regions/ber-1"), Integrity, "names 2 regions"},
+		{"re-keyed", func(t *testing.T, m *aMesh) { policy := m.policy; *m = *newMesh(t, "other"); m.policy = policy }, nil, Origin, "signature"},
+		{"a signature line of nobody", nil, replace("fra-1/checkpoints/00000000000000000007", func(_ *testing.T, _ *aMesh, d []byte) []byte {
+			return append(d, "— somebody AAAAAAAA\n"...)
+		}), Integrity, "does not name"},
+		{"a foreign witness alone", func(t *testing.T, m *aMesh) {
+			w, err := ledger.NewCosigner("w.example", ledger.CosignatureEd25519, seed("w"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.logs[0].cosignedBy = []*ledger.Cosigner{w}
+		}, nil, Consistency, "not witnessed"},
+		{"a beginning that is not there", func(_ *testing.T, m *aMesh) {
+			m.logs[0].first, m.desc.Filter.From = 4, at(2)
+		}, nil, Completeness, "is said to begin at"},
+		{"an end that is not there", func(_ *testing.T, m *aMesh) { m.desc.Filter.To = at(100) }, nil, Freshness, "is said to reach to"},
+		{"erased what is not there", nil, replace(DescriptionName, func(_ *testing.T, _ *aMesh, d []byte) []byte {
+			return bytes.Replace(d, []byte("\"end\": 7\n"), []byte("\"end\": 7,\n      \"erased\": [\n        9\n      ]\n"), 1)
+		}), Completeness, "not of this pack"},
+	}
+}
+
+// Each attack is found, by a verdict and in words of its own.
+func TestAttacksOnPacks(t *testing.T) {
+	for _, a := range attacks() {
+		t.Run(a.name, func(t *testing.T) {
+			m := newMesh(t, "")
+			if a.mesh != nil {
+				a.mesh(t, m)
+			}
+			files := m.files(t)
+			if a.files != nil {
+				files = a.files(t, m, files)
+			}
+			rep := verified(t, m.policy, packed(t, files))
+			v := rep.Verdict(a.verdict)
+			if rep.OK() || v.State == Holds || !strings.Contains(strings.Join(v.Findings, "\n"), a.says) {
+				t.Errorf("%s is %s: %q, want %q; all: %+v", a.verdict, v.State, v.Findings, a.says, rep.Verdicts)
+			}
+		})
+	}
+}
+
+func TestWithoutAPolicyNothingIsAnybodys(t *testing.T) {
+	m := newMesh(t, "")
+	rep := verified(t, nil, packed(t, m.files(t)))
+	if v := rep.Verdict(Origin); rep.OK() || v.State != Fails || !strings.HasPrefix(v.Says, "self-declared") {
+		t.Errorf("%+v", v)
+	}
+}
+
+func TestAgeIsJudgedWhenAsked(t *testing.T) {
+	m := newMesh(t, "")
+	data := packed(t, m.files(t))
+	rep, err := Verify(m.policy, bytes.NewReader(data), Options{Now: noon.Add(48 * time.Hour), MaxAge: 24 * time.Hour})
+	if err != nil || rep.Verdict(Freshness).State != Fails {
+		t.Errorf("%v, %+v", err, rep.Verdict(Freshness))
+	}
+}
+
+// Whatever byte of whatever file changes, with a manifest made to fit, some
+// verdict fails; only the text for people may say something else.
+func TestEveryByteOfEveryFileCounts(t *testing.T) {
+	m := newMesh(t, "")
+	files := m.files(t)
+	for i := range files {
+		if files[i].name == ReadmeName || strings.HasPrefix(files[i].name, "law/") {
+			continue // a law pack's hash is its own
+		}
+		step := 3
+		if testing.Short() {
+			step = 23
+		}
+		for at := 0; at < len(files[i].data); at += step {
+			if line := lineAt(files[i].data, at); strings.Contains(line, "exported_") {
+				continue // when and by whom the pack was made is nobody's to prove
+			}
+			changed := append([]file(nil), files...)
+			changed[i].data = bytes.Clone(files[i].data)
+			changed[i].data[at] ^= 1
+			if rep := verified(t, m.policy, packed(t, changed)); rep.OK() {
+				t.Fatalf("byte %d of %s changed, and all holds", at, files[i].name)
+			}
+		}
+	}
+}
+
+func lineAt(data []byte, at int) string {
+	from := bytes.LastIndexByte(data[:at], '\n') + 1
+	line, _, _ := bytes.Cut(data[from:], []byte{'\n'})
+	return string(line)
+}
