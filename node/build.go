@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus"
+	"github.com/sovmesh/sovmesh/consensus/ledger/store"
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/node/controller"
@@ -40,6 +41,9 @@ func (n *Node) buildConsensus() error {
 	cfg.Layer = raftLayer{n}
 	cfg.Forward = func(ctx context.Context, leader consensus.Member, raw []byte) (state.Result, error) {
 		return n.mesh.Propose(ctx, transport.Peer{ID: n.id(n.who.Region, leader.Node), Addr: leader.Addr}, raw)
+	}
+	cfg.LedgerPeer = func(m consensus.Member) store.Peer {
+		return n.mesh.Ledger(transport.Peer{ID: n.id(n.who.Region, m.Node), Addr: m.Addr})
 	}
 	cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaseTimeout = n.cfg.Heartbeat, n.cfg.Heartbeat, n.cfg.Heartbeat
 	cfg.CommitTimeout = n.cfg.Commit
@@ -191,7 +195,7 @@ func (n *Node) buildFront() (err error) {
 	cfg := api.DefaultConfig()
 	cfg.Region, cfg.Mesh, cfg.Self, cfg.Version = n.who.Region, n.who.Mesh, n.who.Node, n.cfg.Program
 	if n.group != nil {
-		cfg.Ledger = n.ledger
+		cfg.Ledger, cfg.LedgerFiles, cfg.LedgerState = n.ledger, n.ledgerFiles, n.ledgerState
 	}
 	cfg.Voters, cfg.Peers, cfg.Tasks, cfg.Links = n.voters, n.endpoint, tasks{n.runner}, apiLinks{n.links}
 	cfg.Authority = func() api.Authority {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sovmesh/sovmesh/consensus"
 	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/transport"
@@ -195,4 +196,17 @@ func (l *ledger) ask(ctx context.Context, after uint64) (runner.Wanted, error) {
 		return out, nil
 	}
 	return runner.Wanted{}, err
+}
+
+// ledgerFiles is the replica's ledger on disk, nil until the group has opened it.
+func (n *Node) ledgerFiles() api.LedgerFiles {
+	if s := n.group.Ledger(); s != nil {
+		return s
+	}
+	return nil
+}
+
+func (n *Node) ledgerState() api.LedgerState {
+	here, whole, voters := n.group.LedgerStatus()
+	return api.LedgerState{Size: here.Size, Missing: here.Missing, Whole: whole, Voters: voters}
 }

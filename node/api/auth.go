@@ -51,6 +51,7 @@ const (
 	VerbStop    Verb = "stop"    // submitter (own tenant), operator, admin; a grant
 	VerbOperate Verb = "operate" // operator, admin
 	VerbAdmin   Verb = "admin"   // admin
+	VerbAudit   Verb = "audit"   // auditor
 	VerbNode    Verb = "node"    // a node of the own region
 	VerbVoter   Verb = "voter"   // a voter of the own region
 	VerbPeer    Verb = "peer"    // an active peer region
@@ -59,8 +60,10 @@ const (
 // roleVerbs are the verbs of each role.
 func roleVerbs(r state.Role) []Verb {
 	switch r {
-	case state.RoleViewer, state.RoleAuditor:
+	case state.RoleViewer:
 		return []Verb{VerbAny, VerbRead}
+	case state.RoleAuditor:
+		return []Verb{VerbAny, VerbRead, VerbAudit}
 	case state.RoleSubmitter:
 		return []Verb{VerbAny, VerbRead, VerbSubmit, VerbStop}
 	case state.RoleOperator:

@@ -27,6 +27,8 @@ func allowed(v Verb, r state.Role) bool {
 		return r == state.RoleOperator || r == state.RoleAdmin
 	case VerbAdmin:
 		return r == state.RoleAdmin
+	case VerbAudit:
+		return r == state.RoleAuditor
 	}
 	return false
 }
@@ -59,9 +61,9 @@ func TestEveryRoleAndOperation(t *testing.T) {
 }
 
 // A foreign certificate reserves, submits, and reads, logs and stops jobs of
-// its own region: the list is closed, whatever the table says.
+// its own region, and reads checkpoints and tiles of hashes: the list is closed, whatever the table says.
 func TestAForeignCertificateHasNoAdministratorsVerb(t *testing.T) {
-	may := []string{"summary", "reserve", "release", "forward", "foreignJob", "foreignJobs", "stopForeign", "foreignLogs"}
+	may := []string{"summary", "reserve", "release", "forward", "foreignJob", "foreignJobs", "stopForeign", "foreignLogs", "ledgerCheckpoint", "ledgerTile"}
 	_, fra, ber, _ := mesh3(t)
 	as := identity.ID{Region: "ber-1", Mesh: testMesh, Node: "ber-1-n1"}
 	token := fra.token(state.Token{Roles: everyRole()})
@@ -75,7 +77,7 @@ func TestAForeignCertificateHasNoAdministratorsVerb(t *testing.T) {
 			continue
 		}
 		// Not even with an administrator's token in the header, or as if relayed.
-		path := strings.NewReplacer("{id}", "x", "{name}", "fra-1-n1", "{hash}", "x", "{tenant}", "x", "{job}", "x", "{rest}", "x", "{key}", "x").Replace(op.Path)
+		path := strings.NewReplacer("{id}", "x", "{name}", "fra-1-n1", "{hash}", "x", "{tenant}", "x", "{job}", "x", "{rest}", "x", "{key}", "x", "{path...}", "000").Replace(op.Path)
 		h := bearer(token)
 		h.Set(HeaderRelayed, "fra-1-n9")
 		status, p, _ := fra.mesh(t, as, op.Method, path, h, "")

@@ -286,6 +286,11 @@ func getStatus(s *Server, c *call) error {
 		state, l := s.link(r.ID)
 		out.Regions = append(out.Regions, RegionLink{Region: r.ID, State: r.State, Link: state, Since: l.Since})
 	}
+	if s.cfg.LedgerState != nil {
+		if l := s.cfg.LedgerState(); !l.Complete() {
+			out.Ledger = &l
+		}
+	}
 	c.index(v.Index())
 	return c.writeJSON(http.StatusOK, out)
 }

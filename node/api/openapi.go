@@ -34,10 +34,11 @@ func document(ops []operation) ([]byte, error) {
 		if strings.HasPrefix(op.Path, MeshPrefix) {
 			continue
 		}
-		if paths[op.Path] == nil {
-			paths[op.Path] = map[string]any{}
+		path := strings.ReplaceAll(op.Path, "...}", "}")
+		if paths[path] == nil {
+			paths[path] = map[string]any{}
 		}
-		paths[op.Path][strings.ToLower(op.Method)] = describe(op, registry, problem)
+		paths[path][strings.ToLower(op.Method)] = describe(op, registry, problem)
 	}
 	doc := map[string]any{
 		"openapi": "3.1.0",
@@ -74,7 +75,7 @@ func schemaName(t reflect.Type, hint string) string {
 	return strings.ToUpper(name[:1]) + name[1:]
 }
 
-var pathVariable = regexp.MustCompile(`\{([a-z]+)\}`)
+var pathVariable = regexp.MustCompile(`\{([a-z]+)(?:\.\.\.)?\}`)
 
 func describe(op operation, registry huma.Registry, problem *huma.Schema) map[string]any {
 	params := []any{}

@@ -72,6 +72,12 @@ type Config struct {
 
 	// Ledger is nil on a worker: its App passes requests on to Voters.
 	Ledger Ledger
+	// LedgerFiles is this replica's ledger on disk; it may give nil until that
+	// is open. Nil where none is kept.
+	LedgerFiles func() LedgerFiles
+	// LedgerState is how complete the ledger is, here and in the region; nil
+	// where none is kept.
+	LedgerState func() LedgerState
 	// Voters are nodes that hold the region's state, best first; asked on
 	// workers, for every request.
 	Voters func() []transport.Peer

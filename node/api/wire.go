@@ -89,7 +89,21 @@ type Status struct {
 	GPUs    int                         `json:"gpus"`
 	GPUFree int                         `json:"gpus_free"`
 	Regions []RegionLink                `json:"regions"`
+	// Ledger is there while something of the ledger is missing: on this node,
+	// or on so many voters that no quorum has all of it.
+	Ledger *LedgerState `json:"ledger,omitempty"`
 }
+
+// LedgerState is how complete a region's ledger is.
+type LedgerState struct {
+	Size    uint64 `json:"size"`    // leaves
+	Missing uint64 `json:"missing"` // of them not on this node
+	Whole   int    `json:"whole"`   // voters that were last heard to have all
+	Voters  int    `json:"voters"`
+}
+
+// Complete reports whether this node and a quorum of the voters have all.
+func (l LedgerState) Complete() bool { return l.Missing == 0 && l.Whole > l.Voters/2 }
 
 // RegionLink is the contact with one region.
 type RegionLink struct {
