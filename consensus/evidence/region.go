@@ -49,13 +49,16 @@ type regionReader struct {
 	seals  []seal
 	passed int // seals whose root was compared
 	tree   *ledger.Tree
-	hashes []ledger.Hash          // of the leaves, where several regions are in the pack
-	open   map[uint64]ledger.Hash // commitments whose opening is asked for
-	chains map[string]chain
-	quoted []quote
-	unseen int
-	bundle map[string]bool // hashes of bundles that leaves name
-	held   map[string]bool // bundles in the pack
+	hashes []ledger.Hash // of the leaves, where they are compared with others
+	hidden []ledger.Hash // the leaves' commitments, where openings are here
+	opened uint64        // one past the last leaf that was opened
+	// partial are the leaves of a receipt by index; nil for a pack.
+	partial map[uint64]ledger.Hash
+	chains  map[string]chain
+	quoted  []quote
+	unseen  int
+	bundle  map[string]bool // hashes of bundles that leaves name
+	held    map[string]bool // bundles in the pack
 
 	out RegionReport
 }
@@ -163,14 +166,9 @@ func (r *regionReader) takeEdge(data []byte) (err error) {
 	if err != nil || r.tree.Size() != r.desc.First {
 		return fmt.Errorf("%w: the %s of region %s is not that of a log of %d leaves", ErrArchive, fileEdge, r.desc.Name, r.desc.First)
 	}
-	r.openable()
 	r.compare()
 	return nil
 }
-
-// openable remembers which commitments an opening is asked for: all, as runs of
-// openings come after the leaves.
-func (r *regionReader) openable() { r.open = map[uint64]ledger.Hash{} }
 
 // compare looks whether a signed state is of just this size.
 func (r *regionReader) compare() {
@@ -189,16 +187,24 @@ func (r *regionReader) takeLeaf(entry []byte) error {
 		return fmt.Errorf("%w: region %s has more leaves than it says", ErrArchive, r.desc.Name)
 	}
 	r.tree.Append(entry)
-	if len(r.v.desc.Regions) > 1 {
+	if r.v.o.Several || len(r.v.desc.Regions) > 1 {
 		r.hashes = append(r.hashes, ledger.HashLeaf(entry))
 	}
 	r.compare()
+	r.out.Leaves++
 	l, err := ledger.Decode(entry)
 	if err != nil {
 		r.v.f.fail(Integrity, "region %s: leaf %d: %v", r.desc.Name, index, err)
+		l = &ledger.Leaf{}
+	} else {
+		r.judge(index, l)
+	}
+	if r.v.opens[r.desc.Name] {
+		r.hidden = append(r.hidden, l.Commitment)
+	}
+	if err != nil {
 		return nil
 	}
-	r.judge(index, l)
 	if r.v.o.Leaf != nil {
 		r.v.o.Leaf(r.desc.Name, index, l)
 	}
@@ -216,7 +222,6 @@ func (r *regionReader) judge(index uint64, l *ledger.Leaf) {
 	}
 	r.judgeTime(index, l)
 	r.judgeLaw(index, l)
-	r.open[index] = l.Commitment
 	for _, s := range l.Shown {
 		r.judgeShown(index, l, s)
 	}
@@ -345,23 +350,24 @@ func (r *regionReader) judgeSegment(index uint64, l *ledger.Leaf) {
 	r.out.Requests += count
 	r.out.Dropped += dropped
 	last, known := r.chains[id]
-	if known && (seq != last.seq+1 || l.Get(ledger.ShownPrev) != last.root) || !known && r.desc.First == 0 && seq != 1 {
+	if r.partial == nil && (known && (seq != last.seq+1 || l.Get(ledger.ShownPrev) != last.root) || !known && r.desc.First == 0 && seq != 1) {
 		r.v.f.fail(Completeness, "region %s: leaf %d is segment %d of chain %s and follows segment %d: what is between is missing", r.desc.Name, index, seq, id, last.seq)
 	}
 	r.chains[id] = chain{seq, l.Get(ledger.ShownRoot)}
 }
 
-// takeOpening checks bytes against the commitment of their leaf.
+// takeOpening checks bytes against the commitment of their leaf. Openings come
+// in the leaves' order.
 func (r *regionReader) takeOpening(leaf uint64, command []byte) error {
-	want, ok := r.open[leaf]
-	salt, _, parsed := commandSalt(command)
-	switch {
-	case !ok:
+	if leaf < r.desc.First || leaf-r.desc.First >= uint64(len(r.hidden)) || leaf < r.opened {
 		return fmt.Errorf("%w: an opening of region %s is for leaf %d, which is not here, or comes twice", ErrArchive, r.desc.Name, leaf)
-	case !parsed || ledger.Commit(salt, command) != want:
-		r.v.f.fail(Integrity, "region %s: the opening of leaf %d is not what the leaf commits to", r.desc.Name, leaf)
 	}
-	delete(r.open, leaf)
+	r.opened = leaf + 1
+	salt, _, parsed := commandSalt(command)
+	if !parsed || ledger.Commit(salt, command) != r.hidden[leaf-r.desc.First] {
+		r.v.f.fail(Integrity, "region %s: the opening of leaf %d is not what the leaf commits to", r.desc.Name, leaf)
+		return nil
+	}
 	r.out.Openings++
 	if r.v.o.Opening != nil {
 		r.v.o.Opening(r.desc.Name, leaf, command)

@@ -43,6 +43,8 @@ type Verdict struct {
 	Says     string   `json:"says"`
 	Findings []string `json:"findings,omitempty"`
 	More     int      `json:"more,omitempty"` // findings not kept
+	// Aside: evidence of this kind cannot show it, so it does not count.
+	Aside bool `json:"aside,omitempty"`
 }
 
 // The states of a verdict.
@@ -52,11 +54,24 @@ const (
 	NotShown = "not shown"
 )
 
+// The kinds of evidence.
+const (
+	KindPack    = "pack"
+	KindReceipt = "receipt"
+)
+
 // Report is what a verifier found.
 type Report struct {
-	Pack     string         `json:"pack"` // SHA-256 of the manifest, or of the receipt
-	Verdicts []Verdict      `json:"verdicts"`
-	Regions  []RegionReport `json:"regions"`
+	File   string `json:"file,omitempty"`
+	Kind   string `json:"kind"`
+	SHA256 string `json:"sha256"` // of the pack's manifest, or of the receipt
+	Mesh   string `json:"mesh"`
+	// When, by whom and for what a pack was exported is its own word.
+	ExportedAt time.Time      `json:"exported_at,omitzero"`
+	ExportedBy string         `json:"exported_by,omitempty"`
+	Filter     Filter         `json:"filter,omitzero"`
+	Verdicts   []Verdict      `json:"verdicts"`
+	Regions    []RegionReport `json:"regions"`
 	// NotShownHere lists what this evidence cannot show, whatever the verdicts.
 	NotShownHere []string `json:"not_shown"`
 }
@@ -67,6 +82,7 @@ type RegionReport struct {
 	Origin      string    `json:"origin"`
 	First       uint64    `json:"first"`
 	End         uint64    `json:"end"`
+	Leaves      uint64    `json:"leaves"` // that were read
 	Checkpoints int       `json:"checkpoints"`
 	Size        uint64    `json:"size"`                // of the last checkpoint
 	Witnesses   []string  `json:"witnesses,omitempty"` // of the last checkpoint
@@ -84,10 +100,10 @@ type RegionReport struct {
 	Dropped     uint64    `json:"dropped"`             // requests without a receipt
 }
 
-// OK reports whether every verdict holds.
+// OK reports whether every verdict holds that evidence of this kind can give.
 func (r *Report) OK() bool {
 	for i := range r.Verdicts {
-		if r.Verdicts[i].State != Holds {
+		if v := &r.Verdicts[i]; v.State != Holds && !(v.State == NotShown && v.Aside) {
 			return false
 		}
 	}

@@ -6,64 +6,42 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/placement/residency"
 )
 
-// Options are how an auditor asks.
-type Options struct {
-	// MaxAge fails freshness if the last checkpoint is older at Now; zero judges
-	// no age.
-	MaxAge time.Duration
-	Now    time.Time
-	// Leaf, if set, is given every leaf that was read and every opening, in
-	// order; a report is made of it. It keeps nothing of what it is given.
-	Leaf    func(region string, index uint64, l *ledger.Leaf)
-	Opening func(region string, index uint64, command []byte)
-}
-
-// Verify reads a pack and judges it. The policy is the only trust anchor; with
-// none, nothing says whose evidence this is, and the verdict origin says
-// "self-declared". A report is always given unless reading itself failed: bytes
-// that are no pack fail integrity.
-//
-// It reads once, from front to back, in memory that grows with the number of
-// leaves by their hashes alone (32 bytes each, and only where several regions
-// quote each other).
-func Verify(policy *ledger.Policy, r io.Reader, o Options) (*Report, error) {
-	v := &verifier{policy: policy, o: o, f: newFindings(), packs: Packs{}, tables: map[string]map[string][]byte{}, judged: map[string]error{}}
-	err := v.read(r)
-	if err != nil && !errors.Is(err, ErrArchive) {
-		return nil, err
-	}
-	if err != nil {
-		v.f.fail(Integrity, "%v", err)
-	}
-	return v.report(err == nil), nil
-}
-
 // verifier is one pass over a pack.
 type verifier struct {
+	name   string // of the file
 	policy *ledger.Policy
 	o      Options
 	f      *findings
 	id     [sha256.Size]byte
 	desc   *Description
+	opens  map[string]bool              // regions that have openings here
 	tables map[string]map[string][]byte // of law packs, until the first region
 	packs  Packs
 	judged map[string]error // judgements repeated before
 	done   []*regionReader
 	at     *regionReader
+	whole  bool              // it was read to its end
+	kind   string            // of evidence: KindPack or KindReceipt
+	aside  map[string]string // verdicts that do not count for this kind, and why
 }
 
-func (v *verifier) read(r io.Reader) error {
+// pack judges one pack.
+func (v *verifier) pack(r io.Reader) error {
 	a, err := OpenArchive(r)
 	if err != nil {
 		return err
 	}
 	v.id = a.ID()
+	for _, e := range a.Entries() {
+		if n, err := parseName(e.Name); err == nil && n.kind == dirOpenings {
+			v.opens[n.region] = true
+		}
+	}
 	for i := 0; ; i++ {
 		n, data, err := a.Next()
 		if errors.Is(err, io.EOF) {
@@ -167,27 +145,7 @@ func (v *verifier) end() error {
 	if len(v.done) != len(v.desc.Regions) {
 		return fmt.Errorf("%w: %s names %d regions, %d are here", ErrArchive, DescriptionName, len(v.desc.Regions), len(v.done))
 	}
-	v.quotes()
 	return nil
-}
-
-// quotes compares what regions say of each other's leaves.
-func (v *verifier) quotes() {
-	by := map[string]*regionReader{}
-	for _, r := range v.done {
-		by[r.desc.Name] = r
-	}
-	for _, r := range v.done {
-		for _, q := range r.quoted {
-			other := by[q.region]
-			switch {
-			case other == nil || q.index < other.desc.First || q.index >= other.desc.End:
-				r.unseen++
-			case other.hashes[q.index-other.desc.First] != q.hash:
-				v.f.fail(Consistency, "leaf %d of region %s quotes leaf %d of region %s, which is another there", q.at, r.desc.Name, q.index, q.region)
-			}
-		}
-	}
 }
 
 // rejudge repeats a judgement, once for all that are alike.
@@ -207,40 +165,68 @@ func (v *verifier) rejudge(j *ledger.Judgement) error {
 // dirOf is the hash of a law pack as the name of a folder.
 func dirOf(hash string) string { return hash }
 
-func (v *verifier) report(whole bool) *Report {
-	rep := &Report{Pack: hex.EncodeToString(v.id[:]), NotShownHere: cannotShow()}
-	if !whole {
+func (v *verifier) report() *Report {
+	rep := &Report{File: v.name, Kind: v.kind, SHA256: hex.EncodeToString(v.id[:]), NotShownHere: cannotShow()}
+	if v.desc != nil {
+		rep.Mesh, rep.ExportedAt, rep.ExportedBy, rep.Filter = v.desc.Mesh, v.desc.ExportedAt, v.desc.ExportedBy, v.desc.Filter
+	}
+	if !v.whole {
 		for _, name := range Verdicts() {
 			if name != Integrity {
-				v.f.lack(name, "the pack could not be read to its end")
+				v.f.lack(name, "it could not be read to its end")
 			}
 		}
 	}
 	var leaves uint64
 	for _, r := range v.done {
 		rep.Regions = append(rep.Regions, r.report())
-		leaves += r.desc.End - r.desc.First
-		if r.unseen > 0 {
-			rep.NotShownHere = append(rep.NotShownHere, fmt.Sprintf("the other half of %d crossings of region %s: the other region's leaves are not in this pack", r.unseen, r.desc.Name))
-		}
+		leaves += r.count()
+		rep.NotShownHere = append(rep.NotShownHere, r.lacks()...)
 	}
 	if v.policy == nil {
 		v.f.fail(Origin, "self-declared: without a policy nothing says whose evidence this is; give one with --policy")
 	}
-	if whole && len(v.done) == 0 {
+	if v.whole && len(v.done) == 0 {
 		v.f.fail(Completeness, "the pack holds no region")
 	}
-	says := map[string]string{
-		Origin:       fmt.Sprintf("%d logs, each named by the policy and signed by its key", len(v.done)),
-		Integrity:    fmt.Sprintf("%d leaves, each as it was committed", leaves),
-		Consistency:  "every signed state is of a log that only grew",
-		Completeness: "no leaf of the time is left out",
-		Freshness:    "the last checkpoint covers the pack's own end",
-		Time:         "the leaves' times fit the witnesses'",
-		Law:          "every decision repeated gives what was recorded",
-	}
 	for _, name := range Verdicts() {
-		rep.Verdicts = append(rep.Verdicts, v.f.verdict(name, says[name]))
+		verdict := v.f.verdict(name, says(v.kind, name, len(v.done), leaves))
+		if why := v.aside[name]; why != "" && verdict.State != Fails {
+			verdict = Verdict{Name: name, State: NotShown, Says: why, Aside: true}
+		}
+		rep.Verdicts = append(rep.Verdicts, verdict)
 	}
 	return rep
+}
+
+// says is what a verdict that holds says.
+func says(kind, name string, logs int, leaves uint64) string {
+	switch name {
+	case Origin:
+		return fmt.Sprintf("%s, named by the policy and signed by its key", plural(uint64(logs), "log"))
+	case Integrity:
+		return fmt.Sprintf("%s, each as it was committed", plural(leaves, "leaf"))
+	case Consistency:
+		return "every signed state is of a log that only grew"
+	case Completeness:
+		return "no leaf of the time is left out"
+	case Freshness:
+		if kind == KindReceipt {
+			return "the checkpoint covers every leaf of the receipt"
+		}
+		return "the last checkpoint covers the pack's own end"
+	case Time:
+		return "the leaves' times fit the witnesses'"
+	}
+	return "every decision repeated gives what was recorded"
+}
+
+func plural(n uint64, noun string) string {
+	switch {
+	case n == 1:
+		return "1 " + noun
+	case noun == "leaf":
+		return fmt.Sprintf("%d leaves", n)
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
