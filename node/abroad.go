@@ -34,11 +34,19 @@ func (r *regions) Candidates(view *state.View, job *placement.Job) []placement.R
 	var summaries []placement.RegionSummary
 	for _, peer := range view.Regions() {
 		link, ok := r.n.links.get(peer.ID)
-		if peer.Self || peer.State != placement.PeerActive || !ok || !link.up {
+		if peer.Self || peer.State != placement.PeerActive || !ok || !link.up || peer.ID == job.Origin {
 			continue
 		}
 		policy, err := withRules(base, pack, on, self.Export, peer.Import)
 		if err != nil || residency.Check(policy.ForScope("compute"), peer.Facts.Site(peer.ID, ""), pack, residency.Options{On: on}) != nil {
+			continue
+		}
+		// Whoever sends a body on is a relay of it; and what this region's ledger
+		// would refuse need not be proposed.
+		if residency.CheckTransit(base, self.Facts.Site(self.ID, ""), pack, residency.Options{On: on}) != nil {
+			continue
+		}
+		if peer.LawPack != "" && view.PackByHash(peer.LawPack) == nil {
 			continue
 		}
 		sites = append(sites, peer.Facts.Site(peer.ID, ""))
@@ -130,7 +138,9 @@ func declinedOr(err error, region placement.RegionID, now time.Time) error {
 	}
 	lost := strings.HasPrefix(problem.Code, "reservation.") && problem.Code != "reservation.spent"
 	unlawful := strings.HasPrefix(problem.Code, "residency.") || strings.HasPrefix(problem.Code, "law.") || strings.HasPrefix(problem.Code, "tag.")
-	if lost || unlawful {
+	// The region gave the room back before it said this: see takeForwarded.
+	full := problem.Code == api.CodeQueueFull || strings.HasPrefix(problem.Code, "quota.")
+	if lost || unlawful || full {
 		return &controller.Declined{Answer: placement.RegionAnswer{Region: region, Code: problem.Code, Reason: problem.Detail, At: now}}
 	}
 	return err
@@ -145,12 +155,37 @@ func (r *regions) Changes(ctx context.Context, region placement.RegionID, after 
 		}
 		jobs, next = jobs[:0], answer.Index
 		for _, s := range answer.Jobs {
-			jobs = append(jobs, placement.Job{ID: s.Job, Status: s.Status, Reason: s.Reason, ExitCode: s.ExitCode,
-				StartedAt: s.StartedAt, EndedAt: s.EndedAt, Index: s.Index})
+			jobs = append(jobs, told(s))
 		}
 		return nil
 	})
 	return jobs, next, err
+}
+
+// told is a job as far as another region tells of it.
+func told(s api.ForeignStatus) placement.Job {
+	return placement.Job{ID: s.Job, Status: s.Status, Reason: s.Reason, ExitCode: s.ExitCode,
+		StartedAt: s.StartedAt, EndedAt: s.EndedAt, Index: s.Index}
+}
+
+// Look asks for one of our jobs there. The region reads it with its quorum, so
+// that a node which lags cannot say that there is none.
+func (r *regions) Look(ctx context.Context, region placement.RegionID, id placement.JobID) (job *placement.Job, err error) {
+	err = r.each(ctx, region, func(ctx context.Context, p transport.Peer) error {
+		job = nil
+		s, err := r.n.mesh.JobStatus(ctx, p, id, 0, 0)
+		var problem *api.Problem
+		if errors.As(err, &problem) && problem.Code == api.CodeNotFound {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		known := told(*s)
+		job = &known
+		return nil
+	})
+	return job, err
 }
 
 // changesWait is how long a region may hold a question for news.

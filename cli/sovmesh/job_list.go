@@ -17,6 +17,7 @@ type listDocument[T any] struct {
 func (p *program) jobList() *cli.Command {
 	return &cli.Command{
 		Name: "list", Usage: "list jobs, the newest last", UsageText: "sovmesh job list --status pending",
+		Description: "Jobs that this client landed in another region, with a grant, are not in the list:\ntheir home is the region that took them. Show one by the id that the submit\nanswered, as in sovmesh job show ber-1.01jd; it is read there, with a further grant.",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "status", Usage: "only jobs in `STATUS`: pending, starting, running, complete, failed, stopped, lost, unknown"},
 			&cli.StringFlag{Name: "tenant", Usage: "only jobs of tenant `T`"},

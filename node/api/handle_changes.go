@@ -3,6 +3,7 @@ package api
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -33,6 +34,11 @@ func foreignJobs(s *Server, c *call) error {
 	if err != nil {
 		return err
 	}
+	done, err := s.peerWait(c, o)
+	if err != nil {
+		return err
+	}
+	defer done()
 	ctx, cancel := context.WithTimeout(c.r.Context(), o.Wait)
 	defer cancel()
 	v := c.view
@@ -46,6 +52,38 @@ func foreignJobs(s *Server, c *call) error {
 		out = s.changesOf(v, c.caller, o.Index)
 	}
 	return c.writeJSON(http.StatusOK, out)
+}
+
+// peerWaits bounds the questions that wait for one peer on one node: its leader
+// asks one, and a new leader may ask before the old one's has ended.
+const peerWaits = 16
+
+// peerWait takes a place for a question that waits: one of those for long
+// answers, and one of the few that each peer has.
+func (s *Server) peerWait(c *call, o ListOptions) (func(), error) {
+	if o.Wait == 0 {
+		return func() {}, nil
+	}
+	release, err := s.stream()
+	if err != nil {
+		return nil, err
+	}
+	s.waitsMu.Lock()
+	defer s.waitsMu.Unlock()
+	peer := c.caller.Region
+	if s.waits[peer] >= peerWaits {
+		release()
+		return nil, newProblem(http.StatusTooManyRequests, "streams.full", fmt.Sprintf("region %s has %d questions waiting here already", peer, peerWaits), "wait for their answers").retry(time.Second)
+	}
+	s.waits[peer]++
+	return func() {
+		release()
+		s.waitsMu.Lock()
+		defer s.waitsMu.Unlock()
+		if s.waits[peer]--; s.waits[peer] == 0 {
+			delete(s.waits, peer)
+		}
+	}, nil
 }
 
 func (s *Server) changesOf(v *state.View, caller *Caller, after uint64) JobChanges {

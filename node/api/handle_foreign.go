@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -45,24 +46,51 @@ func (s *Server) summarise(v *state.View, peer placement.RegionID) placement.Reg
 // modelsOf are the names of the models that running deployments serve and that
 // callers of that peer may use: those of the tenant "default", as the gateway
 // shares them, and those of its own tenants, whose jobs landed here because
-// their tag said so. A policy that is bound to this region alone keeps its model.
+// their tag said so; of both, those that [nameMayCross] lets go.
 func modelsOf(v *state.View, peer placement.RegionID) []string {
-	shared := func(t placement.TenantID) bool {
-		return t == "default" || strings.HasPrefix(string(t), string(peer)+"/")
-	}
+	shared := func(t placement.TenantID) bool { return t == "default" || t.Region() == peer }
 	var out []string
 	for _, n := range v.Nodes() {
 		for _, t := range v.TasksOn(n.ID) {
 			if t.Kind != placement.KindInference || t.Status != placement.TaskRunning || !shared(t.Tenant) {
 				continue
 			}
-			if j := v.Job(t.Job); j != nil && !strings.Contains(j.Residency, "region:") {
+			if j := v.Job(t.Job); j != nil && nameMayCross(v, j, peer) {
 				out = append(out, j.Spec.Models...)
 			}
 		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// nameMayCross judges a deployment's whole policy, every layer of it, and not
+// its own tag alone. A layer that is bound to regions or sites by name keeps the
+// model there, unless it names the peer; the region's export rule must permit the
+// peer, as for anything that leaves.
+func nameMayCross(v *state.View, j *placement.Job, peer placement.RegionID) bool {
+	rec := v.Region(peer)
+	policy, err := v.PolicyOf(j)
+	if rec == nil || err != nil {
+		return false
+	}
+	for _, l := range policy.Layers() {
+		regions, sites := l.Tag.Names()
+		if len(sites) > 0 || len(regions) > 0 && !slices.Contains(regions, string(peer)) {
+			return false
+		}
+	}
+	rule := v.Self().Export
+	if rule == "" {
+		return true
+	}
+	on := residency.DateOf(v.Time())
+	tag, err := residency.ParseWire(rule, v.Pack(), on)
+	if err != nil {
+		return false
+	}
+	export := residency.NewPolicy(residency.Layer{Origin: residency.OriginExport, Tag: tag})
+	return residency.Check(export, rec.Facts.Site(peer, ""), v.Pack(), residency.Options{On: on}) == nil
 }
 
 // Bounds of a reservation's life.
@@ -84,7 +112,7 @@ func reserve(s *Server, c *call) error {
 		return err
 	}
 	key := reservationKey(c.caller.Region, in)
-	layers := append(slices.Clone(in.Policy), importLayer(c.view)...)
+	layers := append(slices.Clone(in.Policy), entryLayers(c.view, c.caller.Region)...)
 	for range reserveTries {
 		v, err := s.fresh(c.r.Context())
 		if err != nil {
@@ -126,11 +154,16 @@ func reservationKey(home placement.RegionID, in ReserveRequest) string {
 	return fmt.Sprintf("%s/%s/%d", home, in.Job, in.Attempt)
 }
 
-func importLayer(v *state.View) []placement.Layer {
+// entryLayers are what this region asks of whatever a peer sends: its import
+// rule, and the tag that was set for all tenants of that peer.
+func entryLayers(v *state.View, peer placement.RegionID) (out []placement.Layer) {
 	if tag := v.Self().Import; tag != "" {
-		return []placement.Layer{{Origin: residency.OriginImport, Tag: tag}}
+		out = append(out, placement.Layer{Origin: residency.OriginImport, Tag: tag})
 	}
-	return nil
+	if t := v.Tenant(placement.EveryTenant(peer)); t != nil && t.Residency != "" {
+		out = append(out, placement.Layer{Origin: residency.OriginTenant, Tag: t.Residency})
+	}
+	return out
 }
 
 // tryReserve plans and proposes once. A refusal is committed too, so that home
@@ -224,7 +257,10 @@ func takeForwarded(s *Server, c *call) error {
 	if in.Residency != wire {
 		return newProblem(http.StatusBadRequest, CodeHeaderDiffers, "the header and the body have different policies", "send the body's policy as the header")
 	}
-	if !in.Job.Valid() || in.Job.Home() != c.caller.Region || !placement.ValidName(in.Tenant) || in.Reservation == "" {
+	// A tenant there may be one of a third region that granted the job: here it is
+	// one of the region that speaks, whatever the body says.
+	tenant := placement.TenantID(string(c.caller.Region) + "/" + in.Tenant)
+	if !in.Job.Valid() || in.Job.Home() != c.caller.Region || !tenant.Valid() || in.Reservation == "" {
 		return &InputError{Code: CodeBody, Message: "the forwarded job's id, tenant or reservation is not acceptable", Help: "forward a job of your own, to the room that you hold"}
 	}
 	// The answer to an earlier forward may have been lost, with the leader that
@@ -237,19 +273,37 @@ func takeForwarded(s *Server, c *call) error {
 		return c.writeJSON(http.StatusOK, foreignStatus(s, j))
 	}
 	job := placement.Job{
-		ID: in.Job, Name: in.Spec.Name, Kind: in.Spec.Kind, Tenant: placement.TenantID(string(c.caller.Region) + "/" + in.Tenant),
-		Residency: wire, Policy: append(in.Policy, importLayer(c.view)...), Spec: in.Spec, EntryRegion: c.caller.Region,
+		ID: in.Job, Name: in.Spec.Name, Kind: in.Spec.Kind, Tenant: tenant,
+		Residency: wire, Policy: append(in.Policy, entryLayers(c.view, c.caller.Region)...), Spec: in.Spec, EntryRegion: c.caller.Region,
 		Hops: max(in.Hops, 1), SubmittedAt: in.SubmittedAt, Origin: c.caller.Region,
 	}
 	_, v, err := s.propose(c.r.Context(), state.SubmitJob{Job: job, AllowAny: in.AllowAny, Reservation: in.Reservation}, c.caller.Actor)
 	if err != nil {
-		return err
+		return s.giveUp(c, in, err)
 	}
 	j := v.Job(in.Job)
 	if j == nil {
 		return newProblem(http.StatusConflict, "job.ended", "the job ended long ago and was dropped", "forward another")
 	}
 	return c.writeJSON(http.StatusCreated, foreignStatus(s, j))
+}
+
+// giveUp ends a reservation whose job was refused for want of queue or quota,
+// before home hears of it: home may then ask another region, as no late repetition
+// of this forward can be accepted any more.
+func (s *Server) giveUp(c *call, in ForwardedJob, refused error) error {
+	var r *state.Refused
+	if !errors.As(refused, &r) || r.Code != CodeQueueFull && !strings.HasPrefix(r.Code, "quota.") {
+		return refused
+	}
+	held := s.cfg.Ledger.View().Reservation(in.Reservation)
+	if held == nil || held.Home != c.caller.Region || held.Job != in.Job {
+		return refused
+	}
+	if _, _, err := s.propose(c.r.Context(), state.ReleaseReservation{Key: in.Reservation}, c.caller.Actor); err != nil {
+		return newProblem(http.StatusServiceUnavailable, CodeUnavailable, "the job was refused, and its room could not be given back", "ask again").retry(time.Second)
+	}
+	return refused
 }
 
 // foreignStatus is all that the job's home learns.
@@ -291,6 +345,11 @@ func foreignJob(s *Server, c *call) error {
 	if err != nil {
 		return err
 	}
+	done, err := s.peerWait(c, o)
+	if err != nil {
+		return err
+	}
+	defer done()
 	v, err := c.jobView(o)
 	if err != nil {
 		return err

@@ -140,7 +140,15 @@ func explainJob(s *Server, c *call) error {
 	}
 	at := s.court(v)
 	if policy, err := s.policyOf(j.Policy, at.pack, at.on); err == nil {
-		out.Regions = at.survey(policy, s.places(v)).checks
+		places := s.places(v)
+		if c.caller.Kind == CallerGrant {
+			places = []place{at.home} // which peers this region has is its own affair
+		}
+		out.Regions = at.survey(policy, places).checks
+	}
+	if c.caller.Kind == CallerGrant {
+		out.Nodes, out.Fit, out.Failed, out.Relax = 0, 0, []FilterCount{}, nil
+		out.Code, out.Reason, out.Hint = s.reasons(v).abroad(j)
 	}
 	c.index(v.Index())
 	return c.writeJSON(http.StatusOK, out)

@@ -98,7 +98,8 @@ func (c *call) accepted(v *state.View, res state.Result) error {
 func (c *call) show(j *placement.Job) placement.JobDocument {
 	out := j.Document()
 	if c.caller.Kind == CallerGrant || c.caller.Kind == CallerForeign {
-		out.Node, out.Reason = "", reasonAbroad(j)
+		out.Node, out.Forward = "", nil
+		out.Code, out.Reason, _ = c.s.reasons(c.s.cfg.Ledger.View()).abroad(j)
 	}
 	return out
 }

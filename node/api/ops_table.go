@@ -103,7 +103,7 @@ func meshOps() []operation {
 	return []operation{
 		{Method: http.MethodGet, Path: MeshPrefix + "/hello", ID: "hello", Summary: "A node's clock", Verb: VerbNode, NoState: true, Out: Hello{}, Handler: hello},
 		{Method: http.MethodPost, Path: MeshPrefix + "/propose", ID: "propose", Summary: "Propose an encoded command", Verb: VerbNode, Handler: proposeRaw},
-		{Method: http.MethodPost, Path: MeshPrefix + "/judge", ID: "judge", Summary: "Would a submit with these headers be read", Verb: VerbSubmit, Grant: grantSubmit, Relay: true, Handler: judgeRelayed},
+		{Method: http.MethodPost, Path: MeshPrefix + "/judge", ID: "judge", Summary: "Would the body of a request with these headers be read", Verb: VerbPublic, Grant: grantSubmit, Relay: true, Handler: judgeRelayed},
 		{Method: http.MethodGet, Path: MeshPrefix + "/assignments", ID: "assignments", Summary: "The caller's own tasks", Verb: VerbNode, Out: Assignments{}, Handler: assignments},
 		{Method: http.MethodPost, Path: MeshPrefix + "/certificate", ID: "certificate", Summary: "Renew the caller's certificates", Verb: VerbNode, In: CertificateRequest{}, Out: CertificateAnswer{}, Handler: renewCertificate},
 		{Method: http.MethodGet, Path: MeshPrefix + "/authority", ID: "authority", Summary: "The region's CA, for voters", Verb: VerbVoter, Out: AuthoritySecrets{}, Handler: authoritySecrets},

@@ -51,6 +51,32 @@ func (r *reasons) of(j *placement.Job) *placement.Job {
 	return &out
 }
 
+// abroad is why a job is where it is and what its owner can do, in words of a
+// closed list, for a caller of another region: of nodes, of what they lack and of
+// how many there are it learns nothing.
+func (r *reasons) abroad(j *placement.Job) (code, reason, hint string) {
+	here := "region " + string(r.s.cfg.Region)
+	if j.Status != placement.JobPending || j.Restarts > 0 || j.StopRequested {
+		return "", reasonAbroad(j), ""
+	}
+	if f := j.Forward; f != nil && f.State != placement.ForwardWaiting {
+		return "forward." + f.State, "asks region " + string(f.Region) + " for a place", ""
+	}
+	asked := ""
+	if f := j.Forward; f != nil && len(f.Refusals) > 0 {
+		asked = ", and no other region inside its tag gave it a place"
+	}
+	switch e, _ := r.explain(j); e.Outcome {
+	case scheduler.Full:
+		return CodeNoCapacity, here + " has no room for it now" + asked + "; it waits", "wait, or stop it and ask for less: sovmesh job stop " + string(j.ID)
+	case scheduler.Impossible:
+		return CodeNoHardware, here + " has no hardware that could hold it" + asked + "; it waits", "stop it, and submit it with smaller resources or a wider tag: sovmesh job stop " + string(j.ID)
+	case scheduler.Refused, scheduler.Unknown:
+		return CodeNotLawful, "no place in " + here + " satisfies its policy any more" + asked + "; it waits", "stop it, and submit it anew: sovmesh job stop " + string(j.ID)
+	}
+	return "", reasonAbroad(j), ""
+}
+
 func (r *reasons) explain(j *placement.Job) (scheduler.Explanation, bool) {
 	key := demand(j)
 	if e, ok := r.known[key]; ok {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/sovmesh/sovmesh/transport"
@@ -18,7 +20,9 @@ func (s *Server) relay(c *call) error {
 	if c.r.Header.Get(HeaderRelayed) != "" {
 		return newProblem(http.StatusLoopDetected, CodeUnavailable, "the request was passed on twice", "ask a voter: sovmesh node list")
 	}
-	if c.op.Unread {
+	// Whoever asks is known to a voter alone: of a body nothing is read, let alone
+	// 16 MiB, before a voter knows the caller and would take it.
+	if c.op.Unread || c.r.ContentLength != 0 {
 		if err := s.relayJudge(c); err != nil {
 			return err
 		}
@@ -26,7 +30,7 @@ func (s *Server) relay(c *call) error {
 	var body []byte
 	if c.r.ContentLength != 0 {
 		var err error
-		if body, err = c.readBody(MaxLawBytes); err != nil {
+		if body, err = c.readBody(c.op.bodyMax()); err != nil {
 			return err
 		}
 	}
@@ -51,9 +55,20 @@ func (s *Server) relay(c *call) error {
 	return nil
 }
 
+// bodyMax is how much of a body an operation takes.
+func (op *operation) bodyMax() int64 {
+	switch op.ID {
+	case "importLaw":
+		return MaxLawBytes
+	case "submitJob":
+		return MaxJobBytes
+	}
+	return MaxBodyBytes
+}
+
 // relayJudge asks a voter whether it would take a body with these headers.
 func (s *Server) relayJudge(c *call) error {
-	res, err := s.relaySend(c, http.MethodPost, MeshPrefix+"/judge", nil)
+	res, err := s.relaySend(c, http.MethodPost, MeshPrefix+"/judge?op="+c.op.ID, nil)
 	if err != nil {
 		return err
 	}
@@ -101,11 +116,22 @@ func (s *Server) relaySend(c *call, method, uri string, body []byte) (*http.Resp
 	return nil, p
 }
 
-// judgeRelayed is the voter's part: it judges the headers that a worker of the
-// region passes on, as if the submit had come here.
+// judgeRelayed is the voter's part: it judges the caller and the headers that a
+// worker of the region passes on, as if the request had come here.
 func judgeRelayed(s *Server, c *call) error {
-	if _, err := s.judgeSubmit(c); err != nil {
+	id := c.r.URL.Query().Get("op")
+	at := slices.IndexFunc(s.ops, func(op operation) bool { return op.ID == id })
+	if at < 0 || !s.ops[at].Relay || strings.HasPrefix(s.ops[at].Path, MeshPrefix) {
+		return &InputError{Code: CodeUsage, Message: "there is no operation " + quoteWord(id) + " to judge", Help: "name one of " + Prefix + "/openapi.json"}
+	}
+	op := &s.ops[at]
+	if err := authorize(op, c.caller); err != nil {
 		return err
+	}
+	if op.Unread {
+		if _, err := s.judgeSubmit(c); err != nil {
+			return err
+		}
 	}
 	c.w.WriteHeader(http.StatusNoContent)
 	return nil

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/state"
@@ -144,6 +145,8 @@ type Server struct {
 	quic    http.Handler
 	openapi []byte
 	streams chan struct{} // one place for each stream
+	waitsMu sync.Mutex
+	waits   map[placement.RegionID]int // questions of peers that wait; guarded by waitsMu
 }
 
 // New builds the handlers.
@@ -154,7 +157,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, mesh: NewMeshClient(cfg.Peers), streams: make(chan struct{}, cfg.StreamsMax)}
+	s := &Server{cfg: cfg, mesh: NewMeshClient(cfg.Peers), streams: make(chan struct{}, cfg.StreamsMax), waits: map[placement.RegionID]int{}}
 	s.ops = operations()
 	var err error
 	if s.openapi, err = document(s.ops); err != nil {

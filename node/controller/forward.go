@@ -15,6 +15,7 @@ import (
 
 const (
 	// triesMax is how many regions are asked before a job waits at home again.
+	// For a job that a client landed here, this region was the first of them.
 	triesMax = 3
 	// askAgain is how long a job waits at home before other regions are asked anew.
 	askAgain = 10 * time.Second
@@ -56,6 +57,9 @@ type Regions interface {
 	// Changes waits until some job of ours changed there after index, and
 	// returns those that did with the index to ask after next.
 	Changes(ctx context.Context, region placement.RegionID, after uint64) ([]placement.Job, uint64, error)
+	// Look asks for one of our jobs there; nil means that the region answered that
+	// it has no such job.
+	Look(ctx context.Context, region placement.RegionID, job placement.JobID) (*placement.Job, error)
 	Stop(ctx context.Context, region placement.RegionID, job placement.JobID, reason string) error
 }
 
@@ -147,8 +151,8 @@ func hasPeers(view *state.View) bool {
 // errand takes one job one step further, from whatever the ledger says.
 func (c *Controller) errand(ctx context.Context, h *homeless, id placement.JobID) {
 	job := c.cfg.Log.View().Job(id)
-	if job == nil || job.Status.Terminal() || job.Origin != "" {
-		return
+	if job == nil || job.Status.Terminal() || job.ID.Home() != c.cfg.Region {
+		return // a job of another region goes no further: only its home may send it on
 	}
 	switch f := job.Forward; {
 	case f == nil || f.State == placement.ForwardWaiting:
@@ -183,12 +187,14 @@ func (c *Controller) ask(ctx context.Context, h *homeless, job *placement.Job) {
 	}
 	for _, region := range c.cfg.Regions.Candidates(c.cfg.Log.View(), job) {
 		refused := slices.ContainsFunc(f.Refusals, func(a placement.RegionAnswer) bool { return a.Region == region })
-		if refused || len(f.Refusals) >= triesMax {
+		if refused || len(f.Refusals) >= tries(job) {
 			continue
 		}
 		f.Region, f.Attempt, f.State, f.ExpiresAt = region, f.Attempt+1, placement.ForwardAsking, now.Add(reserveFor)
 		if _, ok := c.propose(ctx, state.SetForward{Job: job.ID, Forward: f}); ok {
 			c.settle(ctx, h, job, f)
+		} else {
+			h.hold(job.ID, now.Add(askAgain)) // the ledger's own refusal is not asked for at once again
 		}
 		return
 	}
@@ -197,6 +203,13 @@ func (c *Controller) ask(ctx context.Context, h *homeless, job *placement.Job) {
 		f.State, f.Region, f.ExpiresAt = placement.ForwardWaiting, "", now.Add(askAgain)
 		c.propose(ctx, state.SetForward{Job: job.ID, Forward: f})
 	}
+}
+
+func tries(job *placement.Job) int {
+	if job.Origin != "" {
+		return triesMax - 1
+	}
+	return triesMax
 }
 
 // settle asks the chosen region until it answers. A region that does not
@@ -239,57 +252,4 @@ func (c *Controller) stopThere(ctx context.Context, job *placement.Job) {
 		c.cfg.Logger.Info("stop did not reach the region", "region", job.Forward.Region, "job", job.ID, "err", err)
 	}
 	sleep(ctx, time.Second)
-}
-
-// mirror keeps the home's record of its jobs in one other region up to date.
-// Without contact they are unknown: not gone, and not started again.
-func (c *Controller) mirror(ctx context.Context, region placement.RegionID) {
-	var index uint64
-	for ctx.Err() == nil {
-		peer := c.cfg.Log.View().Region(region)
-		if peer == nil || peer.State != placement.PeerActive || !c.hasJobsIn(region) {
-			sleep(ctx, time.Second)
-			continue
-		}
-		asked, cancel := context.WithTimeout(ctx, answerWithin)
-		jobs, next, err := c.cfg.Regions.Changes(asked, region, index)
-		cancel()
-		if err != nil {
-			index = 0 // all of them are unknown now, so all are asked about again
-			c.loseSight(ctx, region)
-			sleep(ctx, time.Second)
-			continue
-		}
-		index = next
-		for _, job := range jobs {
-			c.reflect(ctx, region, &job)
-		}
-	}
-}
-
-func (c *Controller) hasJobsIn(region placement.RegionID) bool {
-	return slices.ContainsFunc(c.cfg.Log.View().Forwarding(), func(j *placement.Job) bool { return j.Forward.Region == region })
-}
-
-// reflect takes over one job's status as the region that runs it tells it.
-func (c *Controller) reflect(ctx context.Context, region placement.RegionID, theirs *placement.Job) {
-	mine := c.cfg.Log.View().Job(theirs.ID)
-	if mine == nil || mine.Status.Terminal() || mine.Forward == nil || mine.Forward.Region != region {
-		return
-	}
-	if mine.Status == theirs.Status && mine.Reason == theirs.Reason {
-		return
-	}
-	c.propose(ctx, state.MirrorJob{Job: theirs.ID, Region: region, Status: theirs.Status, Reason: theirs.Reason,
-		ExitCode: theirs.ExitCode, StartedAt: theirs.StartedAt, EndedAt: theirs.EndedAt})
-}
-
-// loseSight marks the jobs in a silent region as unknown, once.
-func (c *Controller) loseSight(ctx context.Context, region placement.RegionID) {
-	for _, job := range c.cfg.Log.View().Forwarding() {
-		if job.Forward.Region == region && job.Forward.State == placement.ForwardPlaced && job.Status != placement.JobUnknown {
-			c.propose(ctx, state.MirrorJob{Job: job.ID, Region: region, Status: placement.JobUnknown,
-				Reason: "no contact with " + string(region) + "; it keeps what it runs"})
-		}
-	}
 }

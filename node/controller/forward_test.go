@@ -23,6 +23,7 @@ type abroad struct {
 	asked    []string // "region/attempt" as they were asked for room, repetitions left out
 	forwards []placement.RegionID
 	stops    int
+	dropped  map[placement.JobID]bool
 	changes  func(region placement.RegionID, after uint64) ([]placement.Job, uint64, error)
 }
 
@@ -64,6 +65,16 @@ func (a *abroad) Changes(ctx context.Context, region placement.RegionID, after u
 	}
 	sleep(ctx, time.Second)
 	return changes(region, after)
+}
+
+// Look: the region has every job that was forwarded, unless it dropped it.
+func (a *abroad) Look(_ context.Context, _ placement.RegionID, id placement.JobID) (*placement.Job, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.dropped[id] {
+		return nil, nil
+	}
+	return &placement.Job{ID: id, Status: placement.JobStarting}, nil
 }
 
 func (a *abroad) Stop(context.Context, placement.RegionID, placement.JobID, string) error {
