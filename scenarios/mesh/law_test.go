@@ -45,7 +45,7 @@ var crossing = []struct {
 	{api.ForeignStatus{}, "Job Region Status Reason ExitCode StartedAt EndedAt Index"},
 	{api.JobChanges{}, "Index Jobs"},
 	// Grants, and the directory that clients judge by.
-	{api.GrantClaims{}, "ID Home Tenant Audience PolicyHash IdempotencyKey Job Verbs Layers AllowAny Expires"},
+	{api.GrantClaims{}, "ID Home Tenant Audience PolicyHash IdempotencyKey Job Verbs Layers AllowAny LawPack Expires"},
 	{api.Directory{}, "Home Mesh LawPack Issued Regions"},
 	{api.DirectoryRegion{}, "Region Facts Doors ServingCA Link Import Export LawPack"},
 	// Inference: a typed head, never the client's own headers.

@@ -249,7 +249,8 @@ func (s *soak) settle() {
 			doc := j.Now()
 			if doc != nil && doc.Origin != "" && doc.Spec.Resources.GPUs > 0 && doc.Status == placement.JobPending {
 				// A client landed it, under a grant, in a region that has no GPUs while
-				// the one that has was away; a granted job goes no further, and waits.
+				// the one that has was away. It is sent on, but never back to the region
+				// that granted it: where that alone has GPUs, it waits and says so.
 				return true
 			}
 			if j.batch {
