@@ -1,7 +1,9 @@
 package state
 
 import (
+	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/sovmesh/sovmesh/placement"
@@ -62,5 +64,31 @@ func BenchmarkView(b *testing.B) {
 	}
 	if v != nil && v.Job(placement.JobID("x")) != nil {
 		b.Fatal("a job that nobody submitted")
+	}
+}
+
+// BenchmarkSubmit reads and applies submits as clients send them, with a view
+// after every 16th.
+func BenchmarkSubmit(b *testing.B) {
+	f := &fixture{t: b, s: New(), now: day}
+	k := firstCommand()
+	k.Limits.Pending = 10_000_000
+	f.ok(k)
+	raws := make([][]byte, b.N)
+	for i := range raws {
+		j := aJob(i+1, "FR")
+		j.Spec.Restart.Policy, j.Spec.Evidence = "never", placement.EvidenceRequired
+		f.index++
+		raws[i] = f.encode(SubmitJob{Job: j, IdempotencyKey: fmt.Sprint("key-", i), BodyHash: strings.Repeat("0f", 32)})
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i, raw := range raws {
+		if r := f.s.Apply(f.index+uint64(i), raw); r.Refused != nil {
+			b.Fatal(r.Refused)
+		}
+		if i%16 == 0 {
+			f.s.Freeze()
+		}
 	}
 }

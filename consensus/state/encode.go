@@ -17,7 +17,8 @@ import (
 //	time     8 bytes, nanoseconds since 1970-01-01T00:00Z
 //	salt     16 bytes
 //	actor    2 bytes length, UTF-8
-//	body     the rest: one JSON value (RFC 8259), unknown fields refused
+//	body     the rest: one JSON value (RFC 8259), unknown fields refused; that
+//	         of a submit is compact, see [compactForm], and may be JSON
 const (
 	// MaxVersion is the newest state version this program applies.
 	MaxVersion = 1
@@ -47,7 +48,7 @@ func (e *Unknown) Error() string {
 
 // Encode writes a command. The same head and command give the same bytes.
 func Encode(h Head, c Command) ([]byte, error) {
-	body, err := json.Marshal(c)
+	body, err := encodeBody(c)
 	if err != nil {
 		return nil, fmt.Errorf("encode command %s: %w", c.Kind(), err)
 	}
@@ -66,6 +67,13 @@ func Encode(h Head, c Command) ([]byte, error) {
 	out = binary.BigEndian.AppendUint16(out, uint16(len(h.Actor)))
 	out = append(out, h.Actor...)
 	return append(out, body...), nil
+}
+
+func encodeBody(c Command) ([]byte, error) {
+	if k, ok := c.(SubmitJob); ok {
+		return encodeSubmit(k)
+	}
+	return json.Marshal(c)
 }
 
 // Decode reads a command. Its errors are *[Malformed] and *[Unknown]; the head

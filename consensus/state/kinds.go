@@ -140,7 +140,7 @@ func reader(k Kind) func([]byte) (Command, error) {
 func workReader(k Kind) func([]byte) (Command, error) {
 	switch k {
 	case KindSubmitJob:
-		return read[SubmitJob]
+		return readSubmit
 	case KindStopJob:
 		return read[StopJob]
 	case KindSetForward:

@@ -234,3 +234,22 @@ func (a *Agent) Memory() (int64, error) {
 	}
 	return 0, fmt.Errorf("process %d has no VmRSS", a.PID())
 }
+
+// CPU is the processor time that the process has used since its start, to the
+// kernel's tick of 10 ms.
+func (a *Agent) CPU() (time.Duration, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", a.PID()))
+	if err != nil {
+		return 0, err
+	}
+	// The program's name, in parentheses, may hold anything; fields 14 and 15
+	// of proc_pid_stat(5) are user and system time.
+	_, rest, _ := strings.Cut(string(data), ") ")
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0, fmt.Errorf("process %d has no times", a.PID())
+	}
+	user, err1 := strconv.ParseInt(f[11], 10, 64)
+	system, err2 := strconv.ParseInt(f[12], 10, 64)
+	return time.Duration(user+system) * 10 * time.Millisecond, errors.Join(err1, err2)
+}
