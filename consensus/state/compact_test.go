@@ -23,6 +23,10 @@ func fill(v reflect.Value, n *int) {
 		for i := range v.NumField() {
 			fill(v.Field(i), n)
 		}
+	case reflect.Array:
+		for i := range v.Len() {
+			fill(v.Index(i), n)
+		}
 	case reflect.Slice:
 		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
 		fill(v.Index(0), n)
@@ -41,8 +45,8 @@ func fill(v reflect.Value, n *int) {
 		v.SetBool(true)
 	case reflect.Int, reflect.Int64:
 		v.SetInt(int64(*n))
-	case reflect.Uint64:
-		v.SetUint(uint64(*n))
+	case reflect.Uint8, reflect.Uint64:
+		v.SetUint(uint64(*n % 256))
 	default:
 		panic(v.Type().String())
 	}
@@ -58,9 +62,17 @@ func TestSubmitTravelsWhole(t *testing.T) {
 	j.Region, j.Node, j.Status, j.Reason, j.Code, j.Receipt = "", "", "", "", "", ""
 	j.SubmittedAt, j.StartedAt, j.EndedAt, j.NotBefore, j.ExitCode = time.Time{}, time.Time{}, time.Time{}, time.Time{}, nil
 	j.Attempts, j.Restarts, j.StopRequested, j.StopReason, j.Forward, j.Index = 0, 0, false, "", nil, 0
+	if isCompact(k) {
+		t.Error("a leaf of another region has no place in the compact form, and nobody noticed")
+	}
+	far := k
+	k.HomeLeaf = LeafRef{}
+	if !isCompact(k) {
+		t.Error("a submit of this region is no longer compact: give its new field a place")
+	}
 	same := k
 	same.Job.Spec.Name, same.Job.Spec.Kind, same.GrantExpires = same.Job.Name, same.Job.Kind, time.Time{}
-	for _, want := range []SubmitJob{k, same, {}} {
+	for _, want := range []SubmitJob{far, k, same, {}} {
 		body, err := encodeSubmit(want)
 		if err != nil {
 			t.Fatal(err)
