@@ -58,7 +58,7 @@ func isCompact(k SubmitJob) bool {
 	// State.accept sets these itself.
 	j.Region, j.Node, j.Status, j.Reason, j.Code, j.Receipt = "", "", "", "", "", ""
 	j.SubmittedAt, j.StartedAt, j.EndedAt, j.NotBefore, j.ExitCode = time.Time{}, time.Time{}, time.Time{}, time.Time{}, nil
-	j.Attempts, j.Restarts, j.StopRequested, j.StopReason, j.Forward, j.Index = 0, 0, false, "", nil, 0
+	j.Attempts, j.Restarts, j.StopRequested, j.StopReason, j.Forward, j.Grant, j.Index = 0, 0, false, "", nil, "", 0
 	s := &j.Spec
 	s.Name, s.Kind, s.Type, s.Command, s.Env, s.Resources, s.Priority = "", "", "", nil, nil, emptied(s.Resources), 0
 	s.Restart.Policy, s.Restart.Attempts, s.Singleton, s.Evidence, s.OnDrain, s.StopGrace = "", 0, false, "", "", 0

@@ -61,12 +61,12 @@ func TestSubmitTravelsWhole(t *testing.T) {
 	j := &k.Job
 	j.Region, j.Node, j.Status, j.Reason, j.Code, j.Receipt = "", "", "", "", "", ""
 	j.SubmittedAt, j.StartedAt, j.EndedAt, j.NotBefore, j.ExitCode = time.Time{}, time.Time{}, time.Time{}, time.Time{}, nil
-	j.Attempts, j.Restarts, j.StopRequested, j.StopReason, j.Forward, j.Index = 0, 0, false, "", nil, 0
+	j.Attempts, j.Restarts, j.StopRequested, j.StopReason, j.Forward, j.Grant, j.Index = 0, 0, false, "", nil, "", 0
 	if isCompact(k) {
-		t.Error("a leaf of another region has no place in the compact form, and nobody noticed")
+		t.Error("what a foreign job brings has no place in the compact form, and nobody noticed")
 	}
 	far := k
-	k.HomeLeaf = LeafRef{}
+	k.HomeLeaf, k.LawPack = LeafRef{}, ""
 	if !isCompact(k) {
 		t.Error("a submit of this region is no longer compact: give its new field a place")
 	}
