@@ -130,6 +130,9 @@ func TestExplain(t *testing.T) {
 func TestSuggest(t *testing.T) {
 	for word, want := range map[string]string{
 		"Germany": "DE", "frnace": "FR", "USA": "US", "QC": "CA-QC", "fr-all": "group:FR-ALL", "GDPR-ZNOE": "GDPR-ZONE", "CA-QCC": "CA-QC",
+		"Germny": "DE", "Nehterlnads": "NL", "Swizterland": "CH", "Portgual": "PT",
+		// No slip of anything: a wrong suggestion is worse than none.
+		"Narnia": "", "Bavaria": "", "Atlantis": "", "Mordor": "",
 		"qwertyuiopasdf": "", strings.Repeat("a", 100): "",
 	} {
 		if got := Suggest(word, Embedded()); got != want {

@@ -100,7 +100,8 @@ func Suggest(word string, p *Pack) string {
 	if _, ok := p.groups[w]; ok {
 		return groupText(w)
 	}
-	best, least := "", 1+len(w)/3
+	// A slip is a letter or two: one more, and any short word is near some country.
+	best, least := "", max(1, len(w)/4)
 	consider := func(name, place string) {
 		if d := distance(w, upper(name), least); d < least || d == least && best == "" {
 			best, least = place, d
@@ -126,26 +127,29 @@ func Suggest(word string, p *Pack) string {
 	return best
 }
 
-// distance is the number of single-letter edits between a and b, or most+1 as
-// soon as it is certain to be larger.
+// distance is the number of slips between a and b (a letter left out, put in,
+// mistaken, or two neighbours swapped), or most+1 as soon as it is certain to
+// be larger.
 func distance(a, b string, most int) int {
 	if len(a)-len(b) > most || len(b)-len(a) > most {
 		return most + 1
 	}
-	row := make([]int, len(b)+1)
+	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := 1; i <= len(a); i++ {
-		diagonal := row[0]
+		before, last, row = last, row, before
 		row[0] = i
 		for j := 1; j <= len(b); j++ {
-			cost := diagonal
+			cost := last[j-1]
 			if a[i-1] != b[j-1] {
 				cost++
 			}
-			diagonal = row[j]
-			row[j] = min(cost, row[j]+1, row[j-1]+1)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				cost = min(cost, before[j-2]+1)
+			}
+			row[j] = min(cost, last[j]+1, row[j-1]+1)
 		}
 	}
 	return row[len(b)]
