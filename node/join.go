@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"time"
 
 	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/placement"
@@ -20,17 +22,17 @@ func Join(ctx context.Context, cfg Config, deps Deps) error {
 		return err
 	}
 	if cfg.Join == "" {
-		return fmt.Errorf("%s is empty and no join token was given; make one on a voter with: sovmesh node token create --name %s, or found a region with: sovmesh region init", cfg.Data, cfg.Node)
+		return &api.InputError{
+			Code: "input.join", Message: cfg.Data + " is empty and no join token was given",
+			Help: fmt.Sprintf("make one on a voter with: sovmesh node token create --name %s, or found a region with: sovmesh region init", cfg.Node),
+		}
 	}
 	token, err := identity.ParseJoinToken(cfg.Join)
 	if err != nil {
+		return &api.InputError{Code: "input.join", Message: "the join token cannot be read: " + err.Error(), Help: "copy all of it, without line breaks; or make another one: sovmesh node token create"}
+	}
+	if err := mayJoin(token, cfg.Node, deps.now()); err != nil {
 		return err
-	}
-	if token.Node != "" && token.Node != cfg.Node {
-		return fmt.Errorf("the join token is for node %s, this one is called %s; rename it or make another token", token.Node, cfg.Node)
-	}
-	if token.Expired(deps.now()) {
-		return fmt.Errorf("the join token expired at %s; make another one with: sovmesh node token create", token.Expires.Format("15:04:05 MST"))
 	}
 	keys, err := newKeys()
 	if err != nil {
@@ -48,6 +50,18 @@ func Join(ctx context.Context, cfg Config, deps Deps) error {
 		return err
 	}
 	return admit(dir, token, cfg.Node, keys, answer)
+}
+
+// mayJoin refuses here already what the region would refuse, in its words.
+func mayJoin(token identity.JoinToken, node placement.NodeID, now time.Time) error {
+	again := "make another one: sovmesh node token create --name " + string(node)
+	switch {
+	case token.Node != "" && token.Node != node:
+		return &api.Problem{Status: http.StatusUnauthorized, Code: "token.name", Detail: fmt.Sprintf("the join token is for node %s, this one is called %s", token.Node, node), Advice: "give the node that name, or " + again}
+	case token.Expired(now):
+		return &api.Problem{Status: http.StatusUnauthorized, Code: api.CodeExpiredToken, Detail: "the join token expired at " + token.Expires.Format("15:04:05 MST"), Advice: again}
+	}
+	return nil
 }
 
 // askToJoin tries the token's addresses in turn. Only an address that did not

@@ -90,6 +90,17 @@ type Usage struct {
 // Offers reports whether new tasks may be placed on the node.
 func (n *Node) Offers() bool { return n.State == NodeReady && n.Contact == ContactAlive }
 
+// SimulatedDevices is how many of the node's devices are pretended.
+func (n *Node) SimulatedDevices() int {
+	count := 0
+	for _, d := range n.Inventory.Devices {
+		if d.Simulated {
+			count++
+		}
+	}
+	return count
+}
+
 // FreeDevices are the devices that no live task holds and that are healthy.
 func (n *Node) FreeDevices() []Device {
 	held := make(map[string]bool, len(n.Used.Devices))

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"strings"
 	"sync"
 
 	"github.com/sovmesh/sovmesh/consensus/state"
@@ -83,7 +84,7 @@ func (s *Server) checkUnlawful(out *CheckReport, at court, policy residency.Poli
 // checkRoom asks the scheduler here and that of every lawful region in reach.
 func (s *Server) checkRoom(ctx context.Context, v *state.View, out *CheckReport, found finding, job *placement.Job) {
 	answers := s.askAll(ctx, v, found, job)
-	best := ""
+	best, why := "", []string(nil)
 	rank := map[string]int{string(scheduler.Fits): 4, string(scheduler.Full): 3, string(scheduler.Unknown): 2, string(scheduler.Impossible): 1}
 	for _, at := range found.lawful {
 		a := answers[at.region]
@@ -91,8 +92,11 @@ func (s *Server) checkRoom(ctx context.Context, v *state.View, out *CheckReport,
 			continue
 		}
 		s.noteRoom(out, at.region, a)
+		if rank[a.Outcome] == rank[best] {
+			why = append(why, regional(at.region, a.Reason))
+		}
 		if rank[a.Outcome] > rank[best] {
-			best = a.Outcome
+			best, why = a.Outcome, []string{regional(at.region, a.Reason)}
 			out.Region, out.Code, out.Reason, out.Hint = at.region, a.Code, a.Reason, a.Hint
 		}
 		if at.self {
@@ -115,6 +119,17 @@ func (s *Server) checkRoom(ctx context.Context, v *state.View, out *CheckReport,
 		out.Answer, out.Code = CheckUnknown, CodePeerUnknown
 	}
 	out.Region = ""
+	if len(why) > 1 { // one region's reason would read as if the others had room
+		out.Reason = strings.Join(why, "; ")
+	}
+}
+
+// regional puts the region's name before a reason that does not say it.
+func regional(region placement.RegionID, reason string) string {
+	if strings.Contains(reason, "region "+string(region)) {
+		return reason
+	}
+	return "region " + string(region) + ": " + reason
 }
 
 func (s *Server) noteRoom(out *CheckReport, region placement.RegionID, a regionAnswer) {

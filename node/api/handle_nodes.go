@@ -275,6 +275,7 @@ func getStatus(s *Server, c *call) error {
 		}
 		out.GPUs += len(n.Inventory.Devices)
 		out.GPUFree += len(n.FreeDevices())
+		out.GPUSimulated += n.SimulatedDevices()
 	}
 	v.Jobs("", v.JobCount(), func(j *placement.Job) bool {
 		if c.caller.sees(j) {

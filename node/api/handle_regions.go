@@ -131,7 +131,7 @@ func joinRegion(s *Server, c *call) error {
 	case err != nil:
 		return newProblem(http.StatusUnauthorized, "invite.invalid", err.Error(), "copy the code whole, or ask for another")
 	case !identity.FingerprintEqual(in.Fingerprint, invite.Fingerprint):
-		return newProblem(http.StatusUnauthorized, "invite.fingerprint", "the fingerprint that you compared is not that of the invitation", "ask the other operator by another way, and type what they read to you")
+		return newProblem(http.StatusBadRequest, CodeFingerprint, "the fingerprint that you compared is not that of the invitation", "ask the other operator by another way, and type what they read to you")
 	case invite.Expired(s.now()):
 		return newProblem(http.StatusUnauthorized, "invite.expired", "the invitation expired", "ask for another")
 	case invite.Region == s.cfg.Region || invite.Mesh != s.cfg.Mesh:
@@ -238,7 +238,7 @@ func (s *Server) exchange(ctx context.Context, client *Client, invite identity.I
 		return peer, err
 	}
 	if err := invite.CheckBundle(bundle); err != nil {
-		return peer, newProblem(http.StatusUnauthorized, "invite.fingerprint", err.Error(), "do not federate: somebody else answers at that address")
+		return peer, newProblem(http.StatusBadGateway, "peer.impostor", err.Error(), "do not federate: somebody else answers at that address")
 	}
 	if err := record(peer); err != nil {
 		return peer, err
@@ -342,8 +342,11 @@ func approveRegion(s *Server, c *call) error {
 	if again := v.PendingPeer(r.ID); again != nil {
 		candidate = again
 	}
+	if candidate.Fingerprint == "" {
+		return newProblem(http.StatusConflict, "peer.state", fmt.Sprintf("region %s was invited and has not answered yet: there is nothing to approve", r.ID), "let its operator answer: sovmesh region join")
+	}
 	if !identity.FingerprintEqual(in.Fingerprint, candidate.Fingerprint) {
-		return newProblem(http.StatusUnauthorized, "invite.fingerprint", "the fingerprint that you compared is not that of the region which answered", "do not approve: ask the other operator again, by another way")
+		return newProblem(http.StatusBadRequest, CodeFingerprint, "the fingerprint that you compared is not that of the region which answered", "do not approve: ask the other operator again, by another way")
 	}
 	_, v, err = s.propose(c.r.Context(), state.ApprovePeer{Region: r.ID, Fingerprint: candidate.Fingerprint}, c.caller.Actor)
 	if err != nil {
@@ -352,6 +355,9 @@ func approveRegion(s *Server, c *call) error {
 	return s.answerRegion(c, v, r.ID)
 }
 
+// leaveRegion ends a federation. An active peer that answers is left in the
+// ordinary way; one that does not holds an unknown amount of what is ours, and
+// only an operator's word that it is gone for good ends that.
 func leaveRegion(s *Server, c *call) error {
 	dead, err := boolQuery(c, "dead")
 	if err != nil {
@@ -360,6 +366,14 @@ func leaveRegion(s *Server, c *call) error {
 	r, err := c.findRegion(c.view)
 	if err != nil {
 		return err
+	}
+	link, _ := s.link(r.ID)
+	switch {
+	case dead && link == LinkUp:
+		return newProblem(http.StatusConflict, CodePeerAnswers, fmt.Sprintf("region %s answers: it is not gone", r.ID), "leave it without saying that it is dead: sovmesh region leave "+string(r.ID))
+	case !dead && r.State == placement.PeerActive && link == LinkUnknown:
+		return newProblem(http.StatusServiceUnavailable, CodePeerUnknown, fmt.Sprintf("region %s does not answer: what it holds of ours is unknown, and it cannot confirm", r.ID),
+			"try again when it answers; if it is gone for good: sovmesh region leave "+string(r.ID)+" --peer-dead").retry(5 * time.Second)
 	}
 	_, v, err := s.propose(c.r.Context(), state.LeavePeer{Region: r.ID, Dead: dead}, c.caller.Actor)
 	if err != nil {

@@ -180,6 +180,12 @@ func (l *testLinks) Region(r placement.RegionID) Link {
 	return Link{Up: !l.down[r], Since: time.Unix(0, 0)}
 }
 
+func (l *testLinks) set(r placement.RegionID, up bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.down[r] = !up
+}
+
 // region is one region of one node behind a real TLS listener.
 type region struct {
 	t       testing.TB

@@ -113,7 +113,7 @@ func TestAJoinTokenAdmitsOneNodeOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := joiner.JoinNode(t.Context(), joinRequest(t, named.Token, "fra-1-n5")); CodeOf(err) != "token.name" {
+	if _, err := joiner.JoinNode(t.Context(), joinRequest(t, named.Token, "fra-1-n5")); CodeOf(err) != "token.name" || ExitOf(err) != ExitPermission {
 		t.Errorf("another name: %v", err)
 	}
 	w.clock.add(JoinTokenLife)
@@ -134,11 +134,14 @@ func TestFederationNeedsBothFingerprints(t *testing.T) {
 		t.Fatal(err)
 	}
 	wrong := ber.ca.Bundle().Fingerprint()
-	if _, err := b.JoinRegion(t.Context(), JoinRegionRequest{Code: invite.Code, Fingerprint: wrong}); CodeOf(err) != "invite.fingerprint" {
+	if _, err := b.JoinRegion(t.Context(), JoinRegionRequest{Code: invite.Code, Fingerprint: wrong}); CodeOf(err) != CodeFingerprint || ExitOf(err) != ExitUsage {
 		t.Errorf("the inviter's fingerprint was not compared: %v", err)
 	}
 	if _, err := b.JoinRegion(t.Context(), JoinRegionRequest{Code: invite.Code}); CodeOf(err) != "invite.fingerprint" {
 		t.Errorf("no fingerprint: %v", err)
+	}
+	if _, err := a.ApproveRegion(t.Context(), "ber-1", wrong); CodeOf(err) != "peer.state" {
+		t.Errorf("approved before it answered: %v", err)
 	}
 	joined, err := b.JoinRegion(t.Context(), JoinRegionRequest{Code: invite.Code, Fingerprint: invite.Fingerprint})
 	if err != nil || joined.Region != "fra-1" || joined.State != placement.PeerActive {
@@ -147,15 +150,26 @@ func TestFederationNeedsBothFingerprints(t *testing.T) {
 	if r := fra.ledger.View().Region("ber-1"); r == nil || r.State != placement.PeerJoining {
 		t.Fatalf("before approval: %+v", r)
 	}
-	if _, err := a.ApproveRegion(t.Context(), "ber-1", invite.Fingerprint); CodeOf(err) != "invite.fingerprint" {
+	if _, err := a.ApproveRegion(t.Context(), "ber-1", invite.Fingerprint); CodeOf(err) != CodeFingerprint || ExitOf(err) != ExitUsage {
 		t.Errorf("the joiner's fingerprint was not compared: %v", err)
 	}
 	status, err := a.ApproveRegion(t.Context(), "ber-1", joined.Fingerprint)
 	if err != nil || status.State != placement.PeerActive || status.Facts.Country != "DE" || status.FrontDoors[0].Node != "" {
 		t.Errorf("%+v %v", status, err)
 	}
-	if _, err := b.JoinRegion(t.Context(), JoinRegionRequest{Code: invite.Code, Fingerprint: invite.Fingerprint}); CodeOf(err) != "invite.spent" {
+	if _, err := b.JoinRegion(t.Context(), JoinRegionRequest{Code: invite.Code, Fingerprint: invite.Fingerprint}); CodeOf(err) != "invite.spent" || ExitOf(err) != ExitPermission {
 		t.Errorf("an invitation used twice: %v", err)
+	}
+	// Whoever answers is not dead; whoever does not cannot confirm.
+	if err := a.LeaveRegion(t.Context(), "ber-1", true); CodeOf(err) != CodePeerAnswers || ExitOf(err) != ExitUsage {
+		t.Errorf("declared dead while it answers: %v", err)
+	}
+	fra.links.set("ber-1", false)
+	if err := a.LeaveRegion(t.Context(), "ber-1", false); CodeOf(err) != CodePeerUnknown || ExitOf(err) != ExitUnknown {
+		t.Errorf("left while it does not answer: %v", err)
+	}
+	if r := fra.ledger.View().Region("ber-1"); r.State != placement.PeerActive {
+		t.Errorf("after refused leaving: %s", r.State)
 	}
 	if err := a.LeaveRegion(t.Context(), "ber-1", true); err != nil {
 		t.Error(err)

@@ -53,6 +53,9 @@ const (
 	CodeNotLawful     = "residency.refused"
 	CodeAny           = "residency.any"
 	CodePeerUnknown   = "peer.unknown"
+	CodePeerAnswers   = "peer.answers"
+	CodeLawNotHeld    = "law.not-held"
+	CodeFingerprint   = "invite.fingerprint"
 	CodeLeaderUnknown = "leader.unknown"
 	CodeNoToken       = "token.missing"
 	CodeBadToken      = "token.invalid"
@@ -128,6 +131,8 @@ func problemOfRefused(r *state.Refused) *Problem {
 	status := http.StatusConflict
 	head, _, _ := strings.Cut(r.Code, ".")
 	switch {
+	case badInput(r.Code):
+		status = http.StatusBadRequest
 	case r.Code == CodeQueueFull || head == "quota":
 		status = http.StatusTooManyRequests
 	case head == "residency" || head == "law" || head == "claim" || head == "control" || head == "assurance":
@@ -222,6 +227,28 @@ func HintOf(err error) string {
 	return ""
 }
 
+// badInput reports whether a code of another family than input.* and tag.* says
+// that what was given cannot be used, whoever gives it: nothing was changed, and
+// no permission helps. A credential that is good for something else, or for
+// nothing any more, is not meant: that is not permitted.
+func badInput(code string) bool {
+	switch code {
+	case CodeHeaderMissing, CodeHeaderDiffers, CodeFingerprint, CodePeerAnswers,
+		"invite.invalid", "invite.foreign", "peer.fingerprint", "peer.self", "law.unknown-pack", "law.pack",
+		"job.name", "job.kind", "job.type", "job.priority", "job.resources", "idempotency.key",
+		"node.name", "node.role", "region.name", "region.facts", "tenant.name", "tenant.quota",
+		"token.role", "drain.rule", "drain.reason":
+		return true
+	}
+	return false
+}
+
+// noSuch reports whether a code says that there is nothing of the name given.
+// Those of what cannot be known sound alike.
+func noSuch(code string) bool {
+	return code == "job.unknown" || code == "node.unknown" || code == "task.unknown" || code == "token.unknown"
+}
+
 // ExitOf is the exit code that an error calls for.
 func ExitOf(err error) int {
 	if err == nil {
@@ -236,11 +263,13 @@ func ExitOf(err error) int {
 		return ExitNoHardware
 	case code == CodeNever, code == CodeNotLawful, code == CodeMisdirected:
 		return ExitNotLawful
-	case code == CodePeerUnknown, code == CodeLeaderUnknown, code == "claim.unknown", code == "law.unknown":
+	case badInput(code), noSuch(code):
+		return ExitUsage
+	case code == CodePeerUnknown, code == CodeLeaderUnknown, code == "claim.unknown", code == "law.unknown", code == CodeLawNotHeld:
 		return ExitUnknown
 	case code == CodeAny, head == "token", head == "role", head == "grant", head == "invite":
 		return ExitPermission
-	case head == "input", head == "tag", code == CodeHeaderMissing, code == CodeHeaderDiffers:
+	case head == "input", head == "tag":
 		return ExitUsage
 	}
 	return ExitFailed

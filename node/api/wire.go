@@ -88,7 +88,9 @@ type Status struct {
 	Jobs    map[placement.JobStatus]int `json:"jobs"`
 	GPUs    int                         `json:"gpus"`
 	GPUFree int                         `json:"gpus_free"`
-	Regions []RegionLink                `json:"regions"`
+	// GPUSimulated of them are pretended ones.
+	GPUSimulated int          `json:"gpus_simulated"`
+	Regions      []RegionLink `json:"regions"`
 	// Ledger is there while something of the ledger is missing: on this node,
 	// or on so many voters that no quorum has all of it.
 	Ledger *LedgerState `json:"ledger,omitempty"`
