@@ -126,7 +126,7 @@ func TestEmptyDataNeedsAToken(t *testing.T) {
 	addr := s.addr()
 	s.close()
 	r := b.run("agent", "--config", b.file("agent.yaml", "node: n1\ndata: d\ngpus: none\nlisten: "+addr+"\n"))
-	if r.exit != 1 || !strings.Contains(r.err, "no join token was given") || strings.Count(r.err, "\n") != 2 {
+	if r.exit != 2 || !strings.Contains(r.err, "no join token was given") || strings.Count(r.err, "\n") != 2 {
 		t.Errorf("exit %d, %s", r.exit, r.err)
 	}
 }

@@ -49,14 +49,15 @@ func arrange(app *cli.App, args []string) (line, error) {
 	for _, c := range l.path {
 		l.argv = append(l.argv, c.Name)
 	}
-	l.argv = append(append(append(l.argv, a.flags...), "--"), a.args...)
-	// A flag that stood before the command must be one that the command has.
 	for _, f := range a.flags {
+		// Which region to talk to may be said to every command: one that talks to
+		// none has no use for it.
 		name, _, _ := strings.Cut(strings.TrimLeft(f, "-"), "=")
-		if findFlag(leaf.Flags, name) == nil {
-			return l, usage("leave it out; see: "+pathOf(l.path)+" --help", "%s takes no flag --%s", pathOf(l.path), name)
+		if findFlag(leaf.Flags, name) != nil {
+			l.argv = append(l.argv, f)
 		}
 	}
+	l.argv = append(append(l.argv, "--"), a.args...)
 	return l, nil
 }
 
@@ -149,7 +150,7 @@ func (a *arranger) flag(word string, rest []string) []string {
 		}
 	}
 	known := a.known()
-	f := findFlag(known, name)
+	f := findFlag(append(connectionFlags(), known...), name)
 	if f == nil {
 		a.err = a.unknownFlag(word, name, known)
 		return rest

@@ -32,7 +32,9 @@ func TestFlagsMayStandAnywhere(t *testing.T) {
 		{"a flag without its value", "residency check EU --sites", "", "--sites needs a value"},
 		{"a flag without its value before --", "residency check --sites -- EU", "", "--sites needs a value"},
 		{"a command's flag before it", "--wait job run x", "", `flag "--wait" stands before the command it belongs to`},
-		{"a flag the command lacks", "--addr https://h:1 version", "", "sovmesh version takes no flag --addr"},
+		{"the region's flags where none is talked to", "--addr https://h:1 version --context x", "sovmesh|version|--", ""},
+		{"and behind an argument", "residency explain EU --context fra-1 --json", "sovmesh|residency|explain|--json|--|EU", ""},
+		{"such a flag without its value", "version --context", "", "--context needs a value"},
 		{"flags alone", "--json", "", "there are flags, but no command"},
 	}
 	b := newBench(t)
@@ -82,7 +84,7 @@ func TestHelpOfAnUnknownCommandIsAMisuse(t *testing.T) {
 
 func TestCompletion(t *testing.T) {
 	b := newBench(t)
-	if _, err := addContexts(b.contexts, map[string]target{"fra-1": {Addr: "https://a:1"}, "ber-1": {Addr: "https://b:1"}}); err != nil {
+	if _, err := addContexts(b.contexts, map[string]target{"fra-1": {Addr: "https://a:1"}, "ber-1": {Addr: "https://b:1"}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ words, want string }{

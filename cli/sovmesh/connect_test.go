@@ -3,14 +3,17 @@ package main
 import (
 	"bytes"
 	"encoding/pem"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
 )
 
 // chosen is the target that a command line and an environment lead to.
@@ -60,7 +63,7 @@ func TestWhichRegion(t *testing.T) {
 			b := newBench(t)
 			b.env = tt.env
 			if tt.contexts != nil {
-				if _, err := addContexts(b.contexts, tt.contexts); err != nil {
+				if _, err := addContexts(b.contexts, tt.contexts, nil); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -78,13 +81,26 @@ func TestWhichRegion(t *testing.T) {
 func TestContextsAreTheirOwners(t *testing.T) {
 	b := newBench(t)
 	mine := target{Addr: "https://mine:1"}
-	if _, err := addContexts(b.contexts, map[string]target{"fra-1": mine}); err != nil {
+	if _, err := addContexts(b.contexts, map[string]target{"fra-1": mine}, nil); err != nil {
 		t.Fatal(err)
 	}
 	dev := target{Addr: "https://dev:1", Token: "sm_x", Owner: "dev"}
-	left, err := addContexts(b.contexts, map[string]target{"fra-1": dev, "ber-1": dev})
-	if err != nil || !reflect.DeepEqual(left, []string{"fra-1"}) {
-		t.Fatalf("left %v, %v", left, err)
+	add := map[string]target{"fra-1": dev, "ber-1": dev}
+	added, err := addContexts(b.contexts, add, nil)
+	if err != nil || !reflect.DeepEqual(added, map[string]string{"ber-1": "ber-1"}) {
+		t.Fatalf("added %v, %v", added, err)
+	}
+	added, err = addContexts(b.contexts, add, devContext)
+	if err != nil || !reflect.DeepEqual(added, map[string]string{"ber-1": "ber-1", "fra-1": "fra-1-dev"}) {
+		t.Fatalf("added under another name %v, %v", added, err)
+	}
+	another := target{Addr: "https://another:1", Owner: "another"}
+	added, err = addContexts(b.contexts, map[string]target{"fra-1": another}, devContext)
+	if err != nil || !reflect.DeepEqual(added, map[string]string{"fra-1": "fra-1-dev2"}) {
+		t.Fatalf("added under a third name %v, %v", added, err)
+	}
+	if err := removeContexts(b.contexts, "another"); err != nil {
+		t.Fatal(err)
 	}
 	info, err := os.Stat(b.contexts)
 	if err != nil || info.Mode().Perm() != 0o600 {
@@ -96,6 +112,36 @@ func TestContextsAreTheirOwners(t *testing.T) {
 	c, err := readContexts(b.contexts)
 	if err != nil || !reflect.DeepEqual(c.Contexts, map[string]target{"fra-1": mine}) {
 		t.Errorf("%+v, %v", c.Contexts, err)
+	}
+}
+
+// Many programs at once: each reads the file, adds its entry and writes it. None
+// may be lost, and none may stay once all are gone, the file included.
+func TestContextsOfManyAtOnce(t *testing.T) {
+	b := newBench(t)
+	const all = 32
+	var g errgroup.Group
+	for i := range all {
+		g.Go(func() error {
+			name := fmt.Sprintf("r%d", i)
+			_, err := addContexts(b.contexts, map[string]target{name: {Addr: "https://x:1", Owner: name}}, nil)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := readContexts(b.contexts); err != nil || len(c.Contexts) != all {
+		t.Errorf("%d of %d contexts are there, %v", len(c.Contexts), all, err)
+	}
+	for i := range all {
+		g.Go(func() error { return removeContexts(b.contexts, fmt.Sprintf("r%d", i)) })
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(filepath.Dir(b.contexts)); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
 	}
 }
 
@@ -140,6 +186,13 @@ func TestServerProblems(t *testing.T) {
 	for code, tt := range map[string]struct{ status, exit int }{
 		"role.missing": {403, 40}, "token.expired": {401, 40}, "residency.refused": {403, 20}, "leader.unknown": {503, 30},
 		"capacity.none": {503, 10}, "capacity.never": {409, 11}, "input.unknown-name": {404, 2}, "queue.full": {429, 1},
+		// Who may, and with what: the credential is good for something else.
+		"invite.spent": {401, 40}, "invite.expired": {401, 40}, "invite.name": {401, 40}, "token.spent": {401, 40}, "token.name": {401, 40},
+		// What was typed is wrong, whoever types it.
+		"invite.fingerprint": {400, 2}, "peer.fingerprint": {400, 2}, "peer.answers": {409, 2}, "token.unknown": {404, 2}, "token.role": {400, 2},
+		"tenant.name": {400, 2}, "law.unknown-pack": {400, 2},
+		// Whether it is lawful there is not known.
+		"law.not-held": {403, 30}, "peer.unknown": {503, 30}, "peer.impostor": {502, 1},
 	} {
 		b := newBench(t)
 		region(t, b, tt.status, `{"code":"`+code+`","detail":"what and why","hint":"what to do"}`)

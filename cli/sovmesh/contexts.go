@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/sovmesh/sovmesh/node/api"
@@ -69,9 +71,6 @@ func writeContexts(path string, c contexts) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
 	return writeFile(path, data, 0o600)
 }
 
@@ -92,35 +91,92 @@ func writeFile(path string, data []byte, mode os.FileMode) error {
 	return nil
 }
 
-// addContexts writes entries under their names. What somebody else wrote is
-// left alone and returned: the caller says so.
-func addContexts(path string, add map[string]target) (left []string, err error) {
+// changeContexts reads the file, lets change it, and replaces it, while no other
+// program does the same: two that start at once would else each write what the
+// other had not yet written.
+func changeContexts(path string, change func(contexts) (changed bool)) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	unlock, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	c, err := readContexts(path)
+	if err != nil || !change(c) {
+		return err
+	}
+	if len(c.Contexts) == 0 {
+		return os.Remove(path) // nothing of anybody's is left in it
+	}
+	return writeContexts(path, c)
+}
+
+const (
+	// lockWithin bounds the wait for another program, which holds the lock for
+	// one reading and one writing of a small file.
+	lockWithin = 10 * time.Second
+	lockAgain  = 5 * time.Millisecond
+)
+
+// lockDir keeps other programs of ours from changing what lies in a directory.
+// The lock is on the directory itself, so no file of its own is left, and it
+// ends with the process, however that ends.
+func lockDir(dir string) (unlock func(), err error) {
+	d, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range slices.Sorted(maps.Keys(add)) {
-		if old, ok := c.Contexts[name]; ok && (old.Owner == "" || old.Owner != add[name].Owner) {
-			left = append(left, name)
-			continue
+	for until := time.Now().Add(lockWithin); ; time.Sleep(lockAgain) {
+		err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		switch {
+		case err == nil:
+			return func() { _ = d.Close() }, nil // closing unlocks
+		case !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR):
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), d.Close())
+		case time.Now().After(until):
+			return nil, errors.Join(fmt.Errorf("another program has held the lock of %s for %s; end it", dir, lockWithin), d.Close())
 		}
-		c.Contexts[name] = add[name]
 	}
-	return left, writeContexts(path, c)
+}
+
+// addContexts writes entries under their names. What somebody else wrote is
+// left alone; such an entry gets the first free name that other makes of it, or
+// none where other is nil. It returns the names as they stand in the file, by
+// the names that were asked for.
+func addContexts(path string, add map[string]target, other func(name string, n int) string) (map[string]string, error) {
+	added := map[string]string{}
+	err := changeContexts(path, func(c contexts) bool {
+		free := func(name string, t target) bool {
+			old, taken := c.Contexts[name]
+			return !taken || old.Owner != "" && old.Owner == t.Owner
+		}
+		for _, name := range slices.Sorted(maps.Keys(add)) {
+			as := name
+			for n := 1; other != nil && !free(as, add[name]) && n < 100; n++ {
+				as = other(name, n)
+			}
+			if free(as, add[name]) {
+				c.Contexts[as], added[name] = add[name], as
+			}
+		}
+		return len(added) > 0
+	})
+	return added, err
 }
 
 // removeContexts removes the entries of an owner.
 func removeContexts(path, owner string) error {
-	c, err := readContexts(path)
-	if err != nil {
-		return err
-	}
-	before := len(c.Contexts)
-	maps.DeleteFunc(c.Contexts, func(_ string, t target) bool { return owner != "" && t.Owner == owner })
-	if len(c.Contexts) == before {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return writeContexts(path, c)
+	return changeContexts(path, func(c contexts) bool {
+		before := len(c.Contexts)
+		maps.DeleteFunc(c.Contexts, func(_ string, t target) bool { return owner != "" && t.Owner == owner })
+		return len(c.Contexts) != before
+	})
 }
 
 // find is the context of that name, or an error that says which there are.

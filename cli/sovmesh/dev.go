@@ -130,7 +130,7 @@ func (p *program) serveDev(ctx context.Context, m *devmesh.Mesh, ready string) e
 	}
 	doc := m.ReadyFile()
 	owner := devOwner(os.Getpid())
-	told := p.tellDev(m, doc, owner, ready)
+	told := p.tellDev(doc, owner, ready)
 	if told != nil {
 		stop()
 	}
@@ -161,41 +161,64 @@ func devFault(err error) error {
 }
 
 // tellDev adds the contexts, writes the ready file and prints what to do next.
-func (p *program) tellDev(m *devmesh.Mesh, doc devmesh.ReadyFile, owner, ready string) error {
+func (p *program) tellDev(doc devmesh.ReadyFile, owner, ready string) error {
 	p.forgetDead()
 	add := map[string]target{}
 	for _, r := range doc.Regions {
 		add[string(r.Name)] = target{Addr: r.Nodes[0].API, Token: r.Token, CA: r.CA, Owner: owner}
 	}
-	left, err := addContexts(p.contexts, add)
+	added, err := addContexts(p.contexts, add, devContext)
 	if err != nil {
 		// A mesh without contexts is a mesh all the same.
 		p.warn("no contexts were added: " + err.Error())
-		add = nil
+		added = nil
 	}
-	for _, name := range left {
-		p.warn("the context " + name + " is somebody else's and was left alone; use --addr, --token and --ca")
+	for i, r := range doc.Regions {
+		name := added[string(r.Name)]
+		doc.Regions[i].Context = name
+		if name != "" && name != string(r.Name) {
+			p.warn(fmt.Sprintf("the context %s is somebody else's and was left alone; this mesh's is %s", r.Name, name))
+		}
 	}
 	if ready != "" {
-		if err := m.WriteReady(ready); err != nil {
+		if err := doc.Write(ready); err != nil {
 			return inputFile(err, "give --ready a path that you may write to")
 		}
 	}
 	return p.show(doc, func(w io.Writer) {
-		t := p.table("REGION", "COUNTRY", "NODES", "API")
+		t := p.table("REGION", "COUNTRY", "NODES", "CONTEXT", "API")
 		for _, r := range doc.Regions {
 			var urls []string
 			for _, n := range r.Nodes {
 				urls = append(urls, n.API)
 			}
-			t.add(string(r.Name), r.Country, strconv.Itoa(len(r.Nodes)), strings.Join(urls, " "))
+			t.add(string(r.Name), r.Country, strconv.Itoa(len(r.Nodes)), r.Context, strings.Join(urls, " "))
 		}
 		t.write(w)
-		if first := string(doc.Regions[0].Name); len(add) > len(left) {
-			fmt.Fprintf(w, "\nfrom another shell:\n  sovmesh --context %s node list\n  sovmesh --context %s region list\n  sovmesh --context %s job run job.yaml --wait\n", first, first, first)
-		}
+		devNext(w, doc.Regions[0])
 		fmt.Fprintln(w, "\nCtrl-C ends the mesh and its tasks.")
 	})
+}
+
+// devNext prints commands that work as they stand: by the context, or where
+// there is none by the three things that it would hold.
+func devNext(w io.Writer, r devmesh.ReadyRegion) {
+	fmt.Fprintln(w, "\nfrom another shell:")
+	as := "sovmesh --context " + r.Context
+	if r.Context == "" {
+		as = "sovmesh"
+		fmt.Fprintf(w, "  export SOVMESH_ADDR=%s SOVMESH_TOKEN=%s SOVMESH_CA='%s'\n", r.Nodes[0].API, r.Token, r.CA)
+	}
+	fmt.Fprintf(w, "  %s node list\n  %[1]s region list\n  %[1]s job run job.yaml --wait\n", as)
+}
+
+// devContext is the name of a context where somebody else has one of the
+// region's name.
+func devContext(name string, n int) string {
+	if n == 1 {
+		return name + "-dev"
+	}
+	return name + "-dev" + strconv.Itoa(n)
 }
 
 const devOwnerPrefix = "sovmesh dev "

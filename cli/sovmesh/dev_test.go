@@ -24,7 +24,7 @@ func TestContextsOfAKilledMeshAreTakenOver(t *testing.T) {
 		"ber-1": {Addr: "https://b:1", Owner: devOwner(os.Getpid())},
 		"mine":  {Addr: "https://c:1"},
 	}
-	if _, err := addContexts(b.contexts, left); err != nil {
+	if _, err := addContexts(b.contexts, left, nil); err != nil {
 		t.Fatal(err)
 	}
 	p := b.program(&bytes.Buffer{}, &bytes.Buffer{})

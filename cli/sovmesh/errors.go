@@ -150,7 +150,7 @@ func nearest(written string, valid []string) string {
 	if len(written) > 64 {
 		return ""
 	}
-	best, at := len(written)/2+1, ""
+	best, at := max(1, len(written)/3)+1, ""
 	for _, w := range valid {
 		if d := edits(strings.ToLower(written), w); d < best {
 			best, at = d, w

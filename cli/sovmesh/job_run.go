@@ -30,8 +30,9 @@ outside it sends the body straight to a front door inside. No byte of it leaves
 before that region has accepted the tag.
 
 --wait ends at a final status (a service: running): exit 0 if it is complete,
-else 1. --wait-placed ends once the job has a place, or with 10, 11, 20 or 30
-saying why it has none; the job stays submitted.`,
+else 1. It ends with 11 or 20 where the job will not start as things are.
+--wait-placed ends once the job has a place, or with 10, 11, 20 or 30 saying why
+it has none. The job stays submitted either way.`,
 		UsageText: "sovmesh job run job.yaml --wait\nsovmesh job run - --residency 'EEA,!HU' --json < job.yaml",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "residency", Usage: "`TAG` used in the place of the file's own residency"},
@@ -90,6 +91,11 @@ type waiter struct {
 	client *api.Client
 	file   *api.JobFile
 	job    *placement.Job // as last read
+
+	// lookAt is when a pending job is asked about next, lookEvery how long after
+	// that again.
+	lookAt    time.Time
+	lookEvery time.Duration
 }
 
 // next waits for a change of the job.
@@ -102,7 +108,8 @@ func (w *waiter) next(ctx context.Context, wait time.Duration) error {
 	return nil
 }
 
-// ended waits for the end of a batch job, or for a service to run.
+// ended waits for the end of a batch job, or for a service to run. A job that
+// stays pending for a reason that will not pass is not waited for.
 func (w *waiter) ended(ctx context.Context) error {
 	line := w.p.progress()
 	defer line.done()
@@ -113,16 +120,53 @@ func (w *waiter) ended(ctx context.Context) error {
 		if running || j.Status.Terminal() {
 			return w.verdict()
 		}
-		if err := w.nextOrRetry(ctx, line); err != nil {
+		if err := firstOf(w.nextOrRetry(ctx, line), w.hopeless(ctx)); err != nil {
 			return err
 		}
+	}
+}
+
+// hopeless asks now and then, ever less often, whether a pending job can start
+// at all.
+func (w *waiter) hopeless(ctx context.Context) error {
+	now := time.Now()
+	switch {
+	case w.job.Status != placement.JobPending:
+		w.lookAt = time.Time{}
+		return nil
+	case w.lookAt.IsZero():
+		w.lookAt, w.lookEvery = now.Add(placeLook), placeLook
+		return nil
+	case w.asking() || now.Before(w.lookAt):
+		return nil
+	}
+	w.lookEvery = min(2*w.lookEvery, pollWait)
+	w.lookAt = now.Add(w.lookEvery)
+	return w.never(ctx)
+}
+
+// never says why a pending job will not get a place, by a dry run of the same
+// job: no hardware for it (exit 11), or not lawful (exit 20). Anything else may
+// pass by itself, a node that does not answer included.
+func (w *waiter) never(ctx context.Context) error {
+	report, err := w.client.Check(ctx, w.file)
+	if err != nil || report.Answer != api.CheckNoHardware && report.Answer != api.CheckUnlawful {
+		return nil
+	}
+	return &outcome{
+		checkExit(report.Answer), "job " + string(w.job.ID) + " will not start as things are: " + nonEmpty(report.Reason, report.Answer),
+		nonEmpty(report.Hint, "see why: sovmesh job explain "+string(w.job.ID)) + "; it stays submitted: sovmesh job stop " + string(w.job.ID),
 	}
 }
 
 // nextOrRetry waits for a change; a node that does not answer for a while is no
 // end of the job.
 func (w *waiter) nextOrRetry(ctx context.Context, line *progress) error {
-	err := w.next(ctx, pollWait)
+	wait := pollWait
+	if w.job.Status == placement.JobPending {
+		wait = placeLook
+	}
+	err := w.next(ctx, wait)
 	var problem *api.Problem
 	if err == nil || ctx.Err() != nil || !errors.As(err, &problem) || problem.Status < 500 {
 		return firstOf(ctx.Err(), err)
@@ -206,8 +250,10 @@ func (w *waiter) asking() bool {
 
 // follow prints the job's output until it ends.
 func (w *waiter) follow(ctx context.Context) error {
+	line := w.p.progress()
+	defer line.done()
 	for w.job.Status == placement.JobPending || w.job.Status == placement.JobStarting {
-		if err := w.next(ctx, pollWait); err != nil {
+		if err := firstOf(w.nextOrRetry(ctx, line), w.hopeless(ctx)); err != nil {
 			return err
 		}
 	}

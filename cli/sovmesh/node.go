@@ -55,14 +55,9 @@ func deviceText(n *placement.Node) string {
 	if len(n.Inventory.Devices) == 0 {
 		return "none"
 	}
-	models, simulated := map[string]int{}, false
+	models := map[string]int{}
 	for _, d := range n.Inventory.Devices {
 		models[d.Model]++
-		simulated = simulated || d.Simulated
 	}
-	text := counts(models) + fmt.Sprintf(", %d in use", len(n.Used.Devices))
-	if simulated {
-		text += " (simulated)"
-	}
-	return text
+	return counts(models) + fmt.Sprintf(", %d in use", len(n.Used.Devices)) + simulatedText(n.SimulatedDevices(), len(n.Inventory.Devices))
 }

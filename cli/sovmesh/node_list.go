@@ -19,7 +19,7 @@ func (p *program) nodeList() *cli.Command {
 				for _, n := range nodes {
 					t.add(string(n.ID), string(n.Role), string(n.State), string(n.Contact),
 						fmt.Sprintf("%s/%s", n.Used.CPU, n.Inventory.CPU), fmt.Sprintf("%s/%s", human(n.Used.Memory), human(n.Inventory.Memory)),
-						fmt.Sprintf("%d/%d", len(n.Used.Devices), len(n.Inventory.Devices)), fmt.Sprint(n.Used.Tasks), strings.Join(n.Inventory.Drivers, " "))
+						fmt.Sprintf("%d/%d%s", len(n.Used.Devices), len(n.Inventory.Devices), simulatedText(n.SimulatedDevices(), len(n.Inventory.Devices))), fmt.Sprint(n.Used.Tasks), strings.Join(n.Inventory.Drivers, " "))
 				}
 				t.write(w)
 			})

@@ -124,11 +124,12 @@ func agentFile(cfg node.Config, listen string) yaml.MapSlice {
 // nameContext adds a context of the region's name, unless somebody else has one
 // of that name. Without it the files do as well: it is no reason to fail.
 func (p *program) nameContext(doc *initDocument, t target) {
-	left, err := addContexts(p.contexts, map[string]target{doc.Region: t})
+	p.forgetDead()
+	added, err := addContexts(p.contexts, map[string]target{doc.Region: t}, nil)
 	switch {
 	case err != nil:
 		p.warn("no context was written: " + err.Error())
-	case len(left) > 0:
+	case len(added) == 0:
 		p.warn("the context " + doc.Region + " is somebody else's and was left alone; use --addr, --token and --ca")
 	default:
 		doc.Context = doc.Region

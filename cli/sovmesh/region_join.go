@@ -34,9 +34,9 @@ func (p *program) regionJoin() *cli.Command {
 				return &api.InputError{Code: "input.fingerprint", Message: fmt.Sprintf("the code carries another fingerprint of region %s than the one you confirmed", invite.Region), Help: "do not go on: ask its operator which is right; if the code was changed on its way, let them make a new one"}
 			}
 			if invite.Expired(p.now()) {
-				return &api.InputError{Code: "input.code", Message: "the code was good until " + stamp(invite.Expires), Help: "ask for a new one: sovmesh region invite, on the other side"}
+				return &api.InputError{Code: "invite.expired", Message: "the code was good until " + stamp(invite.Expires), Help: "ask for a new one: sovmesh region invite, on the other side"}
 			}
-			client, _, err := p.writer(c)
+			client, me, err := p.writer(c)
 			if err != nil {
 				return err
 			}
@@ -47,7 +47,7 @@ func (p *program) regionJoin() *cli.Command {
 			}
 			return p.show(out, func(w io.Writer) {
 				p.facts(w, "region", string(out.Region), "state", string(out.State), "our fingerprint", out.Fingerprint)
-				fmt.Fprintf(p.err, "there, by its operator: sovmesh region approve NAME --confirm-fingerprint %s\n", out.Fingerprint)
+				fmt.Fprintf(p.err, "there, by its operator: sovmesh region approve %s --confirm-fingerprint %s\n", clean(string(me.Region)), out.Fingerprint)
 			})
 		},
 	}

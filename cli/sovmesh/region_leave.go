@@ -11,9 +11,12 @@ import (
 func (p *program) regionLeave() *cli.Command {
 	return &cli.Command{
 		Name: "leave", Usage: "end the federation with a region", ArgsUsage: "NAME",
-		Description: "--peer-dead is your word that the other side is gone for good and cannot confirm.",
-		UsageText:   "sovmesh region leave ber-1 --peer-dead --yes",
-		Flags:       append([]cli.Flag{&cli.BoolFlag{Name: "peer-dead", Usage: "the other side is gone for good"}, yesFlag()}, connectionFlags()...),
+		Description: `Both sides end it, each for itself: a region that does not answer is not left,
+because what it holds of yours is not known then (exit 30). --peer-dead is your
+word that it is gone for good and cannot confirm: work of yours that ran there
+counts as lost. While it answers, that word is not taken (exit 2).`,
+		UsageText: "sovmesh region leave ber-1 --peer-dead --yes",
+		Flags:     append([]cli.Flag{&cli.BoolFlag{Name: "peer-dead", Usage: "the other side is gone for good"}, yesFlag()}, connectionFlags()...),
 		Action: func(c *cli.Context) error {
 			args, err := arguments(c, "NAME")
 			if err == nil {

@@ -46,7 +46,7 @@ func (p *program) writeStatus(w io.Writer, s *api.Status, me *api.Whoami) {
 	p.facts(w, "you", whoText(me), "region", string(s.Region)+" ("+s.Mesh+")", "answered by", string(s.Node)+", version "+s.Version,
 		"leader", nonEmpty(string(s.Leader), "unknown"), "law pack", s.LawPack,
 		"nodes", counts(s.Nodes)+fmt.Sprintf(" · %d voters", s.Voters), "jobs", nonEmpty(counts(s.Jobs), "none"),
-		"gpus", fmt.Sprintf("%d, %d free", s.GPUs, s.GPUFree))
+		"gpus", fmt.Sprintf("%d, %d free%s", s.GPUs, s.GPUFree, simulatedText(s.GPUSimulated, s.GPUs)))
 	if len(s.Regions) == 0 {
 		return
 	}
@@ -56,6 +56,17 @@ func (p *program) writeStatus(w io.Writer, s *api.Status, me *api.Whoami) {
 		t.add(string(r.Region), string(r.State), r.Link, p.since(r.Since))
 	}
 	t.write(w)
+}
+
+// simulatedText says which part of the devices is pretended.
+func simulatedText(simulated, all int) string {
+	switch simulated {
+	case 0:
+		return ""
+	case all:
+		return " (simulated)"
+	}
+	return fmt.Sprintf(" (%d simulated)", simulated)
 }
 
 // counts writes "3 ready · 1 draining", sorted by name.

@@ -195,7 +195,7 @@ func TestReadyFileIsWhatTheContractSays(t *testing.T) {
 		}
 	}()
 	path := filepath.Join(t.TempDir(), "ready.json")
-	if err := m.WriteReady(path); err != nil {
+	if err := m.ReadyFile().Write(path); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(path)

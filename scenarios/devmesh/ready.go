@@ -23,6 +23,9 @@ type ReadyRegion struct {
 	Token   string             `json:"token"` // every role, and the permission for ANY
 	CA      string             `json:"ca"`    // path of a PEM file
 	Nodes   []ReadyNode        `json:"nodes"`
+	// Context is the name under which contexts.yaml holds the three; empty where
+	// nobody wrote it there.
+	Context string `json:"context,omitempty"`
 }
 
 // ReadyNode is one node of a region.
@@ -46,9 +49,9 @@ func (m *Mesh) ReadyFile() ReadyFile {
 	return out
 }
 
-// WriteReady writes the document for its owner alone, in one step: whoever sees
-// the file sees all of it.
-func (m *Mesh) WriteReady(path string) error { return writeJSON(path, m.ReadyFile()) }
+// Write writes the document for its owner alone, in one step: whoever sees the
+// file sees all of it.
+func (f ReadyFile) Write(path string) error { return writeJSON(path, f) }
 
 func (r *region) caPath() string { return filepath.Join(r.dir, "ca.pem") }
 
