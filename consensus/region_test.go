@@ -38,6 +38,7 @@ type server struct {
 
 func newRegion(t testing.TB, nodes int, tune func(*Config)) *region {
 	r := &region{t: t, net: newFabric(), nodes: map[placement.NodeID]*server{}, dirs: map[placement.NodeID]Storage{}, tune: tune}
+	t.TempDir() // removed after the groups have ended, with all others
 	t.Cleanup(func() {
 		r.mu.Lock()
 		var all []*server
