@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/sovmesh/sovmesh/consensus"
+	"github.com/sovmesh/sovmesh/consensus/ledger/store"
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/transport"
@@ -34,6 +35,7 @@ type Replica interface {
 	Leader() (placement.NodeID, bool)
 	Health() error
 	Peers() []consensus.Member
+	LedgerStatus() (here store.Status, whole, voters int)
 }
 
 // Endpoint is the node's socket to its peers.

@@ -17,6 +17,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/sovmesh/sovmesh/consensus"
+	"github.com/sovmesh/sovmesh/consensus/ledger/store"
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/placement/residency"
@@ -34,7 +35,10 @@ type fakeReplica struct {
 	sick error
 }
 
-func (f fakeReplica) View() *state.View                { return f.view }
+func (f fakeReplica) View() *state.View { return f.view }
+func (f fakeReplica) LedgerStatus() (store.Status, int, int) {
+	return store.Status{Size: 3, Missing: 1}, 1, 1
+}
 func (f fakeReplica) Leader() (placement.NodeID, bool) { return "n1", true }
 func (f fakeReplica) Health() error                    { return f.sick }
 func (f fakeReplica) Peers() []consensus.Member {

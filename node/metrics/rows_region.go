@@ -20,7 +20,8 @@ type replica struct {
 	leaderKnown, leads     bool
 	healthy                bool
 	voters, standbys, want int
-	leaves                 uint64
+	leaves, missing        uint64
+	whole                  int
 }
 
 func (m *Metrics) readReplica() replica {
@@ -30,6 +31,8 @@ func (m *Metrics) readReplica() replica {
 		index: view.Index(), leaderKnown: known, leads: known && leader == m.cfg.Self, healthy: r.Health() == nil,
 		want: view.VotersWanted(), leaves: view.LedgerSize(),
 	}
+	here, whole, _ := r.LedgerStatus()
+	out.missing, out.whole = here.Missing, whole
 	for _, peer := range r.Peers() {
 		if peer.Voter {
 			out.voters++
@@ -52,6 +55,8 @@ func replicaRows() []row[replica] {
 		}),
 		gauge("consensus_voters_wanted", "Voters that the region is set to have.", func(r replica) int { return r.want }),
 		counter("ledger_leaves_total", "Leaves of the region's ledger: commands decided, refused ones too.", func(r replica) uint64 { return r.leaves }),
+		gauge("ledger_missing_leaves", "Leaves that this replica lacks and waits to get from its peers.", func(r replica) uint64 { return r.missing }),
+		gauge("ledger_whole_replicas", "Voters that this replica last heard to hold every leaf.", func(r replica) int { return r.whole }),
 	}
 }
 
