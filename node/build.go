@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus"
@@ -164,6 +165,11 @@ func (n *Node) lawful(_ placement.Task, job placement.Job) error {
 	return residency.Check(policy.ForScope("compute"), view.Facts(self), view.Pack(), residency.Options{On: residency.DateOf(n.deps.now())})
 }
 
+// votes reports whether raft's configuration has the node as a voter.
+func (n *Node) votes(node placement.NodeID) bool {
+	return n.group != nil && slices.ContainsFunc(n.group.Peers(), func(m consensus.Member) bool { return m.Node == node && m.Voter })
+}
+
 // handOver gives the leadership to another voter that is not being emptied.
 func (n *Node) handOver(ctx context.Context) error {
 	err := errors.New("no other voter can lead")
@@ -204,7 +210,7 @@ func (n *Node) buildFront() (err error) {
 		}
 		return issuer{n.authority, n.keyring}
 	}
-	cfg.Keyring = n.keyring
+	cfg.Keyring, cfg.Votes = n.keyring, n.votes
 	cfg.Credential, cfg.Verifier, cfg.Dial, cfg.Now, cfg.Log = n.credential, n.verifier, n.deps.Dial, n.deps.now, n.logOf("api")
 	cfg.Ready = n.isReady
 	if n.server, err = api.New(cfg); err != nil {

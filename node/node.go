@@ -137,6 +137,7 @@ func (n *Node) buildIdentity() (err error) {
 	n.verifier = &identity.Verifier{
 		Home: n.who.Region, Mesh: n.who.Mesh, Bundles: n.bundles, Clock: n.deps.now,
 		Revoked:  n.revoked,
+		Since:    n.since,
 		RaftPeer: n.raftPeer,
 	}
 	return nil
@@ -157,6 +158,17 @@ func (n *Node) revoked(id identity.ID, serial *big.Int) bool {
 	// A replica that lags may not have heard of a member of its own group: it
 	// must listen to it, or it would never hear.
 	return !slices.ContainsFunc(n.group.Peers(), func(m consensus.Member) bool { return m.Node == id.Node })
+}
+
+// since is when the node joined under its name, less what a certificate is
+// backdated by and what clocks may differ by. The certificate that the ledger
+// has for the node counts whenever it was made: a founder's is older than its region.
+func (n *Node) since(id identity.ID, serial *big.Int) time.Time {
+	rec := n.ledger.View().Node(id.Node)
+	if id.Region != n.who.Region || rec == nil || rec.JoinedAt.IsZero() || rec.Serial == serial.String() {
+		return time.Time{}
+	}
+	return rec.JoinedAt.Add(-identity.Backdate - maxSkew)
 }
 
 // raftPeer says who may speak raft: the voters and standbys of the current

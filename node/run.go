@@ -127,11 +127,7 @@ func (n *Node) takeKeys(ctx context.Context) {
 	if n.group == nil || n.authority.holds() {
 		return
 	}
-	votes := false
-	for _, m := range n.group.Peers() {
-		votes = votes || m.Node == n.who.Node && m.Voter
-	}
-	if !votes {
+	if !n.votes(n.who.Node) {
 		return
 	}
 	for _, voter := range n.voters() {

@@ -223,10 +223,9 @@ func (s *State) reportInventory(c *call, k ReportInventory) *Refused {
 		n.API = k.API
 	}
 	if k.Site != "" && k.Site != n.Site {
-		if n.Used.Tasks > 0 {
-			return refuse("node.site", "drain it first", "node %s cannot move to another site while it has tasks", n.ID)
-		}
-		n.Site = k.Site
+		// A site decides what may run there, so a node's later word for it is not
+		// enough: what it joined with counts.
+		return refuse("node.site", "if it did move: sovmesh node remove, then let it join again at the new site", "node %s joined at site %q and says now that it stands at %q", n.ID, n.Site, clip(k.Site))
 	}
 	if refused := checkNode(n); refused != nil {
 		return refused

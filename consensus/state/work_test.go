@@ -212,3 +212,17 @@ func TestJoining(t *testing.T) {
 		}
 	}
 }
+
+// A site decides what may run at a node: the node's later word does not move it.
+func TestANodeCannotMoveItselfToAnotherSite(t *testing.T) {
+	f := newFixture(t)
+	n := f.s.Node("n1")
+	report := ReportInventory{Node: "n1", Inventory: n.Inventory, Site: "elsewhere"}
+	report.Inventory.Version++
+	f.refused("node.site", report)
+	if now := f.s.Node("n1").Site; now != n.Site {
+		t.Errorf("it stands at %q now", now)
+	}
+	report.Site = n.Site
+	f.ok(report)
+}

@@ -40,9 +40,13 @@ func proposeRaw(s *Server, c *call) error {
 	if err != nil {
 		return err
 	}
-	_, cmd, err := state.Decode(raw)
+	head, cmd, err := state.Decode(raw)
 	if err != nil {
 		return &InputError{Code: CodeBody, Message: "the command cannot be read: " + shortError(err), Help: "the two nodes may run different versions: sovmesh version"}
+	}
+	// The ledger records the actor for ever: a worker signs with its own name.
+	if c.caller.Role == placement.RoleWorker && head.Actor != c.caller.Actor {
+		return newProblem(http.StatusForbidden, CodeRole, fmt.Sprintf("node %s, a worker, may not propose as %s", c.caller.Node, quoteWord(head.Actor)), "a worker speaks for itself, nobody else")
 	}
 	if !mayPropose(c.caller, cmd) {
 		return newProblem(http.StatusForbidden, CodeRole, fmt.Sprintf("node %s, a %s, may not propose %s", c.caller.Node, c.caller.Role, cmd.Kind()), "a worker reports about itself, nothing else")
@@ -65,8 +69,6 @@ func mayPropose(c *Caller, cmd state.Command) bool {
 	case state.ReportTasks:
 		return cmd.Node == c.Node
 	case state.ReportInventory:
-		return cmd.Node == c.Node
-	case state.RenewLeases:
 		return cmd.Node == c.Node
 	}
 	return false
@@ -177,8 +179,11 @@ func ownHosts(v *state.View, self placement.NodeID, hosts []string) error {
 }
 
 // authoritySecrets hands the CA to a node that the raft configuration already
-// has as a voter: the state records that, not the caller's word.
+// has as a voter. A role in the ledger is only what the node shall become.
 func authoritySecrets(s *Server, c *call) error {
+	if s.cfg.Votes == nil || !s.cfg.Votes(c.caller.Node) {
+		return newProblem(http.StatusForbidden, CodeRole, "node "+string(c.caller.Node)+" does not vote in the raft configuration yet", "wait until it votes: sovmesh node list")
+	}
 	a, err := s.authority()
 	if err != nil {
 		return err

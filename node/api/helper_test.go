@@ -305,6 +305,7 @@ func (w *world) add(id placement.RegionID, country string, gpus int) *region {
 	cfg.Region, cfg.Mesh, cfg.Self = id, testMesh, r.node
 	cfg.Ledger, cfg.Peers, cfg.Tasks, cfg.Links = r.ledger, speaker{w.net, identity.ID{Region: id, Mesh: testMesh, Node: r.node}}, r.tasks, r.links
 	cfg.Keyring = testRing{}
+	cfg.Votes = func(n placement.NodeID) bool { return n == r.node }
 	cfg.Authority = func() Authority { return testCA{r.ca, w.clock.now} }
 	cfg.Credential = identity.NewSource(r.cred)
 	cfg.Verifier = &identity.Verifier{Home: id, Mesh: testMesh, Bundles: r.bundles, Clock: w.clock.now}

@@ -429,8 +429,9 @@ func TestMeshWithinTheRegion(t *testing.T) {
 	peer := transport.Peer{ID: identity.ID{Region: "fra-1", Mesh: testMesh}, Addr: "127.0.0.1:1"}
 	voter := NewMeshClient(speaker{w.net, identity.ID{Region: "fra-1", Mesh: testMesh, Node: "fra-1-n1"}})
 	worker := NewMeshClient(speaker{w.net, identity.ID{Region: "fra-1", Mesh: testMesh, Node: "w1"}})
+	actor := "node:w1"
 	encode := func(c state.Command) []byte {
-		raw, err := state.Encode(state.Head{Version: 1, Time: w.clock.now(), Salt: [16]byte{byte(time.Now().UnixNano())}, Actor: "x"}, c)
+		raw, err := state.Encode(state.Head{Version: 1, Time: w.clock.now(), Salt: [16]byte{byte(time.Now().UnixNano())}, Actor: actor}, c)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -445,9 +446,22 @@ func TestMeshWithinTheRegion(t *testing.T) {
 	if res, err := worker.Propose(t.Context(), peer, encode(state.ReportInventory{Node: "w1", Inventory: placement.Inventory{Version: 7, CPU: 1}})); err != nil || res.Refused != nil {
 		t.Errorf("a worker reports itself: %+v %v", res, err)
 	}
+	if _, err := worker.Propose(t.Context(), peer, encode(state.RenewLeases{Node: "w1", Until: w.clock.now().Add(time.Minute)})); CodeOf(err) != CodeRole {
+		t.Errorf("a worker renews its own leases: %v", err)
+	}
+	actor = "founder"
+	if _, err := worker.Propose(t.Context(), peer, encode(state.ReportInventory{Node: "w1", Inventory: placement.Inventory{Version: 8, CPU: 1}})); CodeOf(err) != CodeRole {
+		t.Errorf("a worker signs as the founder: %v", err)
+	}
 	if res, err := voter.Propose(t.Context(), peer, encode(state.CordonNode{Node: "w1"})); err != nil || res.Refused != nil {
 		t.Errorf("a voter: %+v %v", res, err)
 	}
+	// A role in the ledger alone gives nothing: raft's configuration must have it.
+	fra.ledger.must(t, state.SetRole{Node: "w1", Role: placement.RoleVoter})
+	if _, err := worker.Authority(t.Context(), peer); CodeOf(err) != CodeRole {
+		t.Errorf("a node that does not vote yet got the CA: %v", err)
+	}
+	fra.ledger.must(t, state.SetRole{Node: "w1", Role: placement.RoleWorker})
 	if _, err := worker.Authority(t.Context(), peer); CodeOf(err) != CodeRole {
 		t.Errorf("a worker got the CA: %v", err)
 	}

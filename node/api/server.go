@@ -89,6 +89,9 @@ type Config struct {
 	// Authority is nil where there is no CA: then certificates are not issued here.
 	Authority func() Authority
 	Links     Links
+	// Votes reports whether raft's configuration has the node as a voter; the CA
+	// is handed to nobody else, and to nobody if it is nil.
+	Votes func(placement.NodeID) bool
 	// Keyring is the gossip keys that this node holds.
 	Keyring Keyrings
 	// Credential signs statements; Verifier opens those of others.

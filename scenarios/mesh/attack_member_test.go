@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -187,5 +188,31 @@ func TestARemovedNodeIsNotHeard(t *testing.T) {
 		}
 		job := m.At("fra-1").Submit(`{"kind":"fake","residency":"FR","command":["run","1s"]}`)
 		m.Within(10*time.Second, "the region works on", job.Exited(0))
+	})
+}
+
+// A node that joins again under its old name does not revive the certificates
+// that it, or who took it over, had before: they are refused, the new one counts.
+func TestARejoinedNodeDoesNotReviveOldCertificates(t *testing.T) {
+	Run(t, func(t *testing.T) {
+		m := New(t, Region("fra-1", "FR", 4))
+		old := m.credential("fra-1", "n4", 0)
+		r := m.rogue(old, outside(1))
+		to := m.peer("fra-1", "n1")
+		m.must(r.knock(identity.ClassHTTP, to))
+		time.Sleep(10 * time.Minute)
+		h := m.host("fra-1", "n4")
+		h.end(false)
+		m.must(m.At("fra-1").RemoveNode(t.Context(), "n4"))
+		m.must(os.RemoveAll(h.dir))
+		tok, err := m.At("fra-1").CreateNodeToken(t.Context(), api.NodeTokenRequest{Node: "n4"})
+		m.must(err)
+		m.must(h.join(tok.Token))
+		h.start()
+		h.waitReady()
+		m.must(m.rogue(m.stolen("fra-1", "n4"), outside(2)).knock(identity.ClassHTTP, to))
+		for _, class := range identity.Classes() {
+			mustRefuse(m, "a certificate from before the node joined again on "+string(class), r.knock(class, to))
+		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"math/big"
 	"testing"
+	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -103,6 +104,28 @@ func TestRevokedPeerIsRefused(t *testing.T) {
 	}
 	if err := m.verifier.VerifyConnection(&n1.ID)(cs); ReasonOf(err) != Revoked {
 		t.Errorf("open connection, checked again: %v", err)
+	}
+}
+
+// A name that was given again does not revive the certificates that its former
+// holder has.
+func TestACertificateOlderThanItsNodeIsRefused(t *testing.T) {
+	m := newMesh(t)
+	n1, n2 := node(t, m.fra, "n1"), node(t, m.fra, "n2")
+	server, client := m.verifier.ServerConfig(NewSource(n1), Classes()...), m.verifier.ClientConfig(NewSource(n2), ClassHTTP, n1.ID)
+	for _, tc := range []struct {
+		joined time.Time
+		reason Reason
+	}{{n2.Leaf.NotBefore, ""}, {n2.Leaf.NotBefore.Add(time.Second), Revoked}, {time.Time{}, ""}} {
+		m.verifier.Since = func(id ID, _ *big.Int) time.Time {
+			if id == n2.ID {
+				return tc.joined
+			}
+			return time.Time{}
+		}
+		if _, err, _ := shake(t, server, client); ReasonOf(err) != tc.reason {
+			t.Errorf("joined at %s: %v", tc.joined, err)
+		}
 	}
 }
 

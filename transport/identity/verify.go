@@ -42,6 +42,11 @@ type Verifier struct {
 	// Revoked reports whether a certificate was withdrawn; nil means none was.
 	Revoked func(id ID, serial *big.Int) bool
 
+	// Since is the beginning before which a certificate of the node does not
+	// count: a name that was given again does not revive what its former holder
+	// has. The zero time refuses none; nil means that no node has one.
+	Since func(id ID, serial *big.Int) time.Time
+
 	// RaftPeer reports whether a node of the home region is a voter or standby
 	// now, or may become one: it is asked for both ends of a raft connection,
 	// so a node that just joined answers yes for the voters it joined by.
@@ -148,6 +153,11 @@ func (v *Verifier) verifyChain(chain []*x509.Certificate, usage x509.ExtKeyUsage
 	}
 	if v.Revoked != nil && v.Revoked(id, leaf.SerialNumber) {
 		return ID{}, refuse(Revoked, id.String(), "serial %x", leaf.SerialNumber)
+	}
+	if v.Since != nil {
+		if since := v.Since(id, leaf.SerialNumber); leaf.NotBefore.Before(since) {
+			return ID{}, refuse(Revoked, id.String(), "it was issued before %s, when the node joined", stamp(since))
+		}
 	}
 	return id, nil
 }
