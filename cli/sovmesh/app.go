@@ -87,6 +87,7 @@ func (p *program) app() *cli.App {
 			p.tenantCommands(),
 			p.lawCommands(),
 			p.tokenCommands(),
+			p.auditCommands(),
 			p.residencyCommands(),
 			p.gpuCommands(),
 			p.devCommand(),

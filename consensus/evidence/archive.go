@@ -19,8 +19,10 @@ const (
 	block = 512
 	// ManifestName is the name of the first file.
 	ManifestName = "MANIFEST"
-	// maxName is what a ustar header holds without a prefix.
-	maxName = 100
+	// A ustar header holds maxName bytes of a name; of a longer one it holds the
+	// beginning, up to a slash, apart, in at most maxPrefix bytes.
+	maxName   = 100
+	maxPrefix = 155
 	// MaxManifest and MaxFile bound what is held in memory at once, in bytes.
 	MaxManifest = 32 << 20
 	MaxFile     = 32 << 20
@@ -76,7 +78,7 @@ func ParseManifest(data []byte) ([]Entry, error) {
 // validName takes relative paths of plain words: no way out of the directory
 // that an auditor unpacks to.
 func validName(name string) bool {
-	if name == "" || len(name) > maxName {
+	if _, _, ok := splitName(name); name == "" || !ok {
 		return false
 	}
 	for word := range strings.SplitSeq(name, "/") {
@@ -93,6 +95,20 @@ func validName(name string) bool {
 	return true
 }
 
+// splitName is how a header holds a name: whole if it can, else with the
+// shortest prefix that leaves few enough bytes.
+func splitName(name string) (prefix, rest string, ok bool) {
+	if len(name) <= maxName {
+		return "", name, true
+	}
+	from := len(name) - maxName - 1
+	i := strings.IndexByte(name[from:], '/')
+	if i < 0 || from+i > maxPrefix {
+		return "", "", false
+	}
+	return name[:from+i], name[from+i+1:], true
+}
+
 func shorten(s string) string {
 	if len(s) > 64 {
 		return strings.ToValidUTF8(s[:64], "") + "..."
@@ -103,7 +119,9 @@ func shorten(s string) string {
 // header is the one header of a file.
 func header(name string, size int64) []byte {
 	h := make([]byte, block)
-	copy(h, name)
+	prefix, rest, _ := splitName(name)
+	copy(h, rest)
+	copy(h[345:], prefix)
 	copy(h[100:], "0000644\x00")
 	copy(h[108:], "0000000\x00")
 	copy(h[116:], "0000000\x00")
@@ -227,6 +245,9 @@ func readFile(r io.Reader, most int64) (name string, data []byte, err error) {
 		return "", nil, truncated(err)
 	}
 	name = string(bytes.TrimRight(h[:maxName], "\x00"))
+	if prefix := string(bytes.TrimRight(h[345:345+maxPrefix], "\x00")); prefix != "" {
+		name = prefix + "/" + name
+	}
 	var size int64
 	if _, err := fmt.Sscanf(string(h[124:135]), "%o", &size); err != nil || size < 0 || !validName(name) || !bytes.Equal(h, header(name, size)) {
 		return "", nil, fmt.Errorf("%w: a header is not the one that a pack has", ErrArchive)

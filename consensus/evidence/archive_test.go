@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 )
 
@@ -44,7 +45,8 @@ func readAll(data []byte) (map[string]string, error) {
 
 // Any tar program unpacks a pack.
 func TestArchivesAreOrdinaryTar(t *testing.T) {
-	data := archived(t, "README.txt", "hello", "regions/fra-1/entries/000", string(make([]byte, 1500)), "empty", "")
+	long := "regions/" + strings.Repeat("r", 63) + "/bundles/" + strings.Repeat("0", 64) + ".json"
+	data := archived(t, "README.txt", "hello", "regions/fra-1/entries/000", string(make([]byte, 1500)), long, "{}", "empty", "")
 	r := tar.NewReader(bytes.NewReader(data))
 	var names []string
 	for {
@@ -60,17 +62,17 @@ func TestArchivesAreOrdinaryTar(t *testing.T) {
 		}
 		names = append(names, h.Name)
 	}
-	if len(names) != 4 || names[0] != ManifestName || names[3] != "empty" {
+	if len(names) != 5 || names[0] != ManifestName || names[3] != long || names[4] != "empty" {
 		t.Errorf("unpacked: %q", names)
 	}
-	if all, err := readAll(data); err != nil || all["README.txt"] != "hello" {
+	if all, err := readAll(data); err != nil || all["README.txt"] != "hello" || all[long] != "{}" {
 		t.Errorf("read: %v, %v", all, err)
 	}
 }
 
 // Not one bit of a pack can change, and no byte be missing or too many.
 func TestEveryBitOfAnArchiveCounts(t *testing.T) {
-	data := archived(t, "README.txt", "hello", "a/b", "x")
+	data := archived(t, "README.txt", "hello", "a/b", "x", strings.Repeat("a", 60)+"/"+strings.Repeat("b", 60), "y")
 	for i := range data {
 		for _, bit := range []byte{1, 0x20, 0x80} {
 			bad := bytes.Clone(data)

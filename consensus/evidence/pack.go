@@ -21,6 +21,7 @@ import (
 //	regions/<r>/checkpoints/<size>             signed notes, oldest first
 //	regions/<r>/edge                           compact range of the log before the first leaf
 //	regions/<r>/entries/<n>                    the leaves, in runs
+//	regions/<r>/tail                           consistency proof from the last leaf to a larger last checkpoint
 //	regions/<r>/openings/<n>                   what some commitments hide, in runs
 //	regions/<r>/segments/<n>                   inference receipts
 const (
@@ -37,6 +38,7 @@ const (
 	dirCheckpoints  = "checkpoints"
 	fileEdge        = "edge"
 	dirEntries      = "entries"
+	fileTail        = "tail"
 	dirOpenings     = "openings"
 	dirSegments     = "segments"
 )
@@ -132,8 +134,8 @@ func parseName(s string) (name, error) {
 	switch {
 	case len(words) == 3 && words[0] == lawDir:
 		return name{law: words[1], table: words[2]}, nil
-	case len(words) == 3 && words[0] == regionsDir && words[2] == fileEdge:
-		return name{region: words[1], kind: fileEdge}, nil
+	case len(words) == 3 && words[0] == regionsDir && (words[2] == fileEdge || words[2] == fileTail):
+		return name{region: words[1], kind: words[2]}, nil
 	case len(words) == 4 && words[0] == regionsDir:
 		switch words[2] {
 		case dirBundles, dirCertificates, dirCheckpoints, dirEntries, dirOpenings, dirSegments:
@@ -146,6 +148,7 @@ func parseName(s string) (name, error) {
 // The names of files.
 func lawName(hash, table string) string      { return lawDir + "/" + hash + "/" + table }
 func edgeName(region string) string          { return regionsDir + "/" + region + "/" + fileEdge }
+func tailName(region string) string          { return regionsDir + "/" + region + "/" + fileTail }
 func fileName(region, kind, f string) string { return regionsDir + "/" + region + "/" + kind + "/" + f }
 func runName(region, kind string, n int) string {
 	return fileName(region, kind, fmt.Sprintf("%09d", n))

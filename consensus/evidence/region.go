@@ -10,6 +10,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/transparency-dev/merkle/proof"
+	"github.com/transparency-dev/merkle/rfc6962"
+
 	"github.com/sovmesh/sovmesh/consensus/ledger"
 )
 
@@ -47,7 +50,8 @@ type regionReader struct {
 	rank int // of the last file's kind
 
 	seals  []seal
-	passed int // seals whose root was compared
+	passed int  // seals whose root was compared
+	tailed bool // the last seal is of a larger log, that was shown to begin so
 	tree   *ledger.Tree
 	hashes []ledger.Hash // of the leaves, where they are compared with others
 	hidden []ledger.Hash // the leaves' commitments, where openings are here
@@ -70,7 +74,7 @@ func newRegionReader(v *verifier, d Region) *regionReader {
 
 // rank orders the kinds of files.
 func rank(kind string) int {
-	return slices.Index([]string{dirBundles, dirCertificates, dirCheckpoints, fileEdge, dirEntries, dirOpenings, dirSegments}, kind)
+	return slices.Index([]string{dirBundles, dirCertificates, dirCheckpoints, fileEdge, dirEntries, fileTail, dirOpenings, dirSegments}, kind)
 }
 
 func (r *regionReader) file(n name, data []byte) error {
@@ -91,6 +95,8 @@ func (r *regionReader) file(n name, data []byte) error {
 			return fmt.Errorf("%w: region %s has leaves and no %s", ErrArchive, r.desc.Name, fileEdge)
 		}
 		return parseRun(data, r.takeLeaf)
+	case fileTail:
+		return r.takeTail(data)
 	case dirOpenings:
 		return parseOpenings(data, r.takeOpening)
 	}
@@ -174,7 +180,9 @@ func (r *regionReader) takeEdge(data []byte) (err error) {
 func (r *regionReader) compare() {
 	for r.passed < len(r.seals) && r.seals[r.passed].size <= r.tree.Size() {
 		s := &r.seals[r.passed]
-		if s.size == r.tree.Size() && s.root != r.tree.Root() {
+		if s.size < r.tree.Size() {
+			r.v.f.fail(Consistency, "region %s: the checkpoint of size %d is of before the leaves that are here, so nothing shows that they follow it", r.desc.Name, s.size)
+		} else if s.root != r.tree.Root() {
 			r.v.f.fail(Consistency, "region %s: the checkpoint of size %d was signed over another log than these leaves: a leaf was changed, or the log was forked", r.desc.Name, s.size)
 		}
 		r.passed++
@@ -356,6 +364,28 @@ func (r *regionReader) judgeSegment(index uint64, l *ledger.Leaf) {
 	r.chains[id] = chain{seq, l.Get(ledger.ShownRoot)}
 }
 
+// takeTail reads the proof that the log of the last checkpoint begins with the
+// leaves up to here (https://www.rfc-editor.org/rfc/rfc6962#section-2.1.2).
+func (r *regionReader) takeTail(data []byte) error {
+	const size = len(ledger.Hash{})
+	if r.tree == nil || r.tailed || len(data)%size != 0 || len(data) > ledger.MaxProofHashes*size || r.tree.Size() == 0 {
+		return fmt.Errorf("%w: the %s of region %s is none", ErrArchive, fileTail, r.desc.Name)
+	}
+	if len(r.seals) == 0 || r.seals[len(r.seals)-1].size <= r.tree.Size() {
+		return fmt.Errorf("%w: region %s has a %s and no checkpoint beyond its leaves", ErrArchive, r.desc.Name, fileTail)
+	}
+	last, root := &r.seals[len(r.seals)-1], r.tree.Root()
+	var hashes [][]byte
+	for ; len(data) > 0; data = data[size:] {
+		hashes = append(hashes, data[:size])
+	}
+	r.tailed = true
+	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, r.tree.Size(), last.size, hashes, root[:], last.root[:]); err != nil {
+		r.v.f.fail(Consistency, "region %s: the log of the checkpoint of size %d does not begin with these %d leaves: a leaf was changed, or the log was forked", r.desc.Name, last.size, r.tree.Size())
+	}
+	return nil
+}
+
 // takeOpening checks bytes against the commitment of their leaf. Openings come
 // in the leaves' order.
 func (r *regionReader) takeOpening(leaf uint64, command []byte) error {
@@ -388,8 +418,9 @@ func (r *regionReader) end() error {
 	if r.tree.Size() != r.desc.End {
 		r.v.f.fail(Completeness, "region %s: %d leaves are here, of %d to %d: the end is missing", r.desc.Name, r.tree.Size()-r.desc.First, r.desc.First, r.desc.End)
 	}
-	if from := r.v.desc.Filter.From; r.desc.First > 0 && r.out.FirstAt.After(from) {
-		r.v.f.fail(Completeness, "region %s: the pack is said to begin at %s, and its first leaf is of %s", r.desc.Name, stamp(from), stamp(r.out.FirstAt))
+	if from := r.v.desc.Filter.From; r.desc.First > 0 && r.out.FirstAt.After(from.Add(-2*maxSkew)) {
+		// A leaf before the first may have a time as late as this.
+		r.v.f.fail(Completeness, "region %s: the pack is said to begin at %s, and its first leaf is of %s, too late to be sure that none is left out", r.desc.Name, stamp(from), stamp(r.out.FirstAt))
 	}
 	r.endBundles()
 	return r.endSeals()
@@ -406,8 +437,11 @@ func (r *regionReader) endSeals() error {
 	r.out.Checkpoints, r.out.Size = len(r.seals), last.size
 	if last.size < r.desc.End {
 		r.v.f.fail(Freshness, "region %s: the last checkpoint covers %d leaves of %d", name, last.size, r.desc.End)
-	} else if last.size > r.tree.Size() {
+	} else if last.size > r.tree.Size() && !r.tailed {
 		r.v.f.fail(Completeness, "region %s: the last checkpoint covers %d leaves, of which the last %d are not here", name, last.size, last.size-r.tree.Size())
+	}
+	if behind := len(r.seals) - r.passed; behind > 1 || behind == 1 && !r.tailed && r.tree.Size() == r.desc.End {
+		r.v.f.fail(Consistency, "region %s: %s beyond the last leaf that nothing connects with it", name, plural(uint64(behind), "checkpoint"))
 	}
 	r.v.fresh(r, last)
 	return nil
@@ -438,7 +472,11 @@ func (v *verifier) fresh(r *regionReader, last *seal) {
 		v.f.lack(Time, "region %s: the policy asks for no witness, so nothing speaks of time", name)
 		at = r.out.LastAt
 	}
-	if to := v.desc.Filter.To; !to.IsZero() && at.Before(to) && r.out.LastAt.Before(to) {
+	// After the last leaf others follow: it must be late enough that none of them
+	// is of the time. Where none follows, the witnesses' time is as good.
+	to := v.desc.Filter.To
+	enough := !r.out.LastAt.Before(to.Add(2*maxSkew)) || !r.tailed && !at.Before(to)
+	if !to.IsZero() && !enough {
 		v.f.fail(Freshness, "region %s: the pack is said to reach to %s, and its last checkpoint is of %s", name, stamp(to), stamp(at))
 	}
 	if age := v.o.Now.Sub(at); v.o.MaxAge > 0 && age > v.o.MaxAge {

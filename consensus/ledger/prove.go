@@ -177,3 +177,25 @@ func readTile(ctx context.Context, r TileReader, t Tile) ([]byte, error) {
 	}
 	return data[:want:want], nil
 }
+
+// ReadTree makes the compact range of a log's first leaves out of its tiles.
+// Nothing is checked but lengths: compare [Tree.Root] with a root you trust.
+func ReadTree(ctx context.Context, r TileReader, size uint64) (*Tree, error) {
+	if size > MaxSize {
+		return nil, fmt.Errorf("read the tree of %d leaves: a tree has at most %d", size, uint64(MaxSize))
+	}
+	f := fetch{r: r, size: size}
+	var hashes [][]byte
+	for _, id := range compact.RangeNodes(0, size, nil) {
+		h, err := f.node(ctx, id)
+		if err != nil {
+			return nil, fmt.Errorf("read the tree of %d leaves: %w", size, err)
+		}
+		hashes = append(hashes, h[:])
+	}
+	tree, err := factory.NewRange(0, size, hashes)
+	if err != nil {
+		return nil, fmt.Errorf("read the tree of %d leaves: %w", size, err)
+	}
+	return &Tree{tree}, nil
+}

@@ -1,0 +1,129 @@
+package evidence
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// WriteText prints reports for people: the verdicts, each by itself with what
+// led to it, then what was read, then what the evidence cannot show, and at the
+// end one line that sums up.
+func WriteText(w io.Writer, reports []*Report) error {
+	p := &printer{w: w}
+	for i, r := range reports {
+		if i > 0 {
+			p.line("")
+		}
+		p.report(r)
+	}
+	bad := 0
+	for _, r := range reports {
+		if !r.OK() {
+			bad++
+		}
+	}
+	p.line("")
+	switch {
+	case bad == 0 && len(reports) == 1:
+		p.line("result: the evidence holds")
+	case bad == 0:
+		p.line("result: the evidence holds, in all %d files", len(reports))
+	default:
+		p.line("result: THE EVIDENCE DOES NOT HOLD, in %d of %d files", bad, len(reports))
+	}
+	return p.err
+}
+
+type printer struct {
+	w   io.Writer
+	err error
+}
+
+// line prints one, without anything that would steer a terminal.
+func (p *printer) line(format string, args ...any) {
+	if p.err == nil {
+		_, p.err = fmt.Fprintln(p.w, printable(fmt.Sprintf(format, args...)))
+	}
+}
+
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '\uFFFD'
+	}, s)
+}
+
+func (p *printer) report(r *Report) {
+	name := r.File
+	if name == "" {
+		name = "evidence"
+	}
+	head := name + ": " + r.Kind
+	if r.Mesh != "" {
+		head += " of mesh " + r.Mesh
+	}
+	if r.ExportedBy != "" {
+		head += fmt.Sprintf(", exported by %s at %s (its own word)", r.ExportedBy, stamp(r.ExportedAt))
+	}
+	p.line("%s", head)
+	p.line("  sha256 %s", r.SHA256)
+	for i := range r.Verdicts {
+		p.verdict(&r.Verdicts[i])
+	}
+	for i := range r.Regions {
+		p.region(&r.Regions[i], r.Kind)
+	}
+	p.line("  not shown, whatever the verdicts:")
+	for _, s := range r.NotShownHere {
+		p.line("    - %s", s)
+	}
+}
+
+func (p *printer) verdict(v *Verdict) {
+	state := v.State
+	switch {
+	case v.State == Fails:
+		state = "FAILS"
+	case v.State == NotShown && v.Aside:
+		state = "beyond it"
+	}
+	p.line("  %-13s %-9s  %s", v.Name, state, v.Says)
+	for i, f := range v.Findings {
+		if i > 0 || f != v.Says {
+			p.line("  %-13s %-9s  %s", "", "", f)
+		}
+	}
+	if v.More > 0 {
+		p.line("  %-13s %-9s  and %d more", "", "", v.More)
+	}
+}
+
+func (p *printer) region(r *RegionReport, kind string) {
+	leaves := fmt.Sprintf("leaves %d to %d", r.First, max(r.End, r.First+1)-1)
+	if kind == KindReceipt {
+		leaves = plural(r.Leaves, "leaf")
+	}
+	p.line("  region %s: %s of %s, %s to %s", r.Name, leaves, r.Origin, when(r.FirstAt), when(r.LastAt))
+	if len(r.Witnesses) > 0 {
+		p.line("    witnessed by %s by %s, at size %d", strings.Join(r.Witnesses, ", "), when(r.Witnessed), r.Size)
+	}
+	p.line("    %s, %s repeated, %s", plural(uint64(r.Placements), "placement"), plural(uint64(r.Judgements), "decision"), plural(uint64(r.Refusals), "refusal"))
+	if r.Openings+r.Erased > 0 {
+		p.line("    %s checked against their leaves; erased: %d", plural(uint64(r.Openings), "opening"), r.Erased)
+	}
+	if r.Segments > 0 {
+		p.line("    %s of inference receipts: %d requests, %d without a receipt, %d MISSING", plural(uint64(r.Segments), "segment"), r.Requests, r.Dropped, r.Missing)
+	}
+}
+
+func when(t time.Time) string {
+	if t.IsZero() {
+		return "no time"
+	}
+	return stamp(t)
+}
