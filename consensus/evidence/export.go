@@ -31,8 +31,9 @@ type Source interface {
 // Signed is a signed state of the log.
 type Signed struct {
 	Size      uint64
-	Note      []byte // the signed note with its cosignatures
-	Witnesses int    // how many cosigned
+	Note      []byte    // the signed note with its cosignatures
+	At        time.Time // when it was signed, as the region knows it
+	Witnesses int       // how many cosigned
 }
 
 // Exporter makes evidence packs of one region's part.
@@ -85,7 +86,7 @@ func (e *Exporter) Write(ctx context.Context, w io.Writer) error {
 
 // export is a pack in the making.
 type export struct {
-	*Exporter
+	Exporter
 	first, end uint64
 	cover      Signed // the checkpoint that covers the end
 	files      []planned
@@ -109,7 +110,7 @@ func (x *export) add(name string, data []byte) {
 
 // plan finds what goes in, and the hash of every file.
 func (e *Exporter) plan(ctx context.Context) (*export, error) {
-	x := &export{Exporter: e, law: map[string]bool{}, bundles: map[string]uint64{}}
+	x := &export{Exporter: *e, law: map[string]bool{}, bundles: map[string]uint64{}}
 	if err := x.bounds(); err != nil {
 		return nil, err
 	}
@@ -121,7 +122,7 @@ func (e *Exporter) plan(ctx context.Context) (*export, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := Description{Version: 1, Mesh: e.Mesh, ExportedAt: e.Now.UTC(), ExportedBy: e.Region, Filter: e.Filter,
+	d := Description{Version: 1, Mesh: e.Mesh, ExportedAt: e.Now.UTC(), ExportedBy: e.Region, Filter: x.Filter,
 		Regions: []Region{{Name: e.Region, Origin: e.Origin, First: x.first, End: x.end, Erased: x.erased}}}
 	desc, err := d.Encode()
 	if err != nil {
@@ -162,6 +163,9 @@ func (x *export) bounds() error {
 	if to := x.Filter.To; !to.IsZero() {
 		if x.end = min(search(to.Add(2*maxSkew))+1, top.Size); x.end < top.Size {
 			x.cover = x.best(x.end)
+		} else if top.At.Before(to) {
+			// The log does not reach that far: it ends here, and says so.
+			x.Filter.To = time.Time{}
 		}
 	}
 	if from := x.Filter.From; !from.IsZero() {

@@ -388,8 +388,10 @@ func (r *region) init(country string, gpus int) {
 	for i := range gpus {
 		inv.Devices = append(inv.Devices, placement.Device{UUID: fmt.Sprintf("GPU-%s-%d", r.id, i), Model: "NVIDIA H100", Memory: 80 * placement.GiB, Health: placement.DeviceOK, Simulated: true})
 	}
+	signer, cosigner := r.logKeys()
 	r.ledger.must(r.t, state.InitRegion{
 		Region: placement.Region{
+			LogKey: signer.Verifier().String(), WitnessKey: cosigner.Verifier().String(),
 			ID: r.id, Mesh: testMesh, Bundle: bundle, Fingerprint: r.ca.Bundle().Fingerprint(), ServingCA: string(r.ca.ServingRootPEM()),
 			Facts: placement.RegionFacts{Country: country, Operator: placement.Operator{Name: "Op", Home: country, Parent: "none"}, Assurance: placement.Assurance{Location: "documented", Operator: "documented", AsOf: "2026-10-01"}},
 		},

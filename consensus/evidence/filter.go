@@ -1,0 +1,38 @@
+package evidence
+
+import (
+	"strings"
+
+	"github.com/sovmesh/sovmesh/consensus/ledger"
+)
+
+// Regimes are the bodies of rules that reports are arranged by.
+func Regimes() []string {
+	return []string{"gdpr", "ai-act", "nis2", "dora", "data-act", "cada", "iso-27001"}
+}
+
+// JobsOf are the ids of the jobs that a leaf is about.
+func JobsOf(l *ledger.Leaf) (ids []string) {
+	add := func(id string) {
+		if id == "" {
+			return
+		}
+		for _, have := range ids {
+			if have == id {
+				return
+			}
+		}
+		ids = append(ids, id)
+	}
+	for _, s := range l.Shown {
+		if s.Name == ledger.ShownJob {
+			id, _, _ := strings.Cut(s.Value, " ")
+			add(id)
+		}
+	}
+	for i := range l.Judged {
+		add(l.Judged[i].Subject)
+	}
+	add(l.Subject)
+	return ids
+}
