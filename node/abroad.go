@@ -25,67 +25,36 @@ type regions struct{ n *Node }
 // pinned in this region's ledger; both regions' rules narrow the policy.
 func (r *regions) Candidates(view *state.View, job *placement.Job) []placement.RegionID {
 	self, now := view.Self(), r.n.deps.now()
-	base, err := view.PolicyOf(job)
-	if self == nil || err != nil {
+	if self == nil {
 		return nil
 	}
-	pack, on := view.Pack(), residency.DateOf(now)
-	var sites []residency.Site
-	var summaries []placement.RegionSummary
+	x := placement.Crossing{Layers: job.Policy, From: self, Via: self, Law: view.Law(residency.DateOf(now))}
+	var asked []scheduler.Foreign
 	for _, peer := range view.Regions() {
 		link, ok := r.n.links.get(peer.ID)
 		if peer.Self || peer.State != placement.PeerActive || !ok || !link.up || peer.ID == job.Origin {
 			continue
 		}
-		policy, err := withRules(base, pack, on, self.Export, peer.Import)
-		if err != nil || residency.Check(policy.ForScope("compute"), peer.Facts.Site(peer.ID, ""), pack, residency.Options{On: on}) != nil {
-			continue
-		}
-		// Whoever sends a body on is a relay of it; and what this region's ledger
-		// would refuse need not be proposed.
-		if residency.CheckTransit(base, self.Facts.Site(self.ID, ""), pack, residency.Options{On: on}) != nil {
-			continue
-		}
-		if peer.LawPack != "" && view.PackByHash(peer.LawPack) == nil {
-			continue
-		}
-		sites = append(sites, peer.Facts.Site(peer.ID, ""))
-		if link.summary != nil {
-			summaries = append(summaries, *link.summary)
-		}
+		x.To = peer
+		asked = append(asked, scheduler.Foreign{Crossing: x, Summary: link.summary})
 	}
 	var out []placement.RegionID
-	for _, c := range scheduler.Rank(job, base, summaries, sites, pack, on, now) {
+	for _, c := range scheduler.Rank(job, asked, now) {
 		out = append(out, c.Region)
 	}
 	return out
 }
 
-// withRules narrows a policy by the export rule of the sender and the import
-// rule of the receiver.
-func withRules(p residency.Policy, pack *residency.Pack, on residency.Date, export, imports string) (residency.Policy, error) {
-	for _, rule := range []struct {
-		origin residency.Origin
-		tag    string
-	}{{residency.OriginExport, export}, {residency.OriginImport, imports}} {
-		if rule.tag == "" {
-			continue
-		}
-		tag, err := residency.ParseWire(rule.tag, pack, on)
-		if err != nil {
-			return residency.Policy{}, err
-		}
-		p = p.Meet(residency.NewPolicy(residency.Layer{Origin: rule.origin, Tag: tag}))
-	}
-	return p, nil
-}
-
 // Reserve asks the region for room.
 func (r *regions) Reserve(ctx context.Context, region placement.RegionID, job *placement.Job, attempt int, expires time.Time) error {
 	view := r.n.ledger.View()
+	layers, err := leaving(view, job, region)
+	if err != nil {
+		return err
+	}
 	req := api.ReserveRequest{
 		Job: job.ID, Attempt: attempt, Kind: job.Kind, Resources: job.Spec.Resources, Site: job.Spec.Site,
-		Policy: exported(view, job), LawPack: view.Pack().Hash(), Expires: expires,
+		Policy: layers, LawPack: view.Pack().Hash(), Expires: expires,
 	}
 	return r.each(ctx, region, func(ctx context.Context, p transport.Peer) error {
 		answer, err := r.n.mesh.Reserve(ctx, p, req)
@@ -99,25 +68,28 @@ func (r *regions) Reserve(ctx context.Context, region placement.RegionID, job *p
 	})
 }
 
-// exported are the layers under which a job leaves: its own and the region's
-// export rule.
-func exported(view *state.View, job *placement.Job) []placement.Layer {
-	layers := append([]placement.Layer(nil), job.Policy...)
-	if rule := view.Self().Export; rule != "" {
-		layers = append(layers, placement.Layer{Origin: residency.OriginExport, Tag: rule})
+// leaving are the layers under which a job goes to a region.
+func leaving(view *state.View, job *placement.Job, to placement.RegionID) ([]placement.Layer, error) {
+	peer := view.Region(to)
+	if view.Self() == nil || peer == nil {
+		return nil, fmt.Errorf("send job %s to region %s: it is no peer any more: %w", job.ID, to, controller.ErrNoContact)
 	}
-	return layers
+	return placement.Across(job.Policy, view.Self(), peer), nil
 }
 
 // Forward sends the job's bytes.
 func (r *regions) Forward(ctx context.Context, region placement.RegionID, job *placement.Job, attempt int) error {
 	view := r.n.ledger.View()
+	layers, err := leaving(view, job, region)
+	if err != nil {
+		return err
+	}
 	policy, err := view.PolicyOf(job)
 	if err != nil {
 		return err
 	}
 	out := api.ForwardedJob{
-		Job: job.ID, Tenant: string(job.Tenant), Residency: job.Residency, Policy: exported(view, job), Spec: job.Spec,
+		Job: job.ID, Tenant: string(job.Tenant), Residency: job.Residency, Policy: layers, Spec: job.Spec,
 		AllowAny: true, Reservation: state.ReservationKey(r.n.who.Region, job.ID, attempt),
 		SubmittedAt: job.SubmittedAt, Hops: job.Hops + 1,
 	}
@@ -137,7 +109,7 @@ func declinedOr(err error, region placement.RegionID, now time.Time) error {
 		return err
 	}
 	lost := strings.HasPrefix(problem.Code, "reservation.") && problem.Code != "reservation.spent"
-	unlawful := strings.HasPrefix(problem.Code, "residency.") || strings.HasPrefix(problem.Code, "law.") || strings.HasPrefix(problem.Code, "tag.")
+	unlawful := strings.HasPrefix(problem.Code, "residency.") || strings.HasPrefix(problem.Code, "tag.") || residency.UnknownCode(problem.Code)
 	// The region gave the room back before it said this: see takeForwarded.
 	full := problem.Code == api.CodeQueueFull || strings.HasPrefix(problem.Code, "quota.")
 	if lost || unlawful || full {

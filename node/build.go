@@ -20,7 +20,6 @@ import (
 	"github.com/sovmesh/sovmesh/node/gateway"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
-	"github.com/sovmesh/sovmesh/placement/residency"
 	"github.com/sovmesh/sovmesh/transport"
 	"github.com/sovmesh/sovmesh/transport/gossip"
 )
@@ -154,15 +153,16 @@ func (n *Node) lawful(_ placement.Task, job placement.Job) error {
 	if view.Self() == nil {
 		return nil // a worker holds no facts: its voters judged, and it runs what they committed
 	}
-	policy, err := view.PolicyOf(&job)
-	if err != nil {
-		return err
-	}
 	self := view.Node(n.who.Node)
 	if self == nil {
 		return errors.New("this node is not in its region's ledger")
 	}
-	return residency.Check(policy.ForScope("compute"), view.Facts(self), view.Pack(), residency.Options{On: residency.DateOf(n.deps.now())})
+	x := placement.Crossing{Layers: job.Policy, To: view.Self(), Site: self.Site, Law: n.law()}
+	if job.Origin != "" && job.Origin != n.who.Region {
+		x.From, x.Arrived = &placement.Region{ID: job.Origin}, true
+	}
+	r := x.Judge()
+	return r.Err()
 }
 
 // votes reports whether raft's configuration has the node as a voter.

@@ -197,6 +197,11 @@ func (n *Node) raftPeer(id identity.ID) bool {
 	return rec != nil && rec.Role != placement.RoleWorker
 }
 
+// law is the law in force here, today.
+func (n *Node) law() placement.Law {
+	return n.ledger.View().Law(residency.DateOf(n.deps.now()))
+}
+
 func (n *Node) buildTransport() error {
 	key, err := n.dir.resetKey()
 	if err != nil {
@@ -207,17 +212,19 @@ func (n *Node) buildTransport() error {
 	cfg.ResetKey, cfg.Log = key, n.deps.Log
 	cfg.Guard = &transport.ResidencyGuard{
 		Home: n.who.Region,
-		Site: func(r placement.RegionID) (residency.Site, bool) {
+		Region: func(r placement.RegionID) *placement.Region {
 			rec := n.ledger.View().Region(r)
 			if rec == nil || rec.State != placement.PeerActive {
-				return residency.Site{}, false
+				return nil
 			}
-			return rec.Facts.Site(rec.ID, ""), true
+			if rec.Self {
+				return rec
+			}
+			said := *rec
+			said.LawPack = n.links.pack(r) // its own word is newer than our ledger's
+			return &said
 		},
-		Pack:     func() *residency.Pack { return n.ledger.View().Pack() },
-		PeerPack: func(r placement.RegionID) string { return n.links.pack(r) },
-		Held:     func(hash string) *residency.Pack { return n.ledger.View().PackByHash(hash) },
-		Now:      n.deps.now,
+		Law: n.law,
 	}
 	if n.endpoint, err = transport.New(cfg); err != nil {
 		return err

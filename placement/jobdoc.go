@@ -33,6 +33,7 @@ type JobDocument struct {
 	StopReason    string     `json:"stop_reason,omitempty"`
 	Forward       *Forward   `json:"forward,omitempty"`
 	Origin        RegionID   `json:"origin,omitempty"`
+	Grant         string     `json:"grant,omitempty"`
 	Index         uint64     `json:"index"`
 }
 
@@ -65,6 +66,7 @@ func (j *Job) Document() JobDocument {
 		StopReason:    j.StopReason,
 		Forward:       j.Forward,
 		Origin:        j.Origin,
+		Grant:         j.Grant,
 		Index:         j.Index,
 	}
 }

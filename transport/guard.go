@@ -50,10 +50,9 @@ type Cargo struct {
 	// Options are those of the decision that placed the work: Exporter, Data and
 	// Sealed. The day is the guard's own.
 	Options residency.Options
-	// Passing says that the destination does not execute the work: it passes the
-	// bytes on, or shows them to whoever asked. Otherwise it must be a place where
-	// the work may run.
-	Passing bool
+	// Use is what the bytes are for there: to be computed on, unless it says that
+	// they are an answer or a job's output.
+	Use placement.Use
 }
 
 // Guard decides whether cargo may go from the home region to another one. It is

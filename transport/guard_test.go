@@ -15,7 +15,7 @@ func policy(t *testing.T, tag string) residency.Policy {
 	if t != nil {
 		t.Helper()
 	}
-	p, err := ReadPolicy(tag, residency.Embedded(), residency.DateOf(time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)))
+	p, err := residency.ParsePolicy(tag, residency.Embedded(), residency.DateOf(time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)))
 	if err != nil {
 		panic(err)
 	}
@@ -24,21 +24,28 @@ func policy(t *testing.T, tag string) residency.Policy {
 
 func anyPolicy() residency.Policy { return policy(nil, "ANY") }
 
-var sites = map[placement.RegionID]residency.Site{
-	"fr": {Region: "fr", Country: "FR", Operator: residency.Operator{Home: "FR", Parent: "none"}},
-	"de": {Region: "de", Country: "DE", Operator: residency.Operator{Home: "DE", Parent: "none"}},
-	"us": {Region: "us", Country: "US", Operator: residency.Operator{Home: "US", Parent: "none"}},
-}
+var countries = map[placement.RegionID]string{"fr": "FR", "de": "DE", "us": "US"}
 
-func guardOf(home placement.RegionID) *ResidencyGuard {
+// guardOf is the guard of a region that has approved the others; change sets
+// what its ledger says of them.
+func guardOf(home placement.RegionID, change ...func(*placement.Region)) *ResidencyGuard {
 	pack := residency.Embedded()
 	return &ResidencyGuard{
-		Home:     home,
-		Site:     func(r placement.RegionID) (residency.Site, bool) { s, ok := sites[r]; return s, ok },
-		Pack:     func() *residency.Pack { return pack },
-		PeerPack: func(placement.RegionID) string { return pack.Hash() },
-		Held:     func(string) *residency.Pack { return nil },
-		Now:      func() time.Time { return time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC) },
+		Home: home,
+		Region: func(id placement.RegionID) *placement.Region {
+			country, ok := countries[id]
+			if !ok {
+				return nil
+			}
+			r := &placement.Region{ID: id, Self: id == home, LawPack: pack.Hash(), Facts: placement.RegionFacts{Country: country, Operator: placement.Operator{Home: country, Parent: "none"}}}
+			for _, c := range change {
+				c(r)
+			}
+			return r
+		},
+		Law: func() placement.Law {
+			return placement.Law{Pack: pack, On: residency.DateOf(time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC))}
+		},
 	}
 }
 
@@ -55,8 +62,8 @@ func TestResidencyGuard(t *testing.T) {
 		{"denied place", "de", "us", Cargo{Kind: CargoJob, Policy: policy(t, "ANY,!US")}, "tag.deny"},
 		{"one layer of two forbids", "fr", "us", Cargo{Kind: CargoJob, Policy: policy(t, "ANY & EU")}, "tag.allow"},
 		{"home is no lawful relay", "us", "de", Cargo{Kind: CargoJob, Policy: policy(t, "DE")}, "tag.allow"},
-		{"an answer goes back to a reader outside", "de", "us", Cargo{Kind: CargoJob, Policy: policy(t, "DE"), Passing: true}, "tag.allow"},
-		{"an answer goes back to a reader inside", "de", "fr", Cargo{Kind: CargoJob, Policy: policy(t, "DE,FR"), Passing: true}, ""},
+		{"an answer goes back to a reader outside", "de", "us", Cargo{Kind: CargoJob, Policy: policy(t, "DE"), Use: placement.UseAnswer}, "tag.allow"},
+		{"an answer goes back to a reader inside", "de", "fr", Cargo{Kind: CargoJob, Policy: policy(t, "DE,FR"), Use: placement.UseAnswer}, ""},
 		{"no policy", "fr", "de", Cargo{Kind: CargoJob}, "-"},
 		{"no policy for a prompt", "fr", "de", Cargo{Kind: CargoInference}, "-"},
 		{"a kind nobody listed", "fr", "de", Cargo{Kind: "logs"}, "-"},
@@ -84,44 +91,48 @@ func TestResidencyGuard(t *testing.T) {
 	}
 }
 
-func TestReceiverChecksAgain(t *testing.T) {
-	hash := residency.Embedded().Hash()
-	ctx := context.Background()
-	us := guardOf("us")
-	if err := us.PermitIngress(ctx, "fr", Cargo{Kind: CargoJob, Policy: policy(t, "EU")}, hash); err == nil {
-		t.Error("a broken sender's job was taken")
-	}
-	if err := us.PermitIngress(ctx, "fr", Cargo{Kind: CargoJob, Policy: anyPolicy()}, hash); err != nil {
-		t.Error(err)
-	}
-	if err := us.PermitIngress(ctx, "xx", Cargo{Kind: CargoSummary}, hash); !errors.Is(err, ErrRegionUnknown) {
-		t.Errorf("a region nobody approved: %v", err)
-	}
-	if err := us.PermitIngress(ctx, "fr", Cargo{Kind: CargoJob, Policy: anyPolicy()}, "another"); !errors.Is(err, ErrPackNotHeld) {
-		t.Errorf("a pack not held: %v", err)
-	}
-	if err := us.PermitIngress(ctx, "fr", Cargo{Kind: CargoJob}, hash); !errors.Is(err, ErrNoPolicy) {
-		t.Errorf("a job without a policy: %v", err)
-	}
-}
-
 func TestBothPacksMustPermit(t *testing.T) {
 	ctx := context.Background()
-	g := guardOf("fr")
+	on := func(hash string) func(*placement.Region) {
+		return func(r *placement.Region) {
+			if !r.Self {
+				r.LawPack = hash
+			}
+		}
+	}
 	cargo := Cargo{Kind: CargoJob, Policy: anyPolicy()}
-	g.PeerPack = func(placement.RegionID) string { return "newer" }
-	if err := g.PermitEgress(ctx, "fr", "de", cargo); !errors.Is(err, ErrPackNotHeld) {
+	var refusal *residency.Refusal
+	if err := guardOf("fr", on("newer")).PermitEgress(ctx, "fr", "de", cargo); !errors.As(err, &refusal) || refusal.Rule != residency.RuleNotHeld {
 		t.Errorf("a pack not held: %v", err)
 	}
-	asked := ""
-	g.Held = func(hash string) *residency.Pack { asked = hash; return residency.Embedded() }
+	g := guardOf("fr", on("newer"))
+	law, asked := g.Law(), ""
+	law.Held = func(hash string) *residency.Pack { asked = hash; return residency.Embedded() }
+	g.Law = func() placement.Law { return law }
 	if err := g.PermitEgress(ctx, "fr", "de", cargo); err != nil || asked != "newer" {
 		t.Errorf("a pack that is held: %v, asked for %q", err, asked)
 	}
-	g.PeerPack = func(placement.RegionID) string { return "" }
-	g.Held = func(string) *residency.Pack { return nil }
-	if err := g.PermitEgress(ctx, "fr", "de", cargo); err == nil {
+	if err := guardOf("fr", on("")).PermitEgress(ctx, "fr", "de", cargo); err == nil {
 		t.Error("the peer's pack is unknown, and unknown fails")
+	}
+}
+
+// A caller that forgot the border's rule is not let through for it.
+func TestTheGuardAddsTheExportRule(t *testing.T) {
+	g := guardOf("de", func(r *placement.Region) {
+		if r.Self {
+			r.Export = "DE"
+		}
+	})
+	for _, use := range []placement.Use{placement.UseRun, placement.UseAnswer, placement.UseLogs} {
+		var refusal *residency.Refusal
+		err := g.PermitEgress(context.Background(), "de", "fr", Cargo{Kind: CargoJob, Policy: policy(t, "EU"), Use: use})
+		if !errors.As(err, &refusal) || refusal.Layer != residency.OriginExport {
+			t.Errorf("use %d: %v", use, err)
+		}
+	}
+	if err := g.PermitEgress(context.Background(), "de", "fr", Cargo{Kind: CargoSummary}); err != nil {
+		t.Errorf("a summary has no policy: %v", err)
 	}
 }
 

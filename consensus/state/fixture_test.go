@@ -196,5 +196,5 @@ func (f *fixture) peer(id, country string) {
 }
 
 func aPeer(id, country string) placement.Region {
-	return placement.Region{ID: placement.RegionID(id), Mesh: "mesh.example", Facts: facts(country), Bundle: []byte(`{"spiffe_sequence":3}`), Fingerprint: "f-" + id}
+	return placement.Region{ID: placement.RegionID(id), Mesh: "mesh.example", Facts: facts(country), Bundle: []byte(`{"spiffe_sequence":3}`), Fingerprint: "f-" + id, LawPack: residency.Embedded().Hash()}
 }

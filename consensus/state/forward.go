@@ -1,9 +1,7 @@
 package state
 
 import (
-	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/ledger"
@@ -47,7 +45,7 @@ func (s *State) reserve(c *call, k Reserve) *Refused {
 	if refused := s.mayHoldMore(&k); refused != nil {
 		return refused
 	}
-	if refused := s.reserveLawful(c, &k, n); refused != nil {
+	if refused := s.reserveLawful(c, &k, n, peer); refused != nil {
 		return refused
 	}
 	if refused := s.fits(n, k.Resources, k.Devices); refused != nil {
@@ -63,34 +61,27 @@ func (s *State) reserve(c *call, k Reserve) *Refused {
 	return nil
 }
 
-// reserveLawful judges the node under this region's pack and the home's.
-func (s *State) reserveLawful(c *call, k *Reserve, n *placement.Node) *Refused {
-	layers := addLayer(k.Policy, residency.OriginImport, s.self.Import)
+// reserveLawful judges the node under this region's pack, that of the peer, and
+// the one that the peer says it decided by.
+func (s *State) reserveLawful(c *call, k *Reserve, n *placement.Node, peer *placement.Region) *Refused {
+	layers := placement.Across(k.Policy, peer, s.self)
 	if t := s.Tenant(placement.EveryTenant(k.Home)); t != nil {
-		layers = addLayer(layers, residency.OriginTenant, t.Residency)
+		layers = placement.WithLayer(layers, residency.OriginTenant, t.Residency)
 	}
-	p, refused := s.admit(c, layers, true)
-	if refused != nil {
+	if _, refused := s.admit(c, layers, true); refused != nil {
 		return refused
 	}
 	c.judged = nil
-	packs := []*residency.Pack{s.Pack()}
-	if k.LawPack != "" && k.LawPack != s.Active {
-		other := s.PackByHash(k.LawPack)
-		if other == nil {
-			return refuse("law.not-held", "import it: sovmesh law import FILE", "region %s decides by law pack %s, which this region does not hold", k.Home, clip(k.LawPack))
-		}
-		packs = append(packs, other)
+	refused := s.judge(c, placement.Crossing{Layers: layers, From: peer, To: s.self, Site: n.Site, Under: []string{k.LawPack}})
+	c.about(opaqueJob(k.Job), ledger.Opaque(c.head.Salt, string(n.ID)))
+	return refused
+}
+
+// about says in all that was judged what it was judged for.
+func (c *call) about(subject, place string) {
+	for i := range c.judged {
+		c.judged[i].Subject, c.judged[i].Place = subject, place
 	}
-	for _, pack := range packs {
-		refused := s.judge(c, p, s.Facts(n), pack)
-		last := &c.judged[len(c.judged)-1]
-		last.Subject, last.Place = opaqueJob(k.Job), ledger.Opaque(c.head.Salt, string(n.ID))
-		if refused != nil {
-			return refused
-		}
-	}
-	return nil
 }
 
 func expiryKey(r *Reservation) string { return timeKey(r.Expires) + r.Key }
@@ -262,44 +253,20 @@ func (s *State) mayLeave(c *call, r *jobRecord, to placement.RegionID) *Refused 
 	if to == r.Origin {
 		return refuse("forward.back", "choose another region", "job %s came from region %s and does not go back", r.ID, to)
 	}
-	p, err := s.policies.read(addLayer(r.Policy, residency.OriginExport, s.self.Export), s.Pack(), dateOf(c))
+	p, err := s.policies.read(placement.Across(r.Policy, s.self, peer), s.Pack(), dateOf(c))
 	if err != nil {
 		return refusedBy(err)
 	}
-	if p.conflict != nil {
-		return p.conflict
-	}
-	// A region that passes the body on is a relay of it, where its tag names a path.
-	if err := residency.CheckTransit(p.policy, s.self.Facts.Site(s.self.ID, ""), s.Pack(), residency.Options{On: dateOf(c)}); err != nil {
-		return refusedAsRelay(err)
-	}
-	packs := []*residency.Pack{s.Pack()}
-	other, refused := s.peerPack(peer)
-	if refused != nil {
+	if refused := p.never(); refused != nil {
 		return refused
 	}
-	// And the pack of the region that let the job come here.
-	for _, pack := range []*residency.Pack{other, s.PackByHash(r.LawPack)} {
-		if pack != nil && !slices.Contains(packs, pack) {
-			packs = append(packs, pack)
-		}
+	x := placement.Crossing{Layers: r.Policy, From: s.self, To: peer, Via: s.self}
+	if s.PackByHash(r.LawPack) != nil { // that of the region that let the job come here
+		x.Under = []string{r.LawPack}
 	}
-	for _, pack := range packs {
-		refused := s.judge(c, p, peer.Facts.Site(peer.ID, ""), pack)
-		c.judged[len(c.judged)-1].Subject = opaqueJob(r.ID)
-		if refused != nil {
-			return refused
-		}
-	}
-	return nil
-}
-
-func refusedAsRelay(err error) *Refused {
-	var r *residency.Refusal
-	if errors.As(err, &r) {
-		return &Refused{Code: "residency.refused", Message: r.Error(), Advice: r.Hint(), Rule: r.Rule}
-	}
-	return refusedBy(err)
+	refused := s.judge(c, x)
+	c.about(opaqueJob(r.ID), "")
+	return refused
 }
 
 // peerPack is the pack that a peer decides by, nil if it is this region's own.

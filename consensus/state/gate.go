@@ -33,18 +33,19 @@ func (v *View) PolicyOf(job *placement.Job) (residency.Policy, error) {
 // Facts are what the ledger says of the place where a node stands.
 func (v *View) Facts(n *placement.Node) residency.Site { return v.self.Facts.Site(v.self.ID, n.Site) }
 
-// addLayer adds a layer that is not there yet; an empty tag is no rule.
-func addLayer(layers []placement.Layer, origin residency.Origin, tag string) []placement.Layer {
-	if tag == "" {
-		return layers
+// Law is by what this region judges a crossing on a day: its active pack, the
+// packs that it holds, and policies as read before.
+func (v *View) Law(on residency.Date) placement.Law {
+	return placement.Law{
+		Pack: v.Pack(), Held: v.PackByHash, On: on,
+		Read: func(layers []placement.Layer) (residency.Policy, error) {
+			p, err := v.policies.read(layers, v.Pack(), on)
+			if err != nil {
+				return residency.Policy{}, err
+			}
+			return p.policy, nil
+		},
 	}
-	l := placement.Layer{Origin: origin, Tag: tag}
-	for _, have := range layers {
-		if have == l {
-			return layers
-		}
-	}
-	return append(layers[:len(layers):len(layers)], l)
 }
 
 // admit judges whether a policy may be held at all: readable, not empty, of
@@ -66,7 +67,7 @@ func (s *State) admit(c *call, layers []placement.Layer, allowAny bool) (*policy
 	if refused != nil {
 		d.Verdict, d.Rule = residency.Refused, refused.Code
 	}
-	c.judged = []ledger.Judgement{judgement(p, d, nil)}
+	c.judged = []ledger.Judgement{judgement(p.policy.Canonical(), d, nil)}
 	return p, refused
 }
 
@@ -74,10 +75,8 @@ func checkLayers(layers []placement.Layer) *Refused {
 	var size int
 	for _, l := range layers {
 		size += len(l.Tag)
-		switch l.Origin {
-		case residency.OriginJob, residency.OriginTenant, residency.OriginExport, residency.OriginDataset, residency.OriginImport:
-		default:
-			return refuse("tag.layer", "a layer is of job, tenant, export, dataset or import", "a layer of the policy comes from nobody known: %q", clip(string(l.Origin)))
+		if !l.Origin.Known() {
+			return refuse("tag.layer", "a layer is of job, token, tenant, export, dataset or import", "a layer of the policy comes from nobody known: %q", clip(string(l.Origin)))
 		}
 	}
 	if len(layers) > maxLayers || size > maxPolicy {
@@ -90,7 +89,7 @@ func (s *State) admissible(p *policyRead, allowAny bool) *Refused {
 	if p.policy.UsesAny() && !allowAny {
 		return refuse("residency.any", "name the places, or ask an administrator for a token with --allow-any", "the tag ANY needs a permission that this submitter does not have")
 	}
-	return p.conflict
+	return p.never()
 }
 
 // conflictOf refuses a policy of which two layers surely leave nothing.
@@ -135,24 +134,19 @@ func (s *State) knowsSite(name string) (known bool) {
 	return known
 }
 
-// judge asks whether the policy permits a site, and notes the answer for the
-// leaf.
-func (s *State) judge(c *call, p *policyRead, site residency.Site, pack *residency.Pack) *Refused {
-	d := residency.Evaluate(p.compute, site, pack, residency.Options{On: residency.DateOf(c.now)})
-	c.judged = append(c.judged, judgement(p, d, &site))
-	if d.Verdict == residency.Permitted {
-		return nil
+// judge asks whether a crossing is lawful, and notes every answer for the leaf.
+func (s *State) judge(c *call, x placement.Crossing) *Refused {
+	x.Law = s.Law(dateOf(c))
+	r := x.Judge()
+	tag := r.Policy.Canonical()
+	for i := range r.Findings {
+		c.judged = append(c.judged, judgement(tag, r.Findings[i].Decision, &r.Findings[i].Site))
 	}
-	r := &residency.Refusal{Decision: d, Region: site.Region}
-	code := "residency.refused"
-	if d.Verdict == residency.Unknown {
-		code = "residency.unknown"
-	}
-	return &Refused{Code: code, Message: r.Error(), Advice: r.Hint(), Rule: d.Rule}
+	return refusedBy(r.Err())
 }
 
-func judgement(p *policyRead, d residency.Decision, site *residency.Site) ledger.Judgement {
-	j := ledger.Judgement{Verdict: string(d.Verdict), Rule: d.Rule, Tag: p.canonical, LawPack: d.Pack, On: d.On.String()}
+func judgement(tag string, d residency.Decision, site *residency.Site) ledger.Judgement {
+	j := ledger.Judgement{Verdict: string(d.Verdict), Rule: d.Rule, Tag: tag, LawPack: d.Pack, On: d.On.String()}
 	if site != nil {
 		j.Facts = leafFacts(site)
 	}
@@ -171,7 +165,15 @@ func leafFacts(site *residency.Site) *ledger.Facts {
 	return f
 }
 
+// refusedBy is an error of residency as a refusal; nil for none.
 func refusedBy(err error) *Refused {
+	if err == nil {
+		return nil
+	}
+	var r *residency.Refusal
+	if errors.As(err, &r) {
+		return &Refused{Code: r.Code(), Message: r.Error(), Advice: r.Hint(), Rule: r.Rule}
+	}
 	var e *residency.Error
 	if errors.As(err, &e) {
 		return &Refused{Code: e.Code, Message: e.Error(), Advice: e.Hint()}
@@ -181,10 +183,10 @@ func refusedBy(err error) *Refused {
 
 // policyRead is a policy as read under one pack for one day.
 type policyRead struct {
-	policy    residency.Policy
-	compute   residency.Policy // narrowed to where computation may happen
-	canonical string
-	conflict  *Refused
+	policy residency.Policy
+	// never is why no place at all can satisfy it, nil if one might. It is found
+	// out once, for the few who ask.
+	never func() *Refused
 }
 
 // policyCache keeps policies as read: 100,000 jobs share a handful. What is in
@@ -206,17 +208,11 @@ func (pc *policyCache) read(layers []placement.Layer, pack *residency.Pack, on r
 	if p != nil {
 		return p, nil
 	}
-	all := make([]residency.Layer, 0, len(layers))
-	for _, l := range layers {
-		t, err := residency.ParseWire(l.Tag, pack, on)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, residency.Layer{Origin: l.Origin, Tag: t})
+	policy, err := placement.ReadLayers(layers, pack, on)
+	if err != nil {
+		return nil, err
 	}
-	p = &policyRead{policy: residency.NewPolicy(all...)}
-	p.compute = p.policy.ForScope("compute")
-	p.canonical, p.conflict = p.policy.Canonical(), conflictOf(p.policy, pack, on)
+	p = &policyRead{policy: policy, never: sync.OnceValue(func() *Refused { return conflictOf(policy, pack, on) })}
 	pc.mu.Lock()
 	defer pc.mu.Unlock()
 	if len(pc.known) >= maxCachedPolicies {

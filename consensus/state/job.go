@@ -26,18 +26,20 @@ func (s *State) submitJob(c *call, k SubmitJob) *Refused {
 	if refused := s.checkOrigin(k, foreign); refused != nil {
 		return refused
 	}
-	layers := addLayer(j.Policy, residency.OriginJob, j.Residency)
+	layers := placement.WithLayer(j.Policy, residency.OriginJob, j.Residency)
 	for _, t := range s.TenantsOver(j.Tenant) {
-		layers = addLayer(layers, residency.OriginTenant, t.Residency)
+		layers = placement.WithLayer(layers, residency.OriginTenant, t.Residency)
 	}
+	from := s.self
 	if foreign {
-		layers = addLayer(layers, residency.OriginImport, s.self.Import)
+		from = s.Region(j.Origin)
 	}
+	layers = placement.Across(layers, from, s.self)
 	p, refused := s.admit(c, layers, k.AllowAny || foreign)
 	if refused != nil {
 		return refused
 	}
-	if refused := s.mayHold(c, p, foreign, s.packsOf(k)); refused != nil {
+	if refused := s.mayHold(c, p, placement.Crossing{Layers: layers, From: from, Under: []string{s.crossedUnder(k)}}); refused != nil {
 		return refused
 	}
 	if refused := s.room(j, c.size); refused != nil {
@@ -166,43 +168,14 @@ func grantKey(origin placement.RegionID, id string) string { return string(origi
 // mayHold judges the region itself: a foreign job must be lawful here under
 // both regions' packs; a job of this region must be lawful here, or at least
 // may pass through on its way.
-func (s *State) mayHold(c *call, p *policyRead, foreign bool, packs []string) *Refused {
-	if !foreign {
-		if refused := s.unknownNames(p.policy); refused != nil {
-			return refused
-		}
-	}
-	refused := s.judgeHere(c, p, s.Pack())
-	for _, hash := range packs {
-		if refused == nil {
-			refused = s.judgeOther(c, p, hash)
-		}
-	}
-	if refused == nil || foreign {
+func (s *State) mayHold(c *call, p *policyRead, x placement.Crossing) *Refused {
+	x.To, x.Sites, x.Use = s.self, s.sites, placement.UseEnter
+	if x.From != s.self {
+		x.Use = placement.UseRun
+	} else if refused := s.unknownNames(p.policy); refused != nil {
 		return refused
 	}
-	site := s.self.Facts.Site(s.self.ID, "")
-	if err := residency.CheckTransit(p.policy, site, s.Pack(), residency.Options{On: residency.DateOf(c.now)}); err != nil {
-		return refused
-	}
-	c.judged[len(c.judged)-1].Rule = "transit.via"
-	c.judged[len(c.judged)-1].Verdict = string(residency.Permitted)
-	return nil
-}
-
-// packsOf are the packs, beside this region's own, that must permit a job of
-// another region: the one that it was granted or reserved under, and the one
-// that its region decides by now.
-func (s *State) packsOf(k SubmitJob) []string {
-	peer := s.Region(k.Job.Origin)
-	if peer == nil || peer.Self {
-		return nil
-	}
-	packs := []string{s.crossedUnder(k)}
-	if peer.LawPack != packs[0] {
-		packs = append(packs, peer.LawPack)
-	}
-	return packs
+	return s.judge(c, x)
 }
 
 // crossedUnder is the pack that the other region named when it let the job go.
@@ -213,43 +186,17 @@ func (s *State) crossedUnder(k SubmitJob) string {
 	return k.LawPack
 }
 
-// judgeOther judges under the pack that a peer decides by, if it is another.
-func (s *State) judgeOther(c *call, p *policyRead, hash string) *Refused {
-	if hash == "" || hash == s.Active {
-		return nil
-	}
-	pack := s.PackByHash(hash)
-	if pack == nil {
-		return refuse("law.not-held", "import it: sovmesh law import FILE", "the other region decides by law pack %s, which this region does not hold", clip(hash))
-	}
-	return s.judgeHere(c, p, pack)
-}
-
-// judgeHere judges the region, and if a policy names sites, each of them: one
-// permitted site is enough for the region to hold the job.
-func (s *State) judgeHere(c *call, p *policyRead, pack *residency.Pack) *Refused {
-	before := len(c.judged)
-	refused := s.judge(c, p, s.self.Facts.Site(s.self.ID, ""), pack)
-	if refused == nil {
-		return nil
-	}
-	first := c.judged[before]
-	permitted := false
+// sites are those where a node stands, in the order of nodes.
+func (s *State) sites() (out []string) {
 	seen := map[string]bool{"": true}
 	s.nodes.ascend("", func(_ string, n *placement.Node) bool {
-		if seen[n.Site] {
-			return true
+		if !seen[n.Site] {
+			seen[n.Site] = true
+			out = append(out, n.Site)
 		}
-		seen[n.Site] = true
-		c.judged = c.judged[:before]
-		permitted = s.judge(c, p, s.Facts(n), pack) == nil
-		return !permitted
+		return true
 	})
-	if permitted {
-		return nil
-	}
-	c.judged = append(c.judged[:before], first)
-	return refused
+	return out
 }
 
 // consume spends what admitted a foreign job, and remembers its key.

@@ -9,8 +9,6 @@ import (
 	"github.com/sovmesh/sovmesh/placement/residency"
 )
 
-const importOrigin = residency.OriginImport
-
 func dateOf(c *call) residency.Date { return residency.DateOf(c.now) }
 
 // reportTasks takes over what a node says about its own tasks.

@@ -80,17 +80,15 @@ func (s *State) assignOne(c *call, a *placement.Assignment) *Refused {
 // lawful judges the node's place by the job's whole policy: the region's facts
 // and the node's site are those of the replicated registry, never the command's.
 func (s *State) lawful(c *call, r *jobRecord, n *placement.Node) *Refused {
-	layers := r.Policy
+	x := placement.Crossing{Layers: r.Policy, To: s.self, Site: n.Site}
 	if r.Origin != "" && r.Origin != s.self.ID {
-		layers = addLayer(layers, importOrigin, s.self.Import)
+		x.From, x.Arrived = &placement.Region{ID: r.Origin}, true
 	}
-	p, err := s.policies.read(layers, s.Pack(), dateOf(c))
-	if err != nil {
-		return refusedBy(err)
+	before := len(c.judged)
+	refused := s.judge(c, x)
+	for i := before; i < len(c.judged); i++ {
+		c.judged[i].Subject, c.judged[i].Place = opaqueJob(r.ID), ledger.Opaque(c.head.Salt, string(n.ID))
 	}
-	refused := s.judge(c, p, s.Facts(n), s.Pack())
-	last := &c.judged[len(c.judged)-1]
-	last.Subject, last.Place = opaqueJob(r.ID), ledger.Opaque(c.head.Salt, string(n.ID))
 	return refused
 }
 

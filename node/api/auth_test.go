@@ -340,7 +340,7 @@ func TestAGrantOfAnotherLawPack(t *testing.T) {
 	if status, p, _ := submitAs(""); status != http.StatusUnauthorized || p.Code != CodeGrant {
 		t.Errorf("without a pack: %d %s", status, p.Code)
 	}
-	if status, p, reads := submitAs("sha256:" + strings.Repeat("0", 64)); status != http.StatusForbidden || p.Code != "law.not-held" || reads != 0 {
+	if status, p, reads := submitAs("sha256:" + strings.Repeat("0", 64)); status != http.StatusServiceUnavailable || p.Code != "law.not-held" || reads != 0 {
 		t.Errorf("a pack not held: %d %s, %d reads", status, p.Code, reads)
 	}
 	if _, _, reads := submitAs(ber.ledger.View().Pack().Hash()); reads == 0 {

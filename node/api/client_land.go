@@ -45,7 +45,7 @@ func (c *Client) Submit(ctx context.Context, job *JobFile, o SubmitOptions) (*Su
 	}
 	// What is unknown from here may be known at home, which has its sites' names:
 	// home judges by the header, and asks for the body only if it may come.
-	if l.court.mayEnter(l.policy, l.court.home).Verdict != residency.Refused {
+	if here := l.court.enter(l.layers, nil); here.Verdict != residency.Refused {
 		out, err := c.submitTo(ctx, c.home, job, body, o)
 		var p *Problem
 		if !errors.As(err, &p) || p.Code != CodeMisdirected {
@@ -98,7 +98,7 @@ func (c *Client) known(ctx context.Context) (*Whoami, *Directory, error) {
 // landing is one submit on its way to a region.
 type landing struct {
 	court  court
-	policy residency.Policy
+	layers []placement.Layer
 	found  finding
 	only   []placement.RegionID // if not nil, the regions that home named
 }
@@ -111,25 +111,39 @@ func (c *Client) newLanding(ctx context.Context, job *JobFile, me *Whoami, dir *
 	places := make([]place, 0, len(dir.Regions))
 	var home place
 	for _, r := range dir.Regions {
-		at := place{region: r.Region, facts: r.Facts, doors: r.Doors, link: r.Link, self: r.Region == dir.Home, export: r.Export, import_: r.Import, packHash: r.LawPack}
-		if at.self {
+		self := r.Region == dir.Home
+		at := place{
+			Region: &placement.Region{ID: r.Region, Facts: r.Facts, Export: r.Export, Import: r.Import, LawPack: r.LawPack, Self: self},
+			doors:  r.Doors, link: r.Link, self: self,
+		}
+		if self {
 			home = at
 		}
 		places = append(places, at)
-	}
-	l := &landing{court: newCourt(pack, c.cfg.Now(), home), policy: residency.NewPolicy(residency.Layer{Origin: residency.OriginJob, Tag: job.Tag})}
-	for _, wire := range []string{me.Residency, me.TenantResidency} {
-		if wire == "" {
-			continue
+		if r.LawPack != "" && r.LawPack != dir.LawPack {
+			// Between regions on different packs both must permit; one that home does
+			// not hold is missed when its region is judged.
+			_, _ = c.pack(ctx, r.LawPack)
 		}
-		tag, err := residency.ParseWire(wire, pack, l.court.on)
-		if err != nil {
-			return nil, err
-		}
-		l.policy = l.policy.Meet(residency.NewPolicy(residency.Layer{Origin: residency.OriginTenant, Tag: tag}))
 	}
-	l.found = l.court.survey(l.policy, places)
+	l := &landing{
+		court:  court{law: placement.Law{Pack: pack, On: residency.DateOf(c.cfg.Now()), Held: c.held}, home: home},
+		layers: []placement.Layer{{Origin: residency.OriginJob, Tag: job.Tag.Wire()}},
+	}
+	l.layers = placement.WithLayer(l.layers, residency.OriginToken, me.Residency)
+	l.layers = placement.WithLayer(l.layers, residency.OriginTenant, me.TenantResidency)
+	l.found = l.court.survey(l.layers, places)
 	return l, nil
+}
+
+// held is a law pack that this client has: built in, or fetched before.
+func (c *Client) held(hash string) *residency.Pack {
+	if p := residency.Embedded(); p.Hash() == hash {
+		return p
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.packs[hash]
 }
 
 // land submits outside home: with a grant, at the first lawful region that
@@ -137,20 +151,20 @@ func (c *Client) newLanding(ctx context.Context, job *JobFile, me *Whoami, dir *
 func (c *Client) land(ctx context.Context, l *landing, job *JobFile, body []byte, o SubmitOptions) (*Submitted, error) {
 	var last error
 	for _, at := range l.found.reachable() {
-		if at.self || len(at.doors) == 0 || l.only != nil && !slices.Contains(l.only, at.region) {
+		if at.self || len(at.doors) == 0 || l.only != nil && !slices.Contains(l.only, at.ID) {
 			continue
 		}
-		grant, err := c.Grant(ctx, GrantRequest{Audience: at.region, PolicyHash: policyHash(job.Tag.Wire()), IdempotencyKey: o.IdempotencyKey})
+		grant, err := c.Grant(ctx, GrantRequest{Audience: at.ID, PolicyHash: policyHash(job.Tag.Wire()), IdempotencyKey: o.IdempotencyKey})
 		if err != nil {
 			return nil, err
 		}
-		d, err := c.foreignDoor(at.region, grant)
+		d, err := c.foreignDoor(at.ID, grant)
 		if err != nil {
 			return nil, err
 		}
 		out, err := c.submitTo(ctx, d, job, body, o)
 		if err == nil {
-			out.Landed, out.Granted = at.region, true
+			out.Landed, out.Granted = at.ID, true
 			return out, nil
 		}
 		// Another region is tried only if this one surely did not accept it.
@@ -162,7 +176,7 @@ func (c *Client) land(ctx context.Context, l *landing, job *JobFile, body []byte
 	if last != nil {
 		return nil, last
 	}
-	return nil, l.court.refusal(l.policy, l.found)
+	return nil, l.court.refusal(l.layers, l.found)
 }
 
 // surelyRefused reports whether a submit certainly had no effect: an answer
@@ -172,7 +186,7 @@ func surelyRefused(err error) bool {
 	if !errors.As(err, &p) {
 		return false
 	}
-	return p.Status == http.StatusMisdirectedRequest || p.Status == http.StatusForbidden || p.Status == http.StatusTooManyRequests
+	return residency.UnknownCode(p.Code) || p.Status == http.StatusMisdirectedRequest || p.Status == http.StatusForbidden || p.Status == http.StatusTooManyRequests
 }
 
 func doorRegions(doors []Door) []placement.RegionID {

@@ -22,6 +22,8 @@ import (
 // Mesh is the QUIC endpoint as the API uses it.
 type Mesh interface {
 	Do(ctx context.Context, p transport.Peer, cargo transport.Cargo, req *http.Request) (*http.Response, error)
+	// Permit asks the egress guard about bytes that leave as an answer.
+	Permit(ctx context.Context, to placement.RegionID, cargo transport.Cargo) error
 }
 
 // Contexts of signed statements.

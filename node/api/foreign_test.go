@@ -111,7 +111,7 @@ func TestAWorkerReadsNoBodyOfAStranger(t *testing.T) {
 	fra.ledger.must(t, state.JoinNode{TokenHash: strings.Repeat("a", 64), Node: placement.Node{ID: "w1", QUIC: "x:1", API: "https://x:1"}})
 	cfg := fra.server.cfg
 	cfg.Self, cfg.Ledger, cfg.Authority = "w1", nil, nil
-	cfg.Peers = speaker{w.net, identity.ID{Region: "fra-1", Mesh: testMesh, Node: "w1"}}
+	cfg.Peers = speaker{w.net, identity.ID{Region: "fra-1", Mesh: testMesh, Node: "w1"}, fra.ledger}
 	cfg.Voters = func() []transport.Peer {
 		return []transport.Peer{{ID: identity.ID{Region: "fra-1", Mesh: testMesh, Node: "fra-1-n1"}, Addr: "127.0.0.1:1"}}
 	}
@@ -147,7 +147,7 @@ func TestAWorkerReadsNoBodyOfAStranger(t *testing.T) {
 // home hears of it: no late repetition can be accepted any more.
 func TestARefusedForwardGivesItsRoomBack(t *testing.T) {
 	w, _, ber, _ := mesh3(t)
-	m := NewMeshClient(speaker{w.net, identity.ID{Region: "fra-1", Mesh: testMesh, Node: "fra-1-n1"}})
+	m := NewMeshClient(speaker{w.net, identity.ID{Region: "fra-1", Mesh: testMesh, Node: "fra-1-n1"}, ber.ledger})
 	peer := transport.Peer{ID: identity.ID{Region: "ber-1", Mesh: testMesh}, Addr: "127.0.0.1:1"}
 	ber.ledger.must(t, state.SetTenant{Tenant: state.Tenant{ID: "fra-1/acme", Quota: state.Quota{GPUs: 1}}})
 	id := placement.NewJobID("fra-1", w.clock.now())

@@ -29,7 +29,7 @@ func checkJob(s *Server, c *call) error {
 	}
 	c.view = v
 	at := s.court(v)
-	tag, err := s.tags.parse(in.Residency, at.pack, at.on)
+	tag, err := s.tags.parse(in.Residency, at.law.Pack, at.law.On)
 	if err != nil {
 		return err
 	}
@@ -37,17 +37,13 @@ func checkJob(s *Server, c *call) error {
 		return err
 	}
 	layers := c.layers(tag)
-	policy, err := s.policyOf(layers, at.pack, at.on)
-	if err != nil {
-		return err
-	}
-	found := at.survey(policy, s.places(v))
-	out := &CheckReport{Residency: tag.Wire(), Regions: found.checks, LawPack: at.pack.Hash(), AsOf: at.on.String()}
+	found := at.survey(layers, s.places(v))
+	out := &CheckReport{Residency: tag.Wire(), Regions: found.checks, LawPack: at.law.Pack.Hash(), AsOf: at.law.On.String()}
 	if tag.UsesAny() && !s.mayAny(c.caller) {
 		out.Warnings = append(out.Warnings, "the tag ANY needs a permission that your token does not have: a submit would be refused")
 	}
 	if len(found.lawful) == 0 {
-		s.checkUnlawful(out, at, policy, found)
+		checkUnlawful(out, at.refusal(layers, found))
 		return c.writeJSON(http.StatusOK, out)
 	}
 	s.checkRoom(c.r.Context(), v, out, found, in.jobOf(s.cfg.Region, c.caller.Tenant, layers))
@@ -73,11 +69,11 @@ func (s *Server) readCheck(c *call, body []byte) (CheckRequest, error) {
 	return in, err
 }
 
-func (s *Server) checkUnlawful(out *CheckReport, at court, policy residency.Policy, found finding) {
-	p := at.refusal(policy, found)
+// checkUnlawful answers what a submit would be refused with.
+func checkUnlawful(out *CheckReport, p *Problem) {
 	out.Answer, out.Code, out.Reason, out.Hint = CheckUnlawful, p.Code, p.Detail, p.Advice
-	if p.Code != CodeNever && len(found.unknown) > 0 {
-		out.Answer, out.Code = CheckUnknown, found.unknown[0].Rule
+	if ExitOf(p) == ExitUnknown {
+		out.Answer = CheckUnknown
 	}
 }
 
@@ -87,17 +83,17 @@ func (s *Server) checkRoom(ctx context.Context, v *state.View, out *CheckReport,
 	best, why := "", []string(nil)
 	rank := map[string]int{string(scheduler.Fits): 4, string(scheduler.Full): 3, string(scheduler.Unknown): 2, string(scheduler.Impossible): 1}
 	for _, at := range found.lawful {
-		a := answers[at.region]
+		a := answers[at.ID]
 		if a.Outcome == string(scheduler.Refused) {
 			continue
 		}
-		s.noteRoom(out, at.region, a)
+		s.noteRoom(out, at.ID, a)
 		if rank[a.Outcome] == rank[best] {
-			why = append(why, regional(at.region, a.Reason))
+			why = append(why, regional(at.ID, a.Reason))
 		}
 		if rank[a.Outcome] > rank[best] {
-			best, why = a.Outcome, []string{regional(at.region, a.Reason)}
-			out.Region, out.Code, out.Reason, out.Hint = at.region, a.Code, a.Reason, a.Hint
+			best, why = a.Outcome, []string{regional(at.ID, a.Reason)}
+			out.Region, out.Code, out.Reason, out.Hint = at.ID, a.Code, a.Reason, a.Hint
 		}
 		if at.self {
 			out.Local = a.local
@@ -166,14 +162,14 @@ func (s *Server) askAll(ctx context.Context, v *state.View, found finding, job *
 		if at.self {
 			a := s.askHere(v, job)
 			mu.Lock()
-			out[at.region] = a
+			out[at.ID] = a
 			mu.Unlock()
 			continue
 		}
 		wg.Go(func() {
 			a := s.askThere(ctx, v, at, job)
 			mu.Lock()
-			out[at.region] = a
+			out[at.ID] = a
 			mu.Unlock()
 		})
 	}
@@ -194,27 +190,18 @@ func (s *Server) askHere(v *state.View, job *placement.Job) regionAnswer {
 func (s *Server) askThere(ctx context.Context, v *state.View, at place, job *placement.Job) regionAnswer {
 	silent := regionAnswer{}
 	silent.Outcome, silent.Code = string(scheduler.Unknown), CodePeerUnknown
-	silent.Reason = "there is no contact with region " + string(at.region)
+	silent.Reason = "there is no contact with region " + string(at.ID)
 	silent.Hint = "try again soon; see the links: sovmesh region list"
-	peer, ok := s.doorOf(v.Region(at.region))
+	peer, ok := s.doorOf(at.Region)
 	if at.link != LinkUp || !ok {
 		return silent
 	}
 	answer, err := s.mesh.Reserve(ctx, peer, ReserveRequest{
 		Job: placement.NewJobID(s.cfg.Region, s.now()), Attempt: 1, Kind: job.Kind, Resources: job.Spec.Resources, Site: job.Spec.Site,
-		Policy: s.crossing(v, job.Policy), LawPack: v.Pack().Hash(), DryRun: true,
+		Policy: placement.Across(job.Policy, v.Self(), at.Region), LawPack: v.Pack().Hash(), DryRun: true,
 	})
 	if err != nil {
 		return silent
 	}
 	return regionAnswer{ReserveAnswer: *answer}
-}
-
-// crossing is a policy with this region's export rule: what another region is
-// told to judge by.
-func (s *Server) crossing(v *state.View, layers []placement.Layer) []placement.Layer {
-	if export := v.Self().Export; export != "" {
-		return append(layers[:len(layers):len(layers)], placement.Layer{Origin: residency.OriginExport, Tag: export})
-	}
-	return layers
 }

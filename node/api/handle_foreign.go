@@ -112,7 +112,7 @@ func reserve(s *Server, c *call) error {
 		return err
 	}
 	key := reservationKey(c.caller.Region, in)
-	layers := append(slices.Clone(in.Policy), entryLayers(c.view, c.caller.Region)...)
+	layers := c.arriving(in.Policy)
 	for range reserveTries {
 		v, err := s.fresh(c.r.Context())
 		if err != nil {
@@ -154,16 +154,14 @@ func reservationKey(home placement.RegionID, in ReserveRequest) string {
 	return fmt.Sprintf("%s/%s/%d", home, in.Job, in.Attempt)
 }
 
-// entryLayers are what this region asks of whatever a peer sends: its import
-// rule, and the tag that was set for all tenants of that peer.
-func entryLayers(v *state.View, peer placement.RegionID) (out []placement.Layer) {
-	if tag := v.Self().Import; tag != "" {
-		out = append(out, placement.Layer{Origin: residency.OriginImport, Tag: tag})
+// arriving are the layers under which what a peer sends is judged here: its own,
+// the rules of the border, and the tag that was set for all tenants of that peer.
+func (c *call) arriving(layers []placement.Layer) []placement.Layer {
+	layers = placement.Across(layers, c.from(), c.view.Self())
+	if t := c.view.Tenant(placement.EveryTenant(c.caller.Region)); t != nil {
+		layers = placement.WithLayer(layers, residency.OriginTenant, t.Residency)
 	}
-	if t := v.Tenant(placement.EveryTenant(peer)); t != nil && t.Residency != "" {
-		out = append(out, placement.Layer{Origin: residency.OriginTenant, Tag: t.Residency})
-	}
-	return out
+	return layers
 }
 
 // tryReserve plans and proposes once. A refusal is committed too, so that home
@@ -242,13 +240,15 @@ func takeForwarded(s *Server, c *call) error {
 		return newProblem(http.StatusBadRequest, CodeHeaderMissing, "the job has no "+HeaderResidency+" header: its body was not read", "send the job's whole policy as that header")
 	}
 	at := s.court(c.view)
-	tag, err := s.tags.parse(wire, at.pack, at.on)
+	tag, err := s.tags.parse(wire, at.law.Pack, at.law.On)
 	if err != nil {
 		return err
 	}
-	policy := at.across(residency.NewPolicy(residency.Layer{Origin: residency.OriginJob, Tag: tag}), at.home)
-	if d := at.inside(policy, at.home); d.Verdict != residency.Permitted {
-		return s.misdirected(at, policy, c.view, d)
+	// The import rule and the sender's pack count here as in Apply, which is
+	// asked when the body was read.
+	layers := c.arriving([]placement.Layer{{Origin: residency.OriginJob, Tag: tag.Wire()}})
+	if d := at.ask(layers, c.from(), at.home, placement.UseRun); !d.Permitted() {
+		return s.misdirected(at, layers, c.view, d)
 	}
 	var in ForwardedJob
 	if err := c.readJSON(&in, MaxJobBytes); err != nil {
@@ -274,7 +274,7 @@ func takeForwarded(s *Server, c *call) error {
 	}
 	job := placement.Job{
 		ID: in.Job, Name: in.Spec.Name, Kind: in.Spec.Kind, Tenant: tenant,
-		Residency: wire, Policy: append(in.Policy, entryLayers(c.view, c.caller.Region)...), Spec: in.Spec, EntryRegion: c.caller.Region,
+		Residency: wire, Policy: c.arriving(in.Policy), Spec: in.Spec, EntryRegion: c.caller.Region,
 		Hops: max(in.Hops, 1), SubmittedAt: in.SubmittedAt, Origin: c.caller.Region,
 	}
 	_, v, err := s.propose(c.r.Context(), state.SubmitJob{Job: job, AllowAny: in.AllowAny, Reservation: in.Reservation}, c.caller.Actor)

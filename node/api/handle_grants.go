@@ -25,10 +25,10 @@ const (
 func directory(s *Server, c *call) error {
 	dir := Directory{Home: s.cfg.Region, Mesh: s.cfg.Mesh, LawPack: c.view.Pack().Hash(), Issued: s.now().Truncate(time.Second), Regions: []DirectoryRegion{}}
 	for _, at := range s.places(c.view) {
-		r := c.view.Region(at.region)
+		r := at.Region
 		dir.Regions = append(dir.Regions, DirectoryRegion{
-			Region: at.region, Facts: at.facts, Doors: slices.Clone(at.doors), ServingCA: r.ServingCA, Link: at.link,
-			Import: at.import_, Export: at.export, LawPack: at.packHash,
+			Region: r.ID, Facts: r.Facts, Doors: slices.Clone(at.doors), ServingCA: r.ServingCA, Link: at.link,
+			Import: r.Import, Export: r.Export, LawPack: r.LawPack,
 		})
 	}
 	payload, err := json.Marshal(dir)
@@ -126,23 +126,17 @@ func (s *Server) grantClaims(c *call, in GrantRequest, peer *placement.Region) (
 			claims.Layers = append(claims.Layers, placement.Layer{Origin: o, Tag: wire})
 		}
 	}
-	add(residency.OriginTenant, c.caller.Token.Residency)
+	add(residency.OriginToken, c.caller.Token.Residency)
 	if t := c.view.Tenant(c.caller.Tenant); t != nil {
 		add(residency.OriginTenant, t.Residency)
 	}
-	add(residency.OriginExport, c.view.Self().Export)
+	claims.Layers = placement.Across(claims.Layers, c.view.Self(), peer)
 	if len(claims.Layers) == 0 {
 		return claims, nil
 	}
 	at := s.court(c.view)
-	policy, err := s.policyOf(claims.Layers, at.pack, at.on)
-	if err != nil {
-		return nil, err
-	}
-	if d := at.inside(policy, s.placeOf(c.view, peer)); d.Verdict != residency.Permitted {
-		p := newProblem(http.StatusForbidden, CodeNotLawful, fmt.Sprintf("the %s's rule %s does not permit region %s: %s", d.Layer, d.Tag, in.Audience, d.Reason), "choose another region, or ask an administrator").final()
-		p.Rule = d.Rule
-		return nil, p
+	if d := at.run(claims.Layers, s.placeOf(c.view, peer)); !d.Permitted() {
+		return nil, problemOfDecision(d.Decision, fmt.Sprintf("the %s's rule %s does not permit region %s: %s", d.Layer, d.Tag, in.Audience, d.Reason), "choose another region, or ask an administrator")
 	}
 	return claims, nil
 }

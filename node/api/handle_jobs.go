@@ -138,14 +138,11 @@ func explainJob(s *Server, c *call) error {
 			out.Tasks = append(out.Tasks, *t)
 		}
 	}
-	at := s.court(v)
-	if policy, err := s.policyOf(j.Policy, at.pack, at.on); err == nil {
-		places := s.places(v)
-		if c.caller.Kind == CallerGrant {
-			places = []place{at.home} // which peers this region has is its own affair
-		}
-		out.Regions = at.survey(policy, places).checks
+	at, places := s.court(v), s.places(v)
+	if c.caller.Kind == CallerGrant {
+		places = []place{at.home} // which peers this region has is its own affair
 	}
+	out.Regions = at.survey(j.Policy, places).checks
 	if c.caller.Kind == CallerGrant {
 		out.Nodes, out.Fit, out.Failed, out.Relax = 0, 0, []FilterCount{}, nil
 		out.Code, out.Reason, out.Hint = s.reasons(v).abroad(j)
@@ -194,18 +191,15 @@ func resolve(s *Server, c *call) error {
 		return err
 	}
 	at := s.court(c.view)
-	tag, err := s.tags.parse(in.Residency, at.pack, at.on)
+	tag, err := s.tags.parse(in.Residency, at.law.Pack, at.law.On)
 	if err != nil {
 		return err
 	}
-	policy, err := s.policyOf(c.layers(tag), at.pack, at.on)
-	if err != nil {
-		return err
-	}
-	found := at.survey(policy, s.places(c.view))
+	layers := c.layers(tag)
+	found := at.survey(layers, s.places(c.view))
 	out := Resolution{Residency: tag.Wire(), Doors: doorsOf(found), Unknown: found.silent(), Regions: found.checks}
 	if len(out.Doors) == 0 {
-		return at.refusal(policy, found)
+		return at.refusal(layers, found)
 	}
 	return c.writeJSON(http.StatusOK, out)
 }

@@ -10,7 +10,7 @@ import (
 
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/placement"
-	"github.com/sovmesh/sovmesh/placement/residency"
+	"github.com/sovmesh/sovmesh/transport"
 )
 
 // jobLogs streams a job's output raw, from whichever node or region runs it.
@@ -47,27 +47,26 @@ func jobLogs(s *Server, c *call) error {
 	return c.copyStream("text/plain; charset=utf-8", source)
 }
 
-// logsMayLeave judges a job's output before it goes to another region: it
-// carries the job's policy.
+// logsMayLeave asks the endpoint's guard before a job's output goes to another
+// region: output carries the job's whole policy, and this region's export rule
+// and the packs of both regions count as for any other bytes.
 func (s *Server) logsMayLeave(c *call, v *state.View, j *placement.Job) error {
-	if c.caller.Kind != CallerForeign && c.caller.Kind != CallerGrant {
-		return nil
+	if c.caller.Kind != CallerForeign {
+		return nil // at home it stays; a grant is held by the client, whose own job it is: not by its home
 	}
-	at := s.court(v)
-	policy, err := s.policyOf(j.Policy, at.pack, at.on)
+	policy, err := v.PolicyOf(j)
 	if err != nil {
 		return err
 	}
-	if c.caller.Kind == CallerGrant {
-		return nil // the client holds the grant for its own job: the output goes to it, not to its home
-	}
-	peer := v.Region(c.caller.Region)
-	if d := at.mayEnter(policy.ForScope("logs"), s.placeOf(v, peer)); d.Verdict != residency.Permitted {
-		p := newProblem(http.StatusForbidden, CodeNotLawful, fmt.Sprintf("the output of this job may not go to %s: %s", peer.ID, d.Reason), "read it at a front door of this region, with a grant").final()
-		p.Rule = d.Rule
+	err = s.cfg.Peers.Permit(c.r.Context(), c.caller.Region, transport.Cargo{Kind: transport.CargoJob, Policy: policy, Use: placement.UseLogs})
+	var egress *transport.EgressError
+	if errors.As(err, &egress) {
+		p := problemOf(err)
+		p.Detail = fmt.Sprintf("the output of this job may not go to %s: %v", c.caller.Region, egress.Err)
+		p.Advice = "read it at a front door of this region, with a grant"
 		return p
 	}
-	return nil
+	return err
 }
 
 // openLogs finds the task and its node. A follower waits for a first task.

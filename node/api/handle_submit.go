@@ -174,16 +174,17 @@ func (s *Server) admit(c *call, tag residency.Tag, on residency.Date) ([]placeme
 		}
 	}
 	layers := c.layers(tag)
-	policy, err := s.policyOf(layers, c.view.Pack(), on)
-	if err != nil {
-		return nil, err
-	}
 	at := s.court(c.view)
-	if d := at.mayEnter(policy, at.home); d.Verdict != residency.Permitted {
-		return nil, s.misdirected(at, policy, c.view, d)
+	d := at.enter(layers, c.from(), c.under()...)
+	if !d.Permitted() {
+		return nil, s.misdirected(at, layers, c.view, d)
 	}
-	if err := s.admitGranted(c, tag, at); err != nil {
-		return nil, err
+	if d.Rule == onPath {
+		// Home may only pass it on: to where, is asked now rather than never.
+		if found := at.survey(layers, s.places(c.view)); len(found.lawful) == 0 {
+			return nil, at.refusal(layers, found)
+		}
+		return layers, nil
 	}
 	if cached {
 		s.admits.put(key, layers)
@@ -191,27 +192,23 @@ func (s *Server) admit(c *call, tag residency.Tag, on residency.Date) ([]placeme
 	return layers, nil
 }
 
-// admitGranted judges a granted submit by the pack that its home decided by too,
-// while its body is unread. A pack that is not held cannot be asked.
-func (s *Server) admitGranted(c *call, tag residency.Tag, at court) error {
-	g := c.caller.Grant
-	if g == nil || g.LawPack == at.pack.Hash() {
+// onPath is the rule of a ruling that permits to pass, not to run.
+const onPath = "transit.via"
+
+// under is the law pack by which the region of a grant says that it decided.
+func (c *call) under() []string {
+	if c.caller.Grant == nil {
 		return nil
 	}
-	pack := c.view.PackByHash(g.LawPack)
-	if pack == nil {
-		return newProblem(http.StatusForbidden, "law.not-held", fmt.Sprintf("region %s decides by law pack %s, which region %s does not hold", g.Home, quoteWord(g.LawPack), s.cfg.Region), "an administrator of this region imports it: sovmesh law import FILE").final()
+	return []string{c.caller.Grant.LawPack}
+}
+
+// from is the region that lets the caller's payload go to this one.
+func (c *call) from() *placement.Region {
+	if c.caller.Kind == CallerGrant || c.caller.Kind == CallerForeign {
+		return c.view.Region(c.caller.Region)
 	}
-	policy, err := s.policyOf(c.layers(tag), pack, at.on)
-	if err != nil {
-		return err
-	}
-	there := at
-	there.pack = pack
-	if d := there.mayEnter(policy, at.home); d.Verdict != residency.Permitted {
-		return s.misdirected(there, policy, c.view, d)
-	}
-	return nil
+	return c.view.Self()
 }
 
 // layers are the effective policy's layers that are known before the body is:
@@ -225,7 +222,7 @@ func (c *call) layers(tag residency.Tag) []placement.Layer {
 	}
 	switch {
 	case c.caller.Token != nil:
-		add(residency.OriginTenant, c.caller.Token.Residency)
+		add(residency.OriginToken, c.caller.Token.Residency)
 		if t := c.view.Tenant(c.caller.Tenant); t != nil {
 			add(residency.OriginTenant, t.Residency)
 		}
@@ -236,30 +233,19 @@ func (c *call) layers(tag residency.Tag) []placement.Layer {
 		for _, t := range c.view.TenantsOver(c.caller.Tenant) {
 			add(residency.OriginTenant, t.Residency)
 		}
-		add(residency.OriginImport, c.view.Self().Import)
 	}
 	return out
 }
 
-func (s *Server) policyOf(layers []placement.Layer, pack *residency.Pack, on residency.Date) (residency.Policy, error) {
-	read := make([]residency.Layer, 0, len(layers))
-	for _, l := range layers {
-		tag, err := s.tags.parse(l.Tag, pack, on)
-		if err != nil {
-			return residency.Policy{}, err
-		}
-		read = append(read, residency.Layer{Origin: l.Origin, Tag: tag})
-	}
-	return residency.NewPolicy(read...), nil
-}
-
 // misdirected refuses a body that may not come here: with the front doors of
 // the regions where it may go, or with the reason why there is none.
-func (s *Server) misdirected(at court, policy residency.Policy, v *state.View, d residency.Decision) error {
-	found := at.survey(policy, s.places(v))
+func (s *Server) misdirected(at court, layers []placement.Layer, v *state.View, d placement.Ruling) error {
+	others := slices.DeleteFunc(s.places(v), func(p place) bool { return p.self })
+	found := at.survey(layers, others)
+	found.note(at.home, d.Decision) // by the border that it came over
 	doors := doorsOf(found)
 	if len(doors) == 0 {
-		return at.refusal(policy, found)
+		return at.refusal(layers, found)
 	}
 	p := newProblem(http.StatusMisdirectedRequest, CodeMisdirected,
 		fmt.Sprintf("%s is outside the path of this job: %s; its body was not read", s.cfg.Region, d.Reason),
@@ -272,7 +258,7 @@ func doorsOf(f finding) []Door {
 	var out []Door
 	for _, at := range f.reachable() {
 		for _, url := range at.doors {
-			out = append(out, Door{Region: at.region, URL: url})
+			out = append(out, Door{Region: at.ID, URL: url})
 		}
 	}
 	return out
@@ -280,7 +266,7 @@ func doorsOf(f finding) []Door {
 
 // court judges by the region's pack, today.
 func (s *Server) court(v *state.View) court {
-	return newCourt(v.Pack(), s.now(), s.placeOf(v, v.Self()))
+	return court{law: v.Law(residency.DateOf(s.now())), home: s.placeOf(v, v.Self())}
 }
 
 // places are this region and its active peers.
@@ -297,7 +283,7 @@ func (s *Server) places(v *state.View) []place {
 // placeOf is a region as the court sees it. Sites are looked up on need only.
 func (s *Server) placeOf(v *state.View, r *placement.Region) place {
 	link, _ := s.link(r.ID)
-	at := place{region: r.ID, facts: r.Facts, link: link, export: r.Export, import_: r.Import, packHash: r.LawPack, self: r.ID == s.cfg.Region}
+	at := place{Region: r, link: link, self: r.ID == s.cfg.Region}
 	if at.self {
 		at.sites = func() []string { return sitesOf(v) }
 		for _, n := range v.Nodes() {

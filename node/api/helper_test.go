@@ -146,8 +146,22 @@ type testMeshNet struct {
 
 // speaker is the endpoint of one node.
 type speaker struct {
-	net *testMeshNet
-	id  identity.ID
+	net    *testMeshNet
+	id     identity.ID
+	ledger *memLedger
+}
+
+// Permit is what the endpoint's own guard says.
+func (s speaker) Permit(ctx context.Context, to placement.RegionID, cargo transport.Cargo) error {
+	v := s.ledger.View()
+	guard := &transport.ResidencyGuard{
+		Home: s.id.Region, Region: v.Region,
+		Law: func() placement.Law { return v.Law(residency.DateOf(s.ledger.now())) },
+	}
+	if err := guard.PermitEgress(ctx, s.id.Region, to, cargo); err != nil {
+		return &transport.EgressError{From: s.id.Region, To: to, Kind: cargo.Kind, Err: err}
+	}
+	return nil
 }
 
 func (s speaker) Do(ctx context.Context, p transport.Peer, _ transport.Cargo, req *http.Request) (*http.Response, error) {
@@ -303,7 +317,7 @@ func (w *world) add(id placement.RegionID, country string, gpus int) *region {
 	r.ledger = newMemLedger(r.node, w.clock.now)
 	cfg := DefaultConfig()
 	cfg.Region, cfg.Mesh, cfg.Self = id, testMesh, r.node
-	cfg.Ledger, cfg.Peers, cfg.Tasks, cfg.Links = r.ledger, speaker{w.net, identity.ID{Region: id, Mesh: testMesh, Node: r.node}}, r.tasks, r.links
+	cfg.Ledger, cfg.Peers, cfg.Tasks, cfg.Links = r.ledger, speaker{w.net, identity.ID{Region: id, Mesh: testMesh, Node: r.node}, r.ledger}, r.tasks, r.links
 	cfg.Keyring = testRing{}
 	cfg.Votes = func(n placement.NodeID) bool { return n == r.node }
 	cfg.Authority = func() Authority { return testCA{r.ca, w.clock.now} }

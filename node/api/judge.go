@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -13,78 +14,33 @@ import (
 // place is a region as both ends judge it: the server from its view, the
 // client from the directory.
 type place struct {
-	region          placement.RegionID
-	facts           placement.RegionFacts
-	doors           []string // https://host:port
-	link            string
-	self            bool
-	sites           func() []string // of the own region, asked on need only
-	export, import_ string
-	packHash        string
+	*placement.Region
+	doors []string // https://host:port
+	link  string
+	self  bool
+	sites func() []string // of the own region, asked on need only
 }
 
-// court judges places under one pack on one day.
+// court judges places by the law of one region, today.
 type court struct {
-	pack *residency.Pack
-	on   residency.Date
+	law  placement.Law
 	home place
 }
 
-func newCourt(pack *residency.Pack, at time.Time, home place) court {
-	return court{pack: pack, on: residency.DateOf(at), home: home}
+// run asks whether work may run in a region, or in one of its sites where those
+// are known, coming from home.
+func (c court) run(layers []placement.Layer, at place) placement.Ruling {
+	return c.ask(layers, c.home.Region, at, placement.UseRun)
 }
 
-func (c court) options() residency.Options { return residency.Options{On: c.on} }
-
-// inside judges whether the policy permits to run in the region, or in one of
-// its sites where those are known.
-func (c court) inside(p residency.Policy, at place) residency.Decision {
-	p = p.ForScope("compute")
-	d := residency.Evaluate(p, at.facts.Site(at.region, ""), c.pack, c.options())
-	if d.Verdict != residency.Unknown {
-		return d
-	}
-	if at.sites == nil {
-		return d
-	}
-	for _, site := range at.sites() {
-		if one := residency.Evaluate(p, at.facts.Site(at.region, site), c.pack, c.options()); one.Verdict == residency.Permitted {
-			return one
-		}
-	}
-	return d
+// enter asks whether payload may come to home at all: because it may run there,
+// or because the path may lead through it.
+func (c court) enter(layers []placement.Layer, from *placement.Region, under ...string) placement.Ruling {
+	return c.ask(layers, from, c.home, placement.UseEnter, under...)
 }
 
-// mayEnter judges whether payload may come to the region at all: because it may
-// run there, or because the path may lead through it.
-func (c court) mayEnter(p residency.Policy, at place) residency.Decision {
-	d := c.inside(p, at)
-	if d.Verdict == residency.Permitted {
-		return d
-	}
-	if err := residency.CheckTransit(p, at.facts.Site(at.region, ""), c.pack, c.options()); err == nil {
-		d.Verdict, d.Rule, d.Reason = residency.Permitted, "transit.via", "the path may lead through "+string(at.region)
-	}
-	return d
-}
-
-// across is the policy with the rules of a border: what home lets out and what
-// the region takes in. A rule that cannot be read permits nothing.
-func (c court) across(p residency.Policy, to place) residency.Policy {
-	if to.region == c.home.region {
-		return p
-	}
-	for _, rule := range []placement.Layer{{Origin: residency.OriginExport, Tag: c.home.export}, {Origin: residency.OriginImport, Tag: to.import_}} {
-		if rule.Tag == "" {
-			continue
-		}
-		tag, err := residency.ParseWire(rule.Tag, c.pack, c.on)
-		if err != nil {
-			tag = residency.Tag{}
-		}
-		p = p.Meet(residency.NewPolicy(residency.Layer{Origin: rule.Origin, Tag: tag}))
-	}
-	return p
+func (c court) ask(layers []placement.Layer, from *placement.Region, to place, use placement.Use, under ...string) placement.Ruling {
+	return placement.Crossing{Layers: layers, From: from, To: to.Region, Sites: to.sites, Use: use, Law: c.law, Under: under}.Judge()
 }
 
 // finding is what a policy means for every known region.
@@ -96,21 +52,13 @@ type finding struct {
 }
 
 // survey judges every region for running the job.
-func (c court) survey(p residency.Policy, places []place) finding {
+func (c court) survey(layers []placement.Layer, places []place) finding {
 	var f finding
 	for _, at := range places {
-		d := c.inside(c.across(p, at), at)
-		f.checks = append(f.checks, RegionCheck{Region: at.region, Verdict: string(d.Verdict), Rule: d.Rule, Reason: d.Reason, Link: at.link})
-		switch d.Verdict {
-		case residency.Permitted:
-			f.lawful = append(f.lawful, at)
-		case residency.Refused:
-			f.refused = append(f.refused, d)
-		default:
-			f.unknown = append(f.unknown, d)
-		}
+		d := c.run(layers, at)
+		f.note(at, d.Decision)
 	}
-	rank := c.preference(p)
+	rank := c.preference(layers)
 	slices.SortStableFunc(f.lawful, func(a, b place) int {
 		if a.self != b.self {
 			return pick(a.self, -1, 1)
@@ -118,27 +66,41 @@ func (c court) survey(p residency.Policy, places []place) finding {
 		if x, y := rank(a), rank(b); x != y {
 			return x - y
 		}
-		return strings.Compare(string(a.region), string(b.region))
+		return strings.Compare(string(a.ID), string(b.ID))
 	})
 	return f
 }
 
+func (f *finding) note(at place, d residency.Decision) {
+	f.checks = append(f.checks, RegionCheck{Region: at.ID, Verdict: string(d.Verdict), Rule: d.Rule, Reason: d.Reason, Link: at.link})
+	switch d.Verdict {
+	case residency.Permitted:
+		f.lawful = append(f.lawful, at)
+	case residency.Refused:
+		f.refused = append(f.refused, d)
+	default:
+		f.unknown = append(f.unknown, d)
+	}
+}
+
 // preference ranks a place by the job's own list of preferences.
-func (c court) preference(p residency.Policy) func(place) int {
-	var order []residency.Policy
-	for _, l := range p.Layers() {
+func (c court) preference(layers []placement.Layer) func(place) int {
+	var order [][]placement.Layer
+	for _, l := range layers {
 		if l.Origin != residency.OriginJob {
 			continue
 		}
-		for _, word := range l.Tag.Long().Prefer {
-			if tag, err := residency.ParseWire(word, c.pack, c.on); err == nil {
-				order = append(order, residency.NewPolicy(residency.Layer{Origin: residency.OriginJob, Tag: tag}))
-			}
+		tag, err := residency.ParseWire(l.Tag, c.law.Pack, c.law.On)
+		if err != nil {
+			continue
+		}
+		for _, word := range tag.Long().Prefer {
+			order = append(order, []placement.Layer{{Origin: residency.OriginJob, Tag: word}})
 		}
 	}
 	return func(at place) int {
 		for i, one := range order {
-			if c.inside(one, at).Verdict == residency.Permitted {
+			if d := c.ask(one, nil, at, placement.UseRun); d.Permitted() {
 				return i
 			}
 		}
@@ -162,39 +124,60 @@ func (f finding) silent() []placement.RegionID {
 	var out []placement.RegionID
 	for _, at := range f.lawful {
 		if at.link == LinkUnknown {
-			out = append(out, at.region)
+			out = append(out, at.ID)
 		}
 	}
 	return out
 }
 
-// refusal says why no region can take the policy: never, not here, or unknown.
-func (c court) refusal(p residency.Policy, f finding) *Problem {
+// refusal says why no region can take the policy: unknown, never, or not here.
+// Every door asks it, so that one tag has one answer: the check, the submit, the
+// client and what forwards.
+func (c court) refusal(layers []placement.Layer, f finding) *Problem {
 	if silent := f.silent(); len(silent) > 0 {
-		return newProblem(503, CodePeerUnknown,
+		return newProblem(http.StatusServiceUnavailable, CodePeerUnknown,
 			fmt.Sprintf("it is not known whether %s can take it: there is no contact", joinIDs(silent)),
 			"try again soon; see the links: sovmesh region list").retry(5 * time.Second)
 	}
-	if a, b, ok := residency.Conflict(p, c.pack, c.on); ok {
+	p, err := placement.ReadLayers(layers, c.law.Pack, c.law.On)
+	if err != nil {
+		return problemOf(err)
+	}
+	if a, b, ok := residency.Conflict(p, c.law.Pack, c.law.On); ok {
 		detail := fmt.Sprintf("the tag %s of the %s matches nothing", a.Tag.Canonical(), a.Origin)
 		if a.Origin != b.Origin || a.Tag.Wire() != b.Tag.Wire() {
 			detail = fmt.Sprintf("the %s's tag %s and the %s's tag %s exclude each other", a.Origin, a.Tag.Canonical(), b.Origin, b.Tag.Canonical())
 		}
-		return newProblem(403, CodeNever, "not lawful anywhere: "+detail, "change one of the two; see what a tag means: sovmesh residency explain TAG").final()
+		return newProblem(http.StatusForbidden, CodeNever, "not lawful anywhere: "+detail, "change one of the two; see what a tag means: sovmesh residency explain TAG").final()
 	}
+	see := "see every region's reason: sovmesh residency check '" + firstTag(p) + "'"
 	if len(f.unknown) > 0 {
-		d := f.unknown[0]
-		out := newProblem(403, CodeNotLawful, "no region is known to satisfy the tag: "+d.Reason, "see every region's reason: sovmesh residency check '"+firstTag(p)+"'").final()
-		out.Rule = d.Rule
-		return out
+		return problemOfDecision(f.unknown[0], "no region is known to satisfy the tag: "+f.unknown[0].Reason, see)
 	}
-	detail, rule := "no region of this mesh satisfies the tag "+firstTag(p), ""
+	detail, d := "no region of this mesh satisfies the tag "+firstTag(p), residency.Decision{Verdict: residency.Refused}
 	if len(f.refused) > 0 {
-		detail, rule = detail+": "+f.refused[0].Reason, f.refused[0].Rule
+		d = f.refused[0]
+		detail += ": " + d.Reason
+		if d.Layer != "" && d.Layer != residency.OriginJob {
+			detail += fmt.Sprintf(" (the %s's tag %s)", d.Layer, d.Tag)
+		}
 	}
-	out := newProblem(403, CodeNotLawful, detail, "see every region's reason: sovmesh residency check '"+firstTag(p)+"'").final()
-	out.Rule = rule
-	return out
+	return problemOfDecision(d, detail, see)
+}
+
+// problemOfDecision is what a decision that does not permit is told as: not
+// lawful is final, not known may be asked again once more is known.
+func problemOfDecision(d residency.Decision, detail, hint string) *Problem {
+	status := http.StatusForbidden
+	if d.Verdict == residency.Unknown {
+		status = http.StatusServiceUnavailable
+	}
+	p := newProblem(status, d.Code(), detail, hint).final()
+	p.Rule = d.Rule
+	if status == http.StatusServiceUnavailable {
+		p.retry(MaxRetryAfter)
+	}
+	return p
 }
 
 func firstTag(p residency.Policy) string {

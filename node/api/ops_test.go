@@ -358,8 +358,8 @@ func TestDrainShowsFatesFirst(t *testing.T) {
 
 func TestReservationAndForward(t *testing.T) {
 	w, fra, ber, _ := mesh3(t)
-	_ = fra
-	m := NewMeshClient(speaker{w.net, identity.ID{Region: "fra-1", Mesh: testMesh, Node: "fra-1-n1"}})
+
+	m := NewMeshClient(speaker{w.net, identity.ID{Region: "fra-1", Mesh: testMesh, Node: "fra-1-n1"}, fra.ledger})
 	peer := transport.Peer{ID: identity.ID{Region: "ber-1", Mesh: testMesh}, Addr: "127.0.0.1:1"}
 	id := placement.NewJobID("fra-1", w.clock.now())
 	policy := []placement.Layer{{Origin: "job", Tag: "EU"}}
@@ -409,7 +409,7 @@ func TestReservationAndForward(t *testing.T) {
 		t.Errorf("status: %v", err)
 	}
 	// Another region sees nothing of it.
-	iad := NewMeshClient(speaker{w.net, identity.ID{Region: "iad-1", Mesh: testMesh, Node: "iad-1-n1"}})
+	iad := NewMeshClient(speaker{w.net, identity.ID{Region: "iad-1", Mesh: testMesh, Node: "iad-1-n1"}, fra.ledger})
 	if _, err := iad.JobStatus(t.Context(), peer, id, 0, 0); CodeOf(err) != CodeNotFound {
 		t.Errorf("another region: %v", err)
 	}
@@ -427,8 +427,8 @@ func TestMeshWithinTheRegion(t *testing.T) {
 	fra.ledger.must(t, state.JoinNode{TokenHash: strings.Repeat("a", 64), Node: placement.Node{ID: "w1", QUIC: "x:1", API: "https://x:1"}})
 	fra.ledger.must(t, state.SetRole{Node: "w1", Role: placement.RoleWorker})
 	peer := transport.Peer{ID: identity.ID{Region: "fra-1", Mesh: testMesh}, Addr: "127.0.0.1:1"}
-	voter := NewMeshClient(speaker{w.net, identity.ID{Region: "fra-1", Mesh: testMesh, Node: "fra-1-n1"}})
-	worker := NewMeshClient(speaker{w.net, identity.ID{Region: "fra-1", Mesh: testMesh, Node: "w1"}})
+	voter := NewMeshClient(speaker{w.net, identity.ID{Region: "fra-1", Mesh: testMesh, Node: "fra-1-n1"}, fra.ledger})
+	worker := NewMeshClient(speaker{w.net, identity.ID{Region: "fra-1", Mesh: testMesh, Node: "w1"}, fra.ledger})
 	actor := "node:w1"
 	encode := func(c state.Command) []byte {
 		raw, err := state.Encode(state.Head{Version: 1, Time: w.clock.now(), Salt: [16]byte{byte(time.Now().UnixNano())}, Actor: actor}, c)
@@ -491,7 +491,7 @@ func TestMeshWithinTheRegion(t *testing.T) {
 	if a, err := worker.Assignments(t.Context(), peer, 0, 0); err != nil || len(a.Tasks) != 0 {
 		t.Errorf("another node's: %+v %v", a, err)
 	}
-	abroad := NewMeshClient(speaker{w.net, identity.ID{Region: "ber-1", Mesh: testMesh, Node: "ber-1-n1"}})
+	abroad := NewMeshClient(speaker{w.net, identity.ID{Region: "ber-1", Mesh: testMesh, Node: "ber-1-n1"}, fra.ledger})
 	s, err := abroad.Summary(t.Context(), peer, ber.server.cfg.Verifier, w.clock.now())
 	if err != nil || s.Summary.Region != "fra-1" || len(s.FrontDoors) == 0 || s.FrontDoors[0].Node != "" {
 		t.Errorf("summary: %+v %v", s, err)
@@ -505,7 +505,7 @@ func TestAWorkerRelaysAndReadsNothingThatIsRefused(t *testing.T) {
 	fra.ledger.must(t, state.JoinNode{TokenHash: strings.Repeat("a", 64), Node: placement.Node{ID: "w1", QUIC: "x:1", API: "https://x:1"}})
 	cfg := fra.server.cfg
 	cfg.Self, cfg.Ledger, cfg.Authority = "w1", nil, nil
-	cfg.Peers = speaker{w.net, identity.ID{Region: "fra-1", Mesh: testMesh, Node: "w1"}}
+	cfg.Peers = speaker{w.net, identity.ID{Region: "fra-1", Mesh: testMesh, Node: "w1"}, fra.ledger}
 	cfg.Voters = func() []transport.Peer {
 		return []transport.Peer{{ID: identity.ID{Region: "fra-1", Mesh: testMesh, Node: "fra-1-n1"}, Addr: "127.0.0.1:1"}}
 	}

@@ -50,11 +50,10 @@ const (
 	CodeHeaderDiffers = "residency_header_mismatch"
 	CodeMisdirected   = "residency.misdirected"
 	CodeNever         = "residency.never"
-	CodeNotLawful     = "residency.refused"
+	CodeNotLawful     = residency.CodeRefused
 	CodeAny           = "residency.any"
 	CodePeerUnknown   = "peer.unknown"
 	CodePeerAnswers   = "peer.answers"
-	CodeLawNotHeld    = "law.not-held"
 	CodeFingerprint   = "invite.fingerprint"
 	CodeLeaderUnknown = "leader.unknown"
 	CodeNoToken       = "token.missing"
@@ -112,9 +111,7 @@ func problemOf(err error) *Problem {
 		p.Line, p.Column = tag.Line, tag.Column
 		return p
 	case errors.As(err, &refusal):
-		p := newProblem(http.StatusForbidden, CodeNotLawful, refusal.Error(), refusal.Hint()).final()
-		p.Rule = refusal.Rule
-		return p
+		return problemOfDecision(refusal.Decision, refusal.Error(), refusal.Hint())
 	case errors.As(err, &refused):
 		return problemOfRefused(refused)
 	case errors.As(err, &tooBig):
@@ -135,6 +132,8 @@ func problemOfRefused(r *state.Refused) *Problem {
 		status = http.StatusBadRequest
 	case r.Code == CodeQueueFull || head == "quota":
 		status = http.StatusTooManyRequests
+	case residency.UnknownCode(r.Code):
+		status = http.StatusServiceUnavailable
 	case head == "residency" || head == "law" || head == "claim" || head == "control" || head == "assurance":
 		status = http.StatusForbidden
 	case head == "tag" || head == "input":
@@ -151,6 +150,8 @@ func problemOfRefused(r *state.Refused) *Problem {
 		p.retry(5 * time.Second) // a quota frees itself as jobs end: a repetition may succeed
 	case http.StatusForbidden:
 		p.Final = true
+	case http.StatusServiceUnavailable: // not until somebody states the claim, or imports the pack
+		p.retry(MaxRetryAfter).final()
 	}
 	return p
 }
@@ -211,7 +212,7 @@ func CodeOf(err error) string {
 	case errors.As(err, &tag):
 		return tag.Code
 	case errors.As(err, &refusal):
-		return CodeNotLawful
+		return refusal.Code()
 	case errors.As(err, &refused):
 		return refused.Code
 	}
@@ -265,7 +266,7 @@ func ExitOf(err error) int {
 		return ExitNotLawful
 	case badInput(code), noSuch(code):
 		return ExitUsage
-	case code == CodePeerUnknown, code == CodeLeaderUnknown, code == "claim.unknown", code == "law.unknown", code == CodeLawNotHeld:
+	case code == CodePeerUnknown, code == CodeLeaderUnknown, residency.UnknownCode(code):
 		return ExitUnknown
 	case code == CodeAny, head == "token", head == "role", head == "grant", head == "invite":
 		return ExitPermission

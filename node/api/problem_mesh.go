@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus"
+	"github.com/sovmesh/sovmesh/placement/residency"
 	"github.com/sovmesh/sovmesh/transport"
 	"github.com/sovmesh/sovmesh/transport/identity"
 )
@@ -22,6 +23,10 @@ func problemOfMesh(err error) *Problem {
 	)
 	switch {
 	case errors.As(err, &egress):
+		var refusal *residency.Refusal
+		if errors.As(egress.Err, &refusal) {
+			return problemOfDecision(refusal.Decision, egress.Error(), egress.Hint())
+		}
 		return newProblem(http.StatusForbidden, CodeNotLawful, egress.Error(), egress.Hint()).final()
 	case errors.As(err, &gone):
 		return newProblem(http.StatusServiceUnavailable, CodePeerUnknown, fmt.Sprintf("no answer from %s: whether it works is unknown", gone.Peer.ID.Region), gone.Hint()).retry(2 * time.Second)

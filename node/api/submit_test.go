@@ -268,7 +268,7 @@ func TestTenantAndTokenNarrow(t *testing.T) {
 	}
 	h = bearer(fra.token(state.Token{Roles: []state.Role{state.RoleSubmitter}, Residency: "US"}))
 	h.Set(HeaderResidency, "EU")
-	if status, p, _ := fra.do(t, http.MethodPost, "/api/v1/jobs", h, jobText("EU")); status != 403 || p.Code != CodeNever {
+	if status, p, _ := fra.do(t, http.MethodPost, "/api/v1/jobs", h, jobText("EU")); status != 403 || p.Code != CodeNever || !strings.Contains(p.Detail, "token's") {
 		t.Errorf("token: %d %+v", status, p)
 	}
 }

@@ -85,7 +85,7 @@ func (ch *choice) deployment(d deployment, sites []string, far reach) {
 		return // its tag is not readable under the law in force: it permits nothing
 	}
 	p := ch.policy.Meet(own)
-	if slices.ContainsFunc(sites, func(s string) bool { return ch.j.here(p, s) == nil }) {
+	if slices.ContainsFunc(sites, func(s string) bool { return ch.may(p, s) }) {
 		ch.lawful = true
 	}
 	for _, t := range d.tasks {
@@ -95,7 +95,7 @@ func (ch *choice) deployment(d deployment, sites []string, far reach) {
 			continue
 		}
 		n := ch.j.view.Node(t.Node)
-		if n == nil || t.Status != placement.TaskRunning || t.Stop || d.job.Spec.Upstream == "" || ch.j.here(p, n.Site) != nil {
+		if n == nil || t.Status != placement.TaskRunning || t.Stop || d.job.Spec.Upstream == "" || !ch.may(p, n.Site) {
 			continue
 		}
 		tg := target{
@@ -111,7 +111,7 @@ func (ch *choice) deployment(d deployment, sites []string, far reach) {
 		case far == reachNode || n.Contact != placement.ContactAlive || n.QUIC == "":
 			continue
 		// The prompt passes this node on its way to that one.
-		case ch.j.here(p, ch.site) != nil && ch.j.through(p, ch.j.self, ch.site) != nil:
+		case !ch.mayPass(p):
 			continue
 		default:
 			tg.doors = append(tg.doors, ch.g.peer(n))
@@ -120,11 +120,23 @@ func (ch *choice) deployment(d deployment, sites []string, far reach) {
 	}
 }
 
+// may reports whether a site of this region may answer.
+func (ch *choice) may(p residency.Policy, site string) bool {
+	r := ch.j.here(p, site)
+	return r.Permitted()
+}
+
+// mayPass reports whether a prompt may pass this node.
+func (ch *choice) mayPass(p residency.Policy) bool {
+	r := ch.j.enter(p, ch.site)
+	return r.Permitted()
+}
+
 // region takes in a foreign region that serves the model.
 func (ch *choice) region(r *placement.Region) {
 	ch.known = true
-	p, err := ch.j.there(ch.policy, r, ch.site)
-	if err != nil {
+	ruling := ch.j.there(ch.policy, r, ch.site)
+	if !ruling.Permitted() {
 		return
 	}
 	ch.lawful = true
@@ -135,7 +147,7 @@ func (ch *choice) region(r *placement.Region) {
 		return
 	}
 	ch.targets = append(ch.targets, target{
-		region: r.ID, doors: doors, policy: effective{p},
+		region: r.ID, doors: doors, policy: effective{ruling.Policy},
 		// Nearer regions first; a millisecond more or less is no difference.
 		key: "region:" + string(r.ID), rank: rankForeign + int(link.RTT.Milliseconds()/5),
 	})
@@ -149,7 +161,7 @@ func (ch *choice) verdict() *Error {
 	case !ch.known:
 		return modelNotFound(ch.model)
 	case !ch.lawful:
-		return ch.j.notPermitted(ch.policy, fmt.Sprintf("no deployment of %q may answer a request for", ch.model))
+		return ch.j.notPermitted(ch.policy, ch.j.survey(ch.policy), fmt.Sprintf("no deployment of %q may answer a request for", ch.model))
 	case ch.unknown != "":
 		return regionUnknown(ch.model, ch.unknown)
 	}

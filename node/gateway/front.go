@@ -262,7 +262,7 @@ func (p *passage) headFor(t target, deadline time.Time) transport.Head {
 		tenant = string(p.g.cfg.Region) + "/" + tenant
 	}
 	return transport.Head{
-		RequestID: p.id, Tenant: tenant, Tag: t.policy.policy.Canonical(), LawPack: p.judge.pack.Hash(),
+		RequestID: p.id, Tenant: tenant, Tag: t.policy.policy.Canonical(), LawPack: p.judge.law.Pack.Hash(),
 		Model: p.req.Model, Method: http.MethodPost, Path: p.r.URL.Path, ContentType: "application/json",
 		Deadline: deadline, Hops: 1,
 		APIBeta: clean(p.r.Header.Get("OpenAI-Beta"), 256),

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/residency"
 	"github.com/sovmesh/sovmesh/transport"
 )
 
@@ -16,6 +17,8 @@ import (
 type Mesh interface {
 	// OpenInfer waits for the head of the answer. ctx governs the whole stream.
 	OpenInfer(ctx context.Context, to transport.Peer, cargo transport.Cargo, head transport.Head, body []byte) (Hop, error)
+	// Permit asks the egress guard about an answer that goes to another region.
+	Permit(ctx context.Context, to placement.RegionID, cargo transport.Cargo) error
 }
 
 // Hop is an answer on its way: of a model server on this node, or of another
@@ -163,7 +166,7 @@ func refusal(a transport.Answer) *Error {
 	}
 	return &Error{
 		Status: int(a.Status), Code: a.Code, Message: a.Message, RetryAfter: a.RetryAfter,
-		NoRetry: a.Status < 500 && a.Status != 429,
+		NoRetry: a.Status < 500 && a.Status != 429 || residency.UnknownCode(a.Code),
 	}
 }
 
@@ -171,6 +174,7 @@ func refusal(a transport.Answer) *Error {
 func (g *Gateway) failure(ctx context.Context, t target, model string, err error) *Error {
 	var refused *Error
 	var egress *transport.EgressError
+	var refusal *residency.Refusal
 	var unreachable *transport.UnreachableError
 	var cut *transport.CutError
 	var silent silence
@@ -184,6 +188,8 @@ func (g *Gateway) failure(ctx context.Context, t target, model string, err error
 		return regionUnknown(model, t.region)
 	case errors.Is(cause, errStopping):
 		return notReady()
+	case errors.As(err, &refusal) && refusal.Unknown():
+		return unknownLaw(refusal.Decision)
 	case errors.As(err, &egress):
 		return &Error{Status: 403, Code: "residency_not_permitted", NoRetry: true, Message: egress.Error(), Advice: egress.Hint()}
 	case errors.As(err, &cut): // it was reached, and then broke off

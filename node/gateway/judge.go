@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/placement"
@@ -16,12 +17,14 @@ const residencyHeader = "X-Data-Residency"
 // effective is a policy that was judged for one target.
 type effective struct{ policy residency.Policy }
 
-// judge decides residency on one view, one pack and one day.
+// judge decides residency on one view, for one day.
 type judge struct {
 	view *state.View
 	self *placement.Region
-	pack *residency.Pack
-	on   residency.Options
+	law  placement.Law
+	// from is the region that a request came from over the mesh, with the law
+	// pack by which it was decided there; own requests have none.
+	from *placement.Region
 }
 
 // judge is nil when this region has no state yet.
@@ -30,24 +33,25 @@ func (g *Gateway) judge() *judge {
 	if v == nil || v.Self() == nil || v.Pack() == nil {
 		return nil
 	}
-	return &judge{v, v.Self(), v.Pack(), residency.Options{On: residency.DateOf(g.cfg.Now())}}
+	return &judge{view: v, self: v.Self(), law: v.Law(residency.DateOf(g.cfg.Now()))}
 }
 
-func (j *judge) tag(wire string) (residency.Tag, error) {
-	return residency.ParseWire(wire, j.pack, j.on.On)
+// tag reads a tag; what is read once is remembered.
+func (j *judge) tag(origin residency.Origin, wire string) (residency.Policy, error) {
+	return j.law.Read([]placement.Layer{{Origin: origin, Tag: wire}})
 }
 
 // request is the policy of a request before its model is known: header, key and
 // tenant, each a layer, all of which must permit. A header therefore narrows and
 // cannot widen.
 func (j *judge) request(c Caller, header []string) (residency.Policy, *Error) {
-	var layers []residency.Layer
+	var policy residency.Policy
 	if len(header) > 1 {
 		// Joined with a comma, as any proxy may do, two tags would be their union.
 		return residency.Policy{}, badRequest("tag.syntax", residencyHeader, fmt.Errorf("%s stands there %d times; send it once", residencyHeader, len(header)))
 	}
 	if len(header) == 1 {
-		tag, err := j.tag(header[0])
+		tag, err := j.tag(residency.OriginJob, header[0])
 		if err != nil {
 			return residency.Policy{}, unreadableTag(err)
 		}
@@ -58,33 +62,33 @@ func (j *judge) request(c Caller, header []string) (residency.Policy, *Error) {
 				Advice:  "name the places where the request may run, for example EEA",
 			}
 		}
-		layers = append(layers, residency.Layer{Origin: residency.OriginJob, Tag: tag})
+		policy = tag
 	}
-	own := []string{c.Tag}
+	own := []placement.Layer{{Origin: residency.OriginToken, Tag: c.Tag}}
 	if t := j.view.Tenant(c.Tenant); t != nil {
-		own = append(own, t.Residency)
+		own = append(own, placement.Layer{Origin: residency.OriginTenant, Tag: t.Residency})
 	}
-	for _, wire := range own {
-		if wire == "" {
+	for _, l := range own {
+		if l.Tag == "" {
 			continue
 		}
-		tag, err := j.tag(wire)
+		tag, err := j.tag(l.Origin, l.Tag)
 		if err != nil {
 			return residency.Policy{}, &Error{
 				Status: 403, Code: "residency_not_permitted", NoRetry: true,
-				Message: fmt.Sprintf("the residency of this key or its tenant cannot be read under the law pack in force: %v", err),
+				Message: fmt.Sprintf("the residency of this %s cannot be read under the law pack in force: %v", said(l.Origin), err),
 			}
 		}
-		layers = append(layers, residency.Layer{Origin: residency.OriginTenant, Tag: tag})
+		policy = policy.Meet(tag)
 	}
-	if len(layers) == 0 {
+	if policy.IsZero() {
 		return residency.Policy{}, &Error{
 			Status: 400, Code: "residency_required", Param: residencyHeader, NoRetry: true,
 			Message: "the request says nowhere where it may run: it has no " + residencyHeader + ", and its key and tenant have no residency",
 			Advice:  "send the header, for example " + residencyHeader + ": EEA",
 		}
 	}
-	return residency.NewPolicy(layers...), nil
+	return policy, nil
 }
 
 func unreadableTag(err error) *Error {
@@ -95,52 +99,28 @@ func unreadableTag(err error) *Error {
 	return e
 }
 
-// received reads a policy as it stands in the head of an inference stream.
-func (j *judge) received(canonical string) (residency.Policy, error) {
-	var layers []residency.Layer
-	for wire := range strings.SplitSeq(canonical, " & ") {
-		tag, err := j.tag(wire)
-		if err != nil {
-			return residency.Policy{}, err
-		}
-		layers = append(layers, residency.Layer{Origin: residency.OriginJob, Tag: tag})
-	}
-	return residency.NewPolicy(layers...), nil
+// here judges execution at a site of this region, by the border over which the
+// request came.
+func (j *judge) here(p residency.Policy, site string) placement.Ruling {
+	return placement.Crossing{Policy: p, From: j.from, To: j.self, Site: site, Law: j.law}.Judge()
 }
 
-// with adds a rule of a region, in wire form; an empty one is no rule.
-func (j *judge) with(p residency.Policy, origin residency.Origin, wire string) (residency.Policy, error) {
-	if wire == "" {
-		return p, nil
-	}
-	tag, err := j.tag(wire)
-	if err != nil {
-		return residency.Policy{}, fmt.Errorf("the %s rule of %s: %w", origin, j.self.ID, err)
-	}
-	return p.Meet(residency.NewPolicy(residency.Layer{Origin: origin, Tag: tag})), nil
+// there judges a foreign region: its export rule and both packs must permit to
+// execute there, and the path to pass through here, at this node's site. The
+// ruling has the policy that goes with the request.
+func (j *judge) there(p residency.Policy, r *placement.Region, site string) placement.Ruling {
+	return placement.Crossing{Policy: p, From: j.self, To: r, Via: j.self, ViaSite: site, Law: j.law}.Judge()
 }
 
-// here is nil when the policy permits execution at a site of this region.
-func (j *judge) here(p residency.Policy, site string) error {
-	return residency.Check(p.ForScope("compute"), j.self.Facts.Site(j.self.ID, site), j.pack, j.on)
+// beyond is there for a client that goes to the region by itself.
+func (j *judge) beyond(p residency.Policy, r *placement.Region) placement.Ruling {
+	return placement.Crossing{Policy: p, From: j.self, To: r, Law: j.law}.Judge()
 }
 
-// there is the policy for a foreign region, export rule included, and nil when
-// that permits both to execute there and to pass through here.
-func (j *judge) there(p residency.Policy, r *placement.Region, site string) (residency.Policy, error) {
-	p, err := j.with(p, residency.OriginExport, j.self.Export)
-	if err != nil {
-		return p, err
-	}
-	if err := residency.Check(p.ForScope("compute"), r.Facts.Site(r.ID, ""), j.pack, j.on); err != nil {
-		return p, err
-	}
-	return p, j.through(p, j.self, site)
-}
-
-// through is nil when the prompt may pass a region that does not execute it.
-func (j *judge) through(p residency.Policy, r *placement.Region, site string) error {
-	return residency.CheckTransit(p, r.Facts.Site(r.ID, site), j.pack, j.on)
+// enter judges whether a prompt may come to a site of this region at all: to be
+// answered there, or to pass.
+func (j *judge) enter(p residency.Policy, site string) placement.Ruling {
+	return placement.Crossing{Policy: p, From: j.from, To: j.self, Site: site, Use: placement.UseEnter, Law: j.law}.Judge()
 }
 
 // foreign are the regions that this one exchanges anything with.
@@ -153,27 +133,28 @@ func (j *judge) foreign() []*placement.Region {
 // place judges a request from its headers alone: whether its body may enter this
 // region at all. sites are those of this region, own is that of this node.
 func (j *judge) place(p residency.Policy, own string, sites []string) *Error {
-	inside := slices.ContainsFunc(sites, func(s string) bool { return j.here(p, s) == nil })
-	var lawful []placement.RegionID
-	var doors []Door
-	if inside {
-		lawful = append(lawful, j.self.ID)
-	}
-	for _, r := range j.foreign() {
-		if exported, err := j.with(p, residency.OriginExport, j.self.Export); err != nil ||
-			residency.Check(exported.ForScope("compute"), r.Facts.Site(r.ID, ""), j.pack, j.on) != nil {
-			continue
-		}
-		lawful = append(lawful, r.ID)
-		for _, d := range r.FrontDoors {
-			doors = append(doors, Door{r.ID, d.API})
-		}
+	inside := slices.ContainsFunc(sites, func(s string) bool { r := j.here(p, s); return r.Permitted() })
+	f := j.survey(p)
+	lawful := f.regions()
+	if inside && !slices.Contains(lawful, j.self.ID) {
+		lawful = append([]placement.RegionID{j.self.ID}, lawful...)
 	}
 	if len(lawful) == 0 {
-		return j.notPermitted(p, "no region of this mesh satisfies")
+		return j.notPermitted(p, f, "no region of this mesh satisfies")
 	}
-	if inside || j.through(p, j.self, own) == nil {
+	if inside {
 		return nil
+	}
+	if r := j.enter(p, own); r.Permitted() {
+		return nil
+	}
+	var doors []Door
+	for _, r := range f.lawful {
+		if r != j.self {
+			for _, d := range r.FrontDoors {
+				doors = append(doors, Door{r.ID, d.API})
+			}
+		}
 	}
 	return &Error{
 		Status: 421, Code: "residency.misdirected", NoRetry: true, Regions: lawful, Doors: doors,
@@ -182,23 +163,78 @@ func (j *judge) place(p residency.Policy, own string, sites []string) *Error {
 	}
 }
 
-// notPermitted says which regions would satisfy the policy, and why this one
-// does not.
-func (j *judge) notPermitted(p residency.Policy, what string) *Error {
+// finding is what a policy means for this region and its peers.
+type finding struct {
+	lawful  []*placement.Region
+	unknown []placement.Ruling
+	refused []placement.Ruling
+}
+
+func (j *judge) survey(p residency.Policy) finding {
+	var f finding
+	note := func(at *placement.Region, r placement.Ruling) {
+		switch r.Verdict {
+		case residency.Permitted:
+			f.lawful = append(f.lawful, at)
+		case residency.Refused:
+			f.refused = append(f.refused, r)
+		default:
+			f.unknown = append(f.unknown, r)
+		}
+	}
+	note(j.self, j.here(p, ""))
+	for _, r := range j.foreign() {
+		note(r, j.beyond(p, r))
+	}
+	return f
+}
+
+// regions are those that the policy permits, whoever serves there.
+func (f finding) regions() []placement.RegionID {
+	out := make([]placement.RegionID, len(f.lawful))
+	for i, r := range f.lawful {
+		out[i] = r.ID
+	}
+	return out
+}
+
+// notPermitted says why nothing may answer, as the control plane says it of a
+// job: not lawful is 403, and what is not known is 503 with its cause as code.
+func (j *judge) notPermitted(p residency.Policy, f finding, what string) *Error {
 	e := &Error{
 		Status: 403, Code: "residency_not_permitted", Param: residencyHeader, NoRetry: true,
-		Message: fmt.Sprintf("%s %s", what, p.Canonical()), Regions: j.satisfying(p),
+		Message: fmt.Sprintf("%s %s", what, p.Canonical()), Regions: f.regions(), Advice: "no region would satisfy it",
 	}
-	if a, b, empty := residency.Conflict(p, j.pack, j.on.On); empty {
-		e.Message += fmt.Sprintf(": %q of the %s and %q of the %s exclude each other", a.Tag.Canonical(), said(a.Origin), b.Tag.Canonical(), said(b.Origin))
-	} else if err := j.here(p, ""); err != nil {
-		e.Message += fmt.Sprintf(" (%v)", err)
-	}
-	e.Advice = "no region would satisfy it"
 	if len(e.Regions) > 0 {
 		e.Advice = fmt.Sprintf("these regions would satisfy it: %s", joined(e.Regions))
 	}
+	switch a, b, empty := residency.Conflict(p, j.law.Pack, j.law.On); {
+	case empty:
+		e.Message += fmt.Sprintf(": %q of the %s and %q of the %s exclude each other", a.Tag.Canonical(), said(a.Origin), b.Tag.Canonical(), said(b.Origin))
+	case len(e.Regions) == 0 && len(f.unknown) > 0:
+		return unknownLaw(f.unknown[0].Decision)
+	case len(f.refused) > 0:
+		e.Message += fmt.Sprintf(" (%v; by the tag of the %s)", f.refused[0].Err(), said(f.refused[0].Layer))
+	}
 	return e
+}
+
+// refusedBy is the error of a ruling that does not permit.
+func refusedBy(r placement.Ruling) *Error {
+	if r.Verdict == residency.Unknown {
+		return unknownLaw(r.Decision)
+	}
+	return &Error{Status: 403, Code: "residency_not_permitted", NoRetry: true, Message: r.Err().Error()}
+}
+
+// unknownLaw refuses for what is not known: unknown is never permitted, and not
+// the same as forbidden.
+func unknownLaw(d residency.Decision) *Error {
+	refusal := &residency.Refusal{Decision: d}
+	return &Error{
+		Status: 503, Code: d.Code(), Param: residencyHeader, NoRetry: true, RetryAfter: time.Minute,
+		Message: "no region is known to satisfy the tag: " + d.Reason, Advice: refusal.Hint(),
+	}
 }
 
 // said names a layer's origin as the caller of an inference request knows it.
@@ -206,21 +242,10 @@ func said(o residency.Origin) string {
 	switch o {
 	case residency.OriginJob:
 		return "request"
-	case residency.OriginTenant:
-		return "key or tenant"
+	case residency.OriginToken:
+		return "key"
 	}
 	return string(o)
-}
-
-// satisfying are the regions that the policy permits, whoever serves there.
-func (j *judge) satisfying(p residency.Policy) []placement.RegionID {
-	out := []placement.RegionID{}
-	for _, r := range append([]*placement.Region{j.self}, j.foreign()...) {
-		if residency.Check(p.ForScope("compute"), r.Facts.Site(r.ID, ""), j.pack, j.on) == nil {
-			out = append(out, r.ID)
-		}
-	}
-	return out
 }
 
 func joined(ids []placement.RegionID) string {

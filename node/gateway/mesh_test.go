@@ -221,6 +221,12 @@ func TestTheExecutingNodeJudgesAgain(t *testing.T) {
 	pending.Bundle, pending.Fingerprint = []byte(`{"keys":[]}`), "fp"
 	ber.do(state.InviteRegion{Region: "iad-1", Hash: hash("iad"), Expires: today.Add(time.Hour)})
 	ber.do(state.PutPeer{Region: pending, InviteHash: hash("iad")})
+	// A pack under which Germany is not in the Union: Paris may decide by it.
+	tables := residency.Embedded().Tables()
+	for name, table := range tables {
+		tables[name] = bytes.Replace(table, []byte("\nEU,DE,1958-01-01,,"), []byte("\nEU,DE,1958-01-01,2020-01-01,"), 1)
+	}
+	theirs := ber.do(state.ImportLawPack{Tables: tables}).ID
 	good := transport.Head{
 		RequestID: "r1", Tenant: "fra-1/default", Tag: "EU", LawPack: ber.View().Pack().Hash(), Model: "m",
 		Method: "POST", Path: "/v1/chat/completions", ContentType: "application/json", Hops: 1,
@@ -247,7 +253,11 @@ func TestTheExecutingNodeJudgesAgain(t *testing.T) {
 		{"for a tenant of this region", "n1", foreign, func(h *transport.Head) { h.Tenant = "acme" }, body, "tenant_not_yours"},
 		{"for a tenant of a third", "n1", foreign, func(h *transport.Head) { h.Tenant = "iad-1/default" }, body, "tenant_not_yours"},
 		{"a tenant's own model", "n1", foreign, func(h *transport.Head) { h.Model = "private" }, `{"model":"private"}`, "model_not_found"},
-		{"a pack that is not held", "n1", foreign, func(h *transport.Head) { h.LawPack = "sha256:00" }, body, "law_pack_not_held"},
+		{"a pack that is not held", "n1", foreign, func(h *transport.Head) { h.LawPack = "sha256:00" }, body, "law.not-held"},
+		{"forbidden by the sender's pack", "n1", foreign, func(h *transport.Head) { h.LawPack = theirs }, body, "residency_not_permitted"},
+		{"a claim that is too weak", "n1", foreign, func(h *transport.Head) {
+			h.Tag = "json:eyJhc3N1cmFuY2UiOnsibG9jYXRpb24iOiJhdHRlc3RlZCJ9LCJyZXNpZGVuY3kiOnsiYWxsb3ciOlsiRVUiXX19"
+		}, body, "claim.weak"},
 		{"another path", "n1", foreign, func(h *transport.Head) { h.Path = "/v1/files" }, body, "unknown_url"},
 		{"another method", "n1", foreign, func(h *transport.Head) { h.Method = "GET" }, body, "unknown_url"},
 		{"another model in the body", "n1", foreign, nil, `{"model":"private"}`, "invalid_body"},

@@ -88,7 +88,7 @@ func (g *Gateway) models(w http.ResponseWriter, r *http.Request) ([]*model, *Err
 		}
 	}
 	for _, peer := range j.foreign() {
-		if _, err := j.there(p, peer, g.site(j)); tagged && err != nil {
+		if r := j.there(p, peer, g.site(j)); tagged && !r.Permitted() {
 			continue
 		}
 		for _, name := range g.cfg.Peers.Models(peer.ID) {
@@ -110,8 +110,8 @@ func (g *Gateway) offered(j *judge, c *catalog, d deployment, p residency.Policy
 		if r == nil || r.State != placement.PeerActive {
 			return "", false
 		}
-		_, err := j.there(p, r, g.site(j))
-		return r.ID, !tagged || err == nil
+		ruling := j.there(p, r, g.site(j))
+		return r.ID, !tagged || ruling.Permitted()
 	}
 	if !d.running() {
 		return "", false
@@ -121,7 +121,7 @@ func (g *Gateway) offered(j *judge, c *catalog, d deployment, p residency.Policy
 		return "", false
 	}
 	own = own.Meet(p)
-	return j.self.ID, slices.ContainsFunc(c.sites, func(s string) bool { return j.here(own, s) == nil })
+	return j.self.ID, slices.ContainsFunc(c.sites, func(s string) bool { r := j.here(own, s); return r.Permitted() })
 }
 
 func sorted(found map[string]*model) []*model {

@@ -53,7 +53,7 @@ func (g *Gateway) serve(ctx context.Context, from sender, head transport.Head, c
 		g.refuse(c, from, head, notReady())
 		return
 	}
-	p, e := g.received(j, from, head)
+	p, e := g.received(ctx, j, from, head)
 	if e != nil {
 		g.refuse(c, from, head, e)
 		return
@@ -78,7 +78,7 @@ func (g *Gateway) serve(ctx context.Context, from sender, head transport.Head, c
 }
 
 // received judges the head: who may ask, for whom, and under which policy.
-func (g *Gateway) received(j *judge, from sender, head transport.Head) (residency.Policy, *Error) {
+func (g *Gateway) received(ctx context.Context, j *judge, from sender, head transport.Head) (residency.Policy, *Error) {
 	none := residency.Policy{}
 	if head.Method != http.MethodPost || !slices.Contains([]string{"/v1/chat/completions", "/v1/completions", "/v1/embeddings"}, head.Path) {
 		return none, notFound(head.Method + " " + head.Path)
@@ -86,19 +86,20 @@ func (g *Gateway) received(j *judge, from sender, head transport.Head) (residenc
 	if err := validModel(head.Model); err != nil {
 		return none, badRequest("invalid_body", "model", err)
 	}
-	p, err := j.received(head.Tag)
+	p, err := residency.ParsePolicy(head.Tag, j.law.Pack, j.law.On)
 	if err != nil {
 		return none, badRequest("tag.syntax", "", fmt.Errorf("the policy cannot be read here: %w", err))
 	}
 	if from.region == g.cfg.Region {
 		return p, nil
 	}
-	return g.foreign(j, from, head, p)
+	return g.foreign(ctx, j, from, head, p)
 }
 
-// foreign judges what another region sends: its tenants are its own, its packs
-// are held here, and the prompt's way was permitted up to here.
-func (g *Gateway) foreign(j *judge, from sender, head transport.Head, p residency.Policy) (residency.Policy, *Error) {
+// foreign judges what another region sends, before its body is read: its tenants
+// are its own, this region's import rule and the packs of both permit the prompt
+// here, and this region's export rule permits the answer to go back.
+func (g *Gateway) foreign(ctx context.Context, j *judge, from sender, head transport.Head, p residency.Policy) (residency.Policy, *Error) {
 	none := residency.Policy{}
 	peer := j.view.Region(from.region)
 	if peer == nil || peer.State != placement.PeerActive {
@@ -107,21 +108,26 @@ func (g *Gateway) foreign(j *judge, from sender, head transport.Head, p residenc
 	if tenant, ok := strings.CutPrefix(head.Tenant, string(from.region)+"/"); !ok || !placement.ValidName(tenant) {
 		return none, &Error{Status: 403, Code: "tenant_not_yours", Message: fmt.Sprintf("%s speaks for its own tenants only", from.region)}
 	}
-	if j.view.PackByHash(head.LawPack) == nil {
-		return none, &Error{
-			Status: 403, Code: "law_pack_not_held",
-			Message: fmt.Sprintf("%s decided by a law pack that %s does not hold", from.region, g.cfg.Region),
-			Advice:  "import the pack: between regions on different packs both must permit",
-		}
+	said := *peer // the pack by which it decided counts, also where we heard of another
+	said.LawPack = head.LawPack
+	j.from = &said
+	r := j.enter(p, "")
+	if r.Verdict == residency.Refused || r.Rule == residency.RuleNotHeld {
+		return none, refusedBy(r)
 	}
-	p, err := j.with(p, residency.OriginImport, j.self.Import)
-	if err == nil {
-		err = j.through(p, peer, "")
+	// A site may still permit what is unknown of the region: choose judges each.
+	err := g.cfg.Mesh.Permit(ctx, from.region, transport.Cargo{Kind: transport.CargoInference, Policy: p, Use: placement.UseAnswer})
+	var egress *transport.EgressError
+	var refusal *residency.Refusal
+	switch {
+	case errors.As(err, &refusal) && refusal.Unknown():
+		return none, unknownLaw(refusal.Decision)
+	case errors.As(err, &egress):
+		return none, &Error{Status: 403, Code: "residency_not_permitted", NoRetry: true, Message: egress.Error(), Advice: egress.Hint()}
+	case err != nil:
+		return none, notReady()
 	}
-	if err != nil {
-		return none, &Error{Status: 403, Code: "residency_not_permitted", Message: err.Error()}
-	}
-	return p, nil
+	return r.Policy, nil
 }
 
 // receive reads the body, which must be the one that the head speaks of.

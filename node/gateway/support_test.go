@@ -160,7 +160,7 @@ func federate(books ...*book) {
 			}
 			self := *b.View().Self()
 			r := region(string(b.id), self.Facts.Country)
-			r.Bundle, r.Fingerprint = []byte(`{"keys":[]}`), "fp-"+string(b.id)
+			r.Bundle, r.Fingerprint, r.LawPack = []byte(`{"keys":[]}`), "fp-"+string(b.id), b.View().Pack().Hash()
 			secret := hash("invite " + string(a.id) + string(b.id))
 			a.do(state.InviteRegion{Region: b.id, Hash: secret, Expires: today.Add(time.Hour)})
 			a.do(state.PutPeer{Region: r, InviteHash: secret})
@@ -200,13 +200,23 @@ type side struct {
 	from sender
 }
 
+// Permit is what the endpoint's own guard says.
+func (s side) Permit(ctx context.Context, to placement.RegionID, cargo transport.Cargo) error {
+	if to == s.from.region || s.net.books[s.from.region] == nil { // a stranger asks no guard
+		return nil
+	}
+	v := s.net.books[s.from.region].View()
+	g := &transport.ResidencyGuard{Home: s.from.region, Region: v.Region, Law: func() placement.Law { return v.Law(residency.DateOf(today)) }}
+	if err := g.PermitEgress(ctx, s.from.region, to, cargo); err != nil {
+		return &transport.EgressError{From: s.from.region, To: to, Kind: cargo.Kind, Err: err}
+	}
+	return nil
+}
+
 func (s side) OpenInfer(ctx context.Context, to transport.Peer, cargo transport.Cargo, head transport.Head, body []byte) (Hop, error) {
 	n := s.net
-	if to.ID.Region != s.from.region {
-		b := n.books[to.ID.Region]
-		if err := residency.Check(cargo.Policy, b.View().Self().Facts.Site(b.id, ""), b.View().Pack(), residency.Options{On: residency.DateOf(today)}); err != nil {
-			return nil, &transport.EgressError{From: s.from.region, To: to.ID.Region, Kind: cargo.Kind, Err: err}
-		}
+	if err := s.Permit(ctx, to.ID.Region, cargo); err != nil {
+		return nil, err
 	}
 	n.mu.Lock()
 	g, down := n.gateways[to.Addr], n.down[to.Addr]

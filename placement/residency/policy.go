@@ -15,17 +15,23 @@ type Origin string
 // The origins, in the order in which a refusal looks for its layer.
 const (
 	OriginJob     Origin = "job"
+	OriginToken   Origin = "token"
 	OriginTenant  Origin = "tenant"
 	OriginExport  Origin = "export"
 	OriginDataset Origin = "dataset"
 	OriginImport  Origin = "import"
 )
 
+var origins = [...]Origin{OriginJob, OriginToken, OriginTenant, OriginExport, OriginDataset, OriginImport}
+
+// Known reports whether it is one of the origins above.
+func (o Origin) Known() bool { return slices.Contains(origins[:], o) }
+
 func (o Origin) order() int {
-	if i := slices.Index([]Origin{OriginJob, OriginTenant, OriginExport, OriginDataset, OriginImport}, o); i >= 0 {
+	if i := slices.Index(origins[:], o); i >= 0 {
 		return i
 	}
-	return len(o) + 5 // unknown origins come last
+	return len(o) + len(origins) // unknown origins come last
 }
 
 // Layer is one tag of a policy, with who says it.
@@ -63,7 +69,7 @@ func (p Policy) Meet(q Policy) Policy {
 	return NewPolicy(append(slices.Clone(p.layers), q.layers...)...)
 }
 
-// Layers gives the layers in the order of the rules: job, tenant, export,
+// Layers gives the layers in the order of the rules: job, token, tenant, export,
 // dataset, import.
 func (p Policy) Layers() []Layer { return slices.Clone(p.layers) }
 
@@ -78,8 +84,11 @@ func (p Policy) Canonical() string {
 		forms = append(forms, l.Tag.Wire())
 	}
 	slices.Sort(forms)
-	return strings.Join(slices.Compact(forms), " & ")
+	return strings.Join(slices.Compact(forms), layerSeparator)
 }
+
+// layerSeparator stands between layers; no tag holds it.
+const layerSeparator = " & "
 
 // Hash is the SHA-256 of [Policy.Canonical] in hexadecimal.
 func (p Policy) Hash() string {
@@ -96,6 +105,9 @@ func (p Policy) UsesAny() bool {
 // admin): every layer that narrows it adds its narrower set, and what a layer
 // denies stays denied.
 func (p Policy) ForScope(name string) Policy {
+	if !slices.ContainsFunc(p.layers, func(l Layer) bool { return l.narrows(name) }) {
+		return p
+	}
 	out := slices.Clone(p.layers)
 	for _, l := range p.layers {
 		if l.Tag.b == nil {
@@ -106,6 +118,14 @@ func (p Policy) ForScope(name string) Policy {
 		}
 	}
 	return NewPolicy(out...)
+}
+
+func (l Layer) narrows(scope string) bool {
+	if l.Tag.b == nil {
+		return false
+	}
+	_, ok := l.Tag.b.scope[scope]
+	return ok
 }
 
 // Verdict is the answer of an evaluation.
@@ -127,6 +147,38 @@ type Decision struct {
 	Tag     string  `json:"tag"`             // canonical short form of that tag
 	Pack    string  `json:"law_pack"`
 	On      Date    `json:"as_of"`
+}
+
+// Code is the stable code of a decision, what programs and exit codes branch
+// on: empty when it permits, residency.refused when the law says no, and for
+// what is not known its cause: claim.unknown, claim.weak, law.unknown,
+// law.not-held.
+func (d Decision) Code() string {
+	switch d.Verdict {
+	case Permitted:
+		return ""
+	case Unknown:
+		return d.Rule
+	}
+	return CodeRefused
+}
+
+// CodeRefused is the code of every decision by which something is not lawful.
+const CodeRefused = "residency.refused"
+
+// RuleNotHeld is the cause of an unknown verdict between regions that decide by
+// different law packs, of which one is not held where it was asked.
+const RuleNotHeld = "law.not-held"
+
+// UnknownCode reports whether a code says that something is not known, rather
+// than that it is not lawful. A mesh adds peer.unknown for a region that is out
+// of contact.
+func UnknownCode(code string) bool {
+	switch code {
+	case causeClaim, causeWeak, causeLaw, RuleNotHeld, "residency.unknown":
+		return true
+	}
+	return false
 }
 
 // Evaluate answers whether a policy permits a site, under a pack, on a day. Of
@@ -214,6 +266,8 @@ func (r *Refusal) Hint() string {
 		return "give the job a residency tag, for example EEA"
 	case causeClaim, causeWeak:
 		return "the region must state that claim, and state it well enough; or " + see
+	case RuleNotHeld:
+		return "import that pack: sovmesh law import FILE"
 	case causeLaw:
 		return "the law pack leaves this open, so nothing is permitted; name another place, or " + see
 	case ruleDirect:

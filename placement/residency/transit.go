@@ -21,6 +21,14 @@ func CheckTransit(p Policy, relay Site, pack *Pack, o Options) error {
 	return p.refusal(out, l, &s)
 }
 
+// EvaluateTransit is [CheckTransit] with everything needed to state and to
+// replay the answer.
+func EvaluateTransit(p Policy, relay Site, pack *Pack, o Options) Decision {
+	s := newSituation(pack, o.On, &relay)
+	out, l := p.judge(func(b *body) outcome { return s.judgeTransit(b, o) })
+	return p.decision(out, l, &s)
+}
+
 func (s *situation) judgeTransit(b *body, o Options) outcome {
 	t := &b.long.Transit
 	if t.Direct {

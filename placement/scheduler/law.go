@@ -15,11 +15,10 @@ const partitionMax = 60 * time.Second
 // court reads policies and judges sites for one snapshot; every policy is
 // read once, every (policy, site) judged once.
 type court struct {
-	region placement.RegionID
-	facts  placement.RegionFacts
-	pack   *residency.Pack
-	on     residency.Date
-	held   map[string]*policy
+	self *placement.Region // its facts
+	pack *residency.Pack
+	on   residency.Date
+	held map[string]*policy
 }
 
 // policy is an effective policy with what was judged under it.
@@ -43,7 +42,7 @@ type verdict struct {
 
 func newCourt(s *placement.Snapshot) *court {
 	return &court{
-		region: s.Region, facts: s.Facts, pack: s.Pack,
+		self: &placement.Region{ID: s.Region, Facts: s.Facts, Self: true}, pack: s.Pack,
 		on:   residency.DateOf(s.Now),
 		held: make(map[string]*policy),
 	}
@@ -120,24 +119,25 @@ func (p *policy) at(site string) *verdict {
 	if v, ok := p.sites[site]; ok {
 		return v
 	}
-	v := p.c.judge(p, p.c.facts.Site(p.c.region, site))
+	v := p.c.judge(p, site)
 	p.sites[site] = v
 	return v
 }
 
-// judge asks the residency engine about a place.
-func (c *court) judge(p *policy, place residency.Site) *verdict {
-	if c.pack == nil {
-		return &verdict{constraint: ResidencyUnknown, rule: "law.unknown", reason: "the region holds no law pack yet"}
-	}
+// law is by what the court judges.
+func (c *court) law() placement.Law { return placement.Law{Pack: c.pack, On: c.on} }
+
+// judge asks the one function of the law about a site of this region. What came
+// from another region has the rules of that border among its layers already.
+func (c *court) judge(p *policy, site string) *verdict {
 	if p.fault != nil {
 		return &verdict{constraint: ResidencyUnknown, rule: "law.unknown", reason: p.fault.Error()}
 	}
-	d := residency.Evaluate(p.read, place, c.pack, residency.Options{On: c.on})
+	d := placement.Crossing{Policy: p.read, To: c.self, Site: site, Law: c.law()}.Judge()
 	v := &verdict{rule: d.Rule, reason: d.Reason}
 	switch d.Verdict {
 	case residency.Permitted:
-		v.prefer = c.preference(p.prefer, place)
+		v.prefer = c.preference(p.prefer, c.self, site)
 	case residency.Refused:
 		v.constraint = ResidencyRefused
 	default:
@@ -148,9 +148,9 @@ func (c *court) judge(p *policy, place residency.Site) *verdict {
 
 // preference is the place's rank in a prefer list; what the list does not name
 // comes last.
-func (c *court) preference(list []residency.Policy, place residency.Site) uint8 {
+func (c *court) preference(list []residency.Policy, to *placement.Region, site string) uint8 {
 	for i, one := range list {
-		if residency.Evaluate(one, place, c.pack, residency.Options{On: c.on}).Verdict == residency.Permitted {
+		if r := (placement.Crossing{Policy: one, To: to, Site: site, Law: c.law()}).Judge(); r.Permitted() {
 			return uint8(min(i, 254))
 		}
 	}

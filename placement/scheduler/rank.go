@@ -34,24 +34,32 @@ type Candidate struct {
 	prefer   uint8
 }
 
-// Rank orders the regions that a job may lawfully run in, best first. Sites are
-// the facts pinned for the foreign regions (with an empty site name), summaries
-// what they last told; a region whose verdict is refused or unknown is left
-// out. The first place is the better of two drawn by the job's id from the best
-// few, so that not everybody runs to the same region.
-func Rank(job *placement.Job, effective residency.Policy, summaries []placement.RegionSummary, sites []residency.Site,
-	pack *residency.Pack, on residency.Date, now time.Time) []Candidate {
-	effective = effective.ForScope("compute")
-	c := &court{pack: pack, on: on, held: make(map[string]*policy)}
-	prefer := c.policy(job.Policy).prefer
+// Foreign is a region that a job might be sent to: the crossing, by the facts
+// pinned for it, and what it last told, nil for nothing.
+type Foreign struct {
+	placement.Crossing
+	Summary *placement.RegionSummary
+}
+
+// Rank orders the regions that a job may lawfully run in, best first; one whose
+// verdict is refused or unknown is left out. The first place is the better of
+// two drawn by the job's id from the best few, so that not everybody runs to the
+// same region.
+func Rank(job *placement.Job, asked []Foreign, now time.Time) []Candidate {
 	var out []Candidate
-	for _, place := range sites {
-		if residency.Evaluate(effective, place, pack, residency.Options{On: on}).Verdict != residency.Permitted {
+	var c *court
+	var prefer []residency.Policy
+	for i := range asked {
+		at := &asked[i]
+		if r := at.Judge(); !r.Permitted() {
 			continue
 		}
-		one := Candidate{Region: placement.RegionID(place.Region)}
-		one.prefer = c.preference(prefer, place)
-		one.Prospect, one.Chance = prospect(job, summaryOf(summaries, one.Region), now)
+		if c == nil {
+			c = &court{pack: at.Law.Pack, on: at.Law.On, held: make(map[string]*policy)}
+			prefer = c.policy(job.Policy).prefer
+		}
+		one := Candidate{Region: at.To.ID, prefer: c.preference(prefer, at.To, "")}
+		one.Prospect, one.Chance = prospect(job, at.Summary, now)
 		out = append(out, one)
 	}
 	slices.SortFunc(out, compareCandidates)
@@ -157,13 +165,4 @@ func counts(r placement.Resources, class string) bool {
 		return r.GPUs == 0 && class == ClassCPU
 	}
 	return (placement.Device{Model: class}).Matches(placement.Resources{GPUModel: r.GPUModel})
-}
-
-func summaryOf(list []placement.RegionSummary, region placement.RegionID) *placement.RegionSummary {
-	for i := range list {
-		if list[i].Region == region {
-			return &list[i]
-		}
-	}
-	return nil
 }

@@ -55,21 +55,29 @@ func TestSummaryBucketsHoldStill(t *testing.T) {
 }
 
 // regions are three places that a job may be sent to.
-func regions() []residency.Site {
-	site := func(name, country string) residency.Site {
-		return residency.Site{Region: name, Country: country, Operator: residency.Operator{Home: country, Parent: country}}
+func regions() []*placement.Region {
+	region := func(name, country string) *placement.Region {
+		return &placement.Region{
+			ID: placement.RegionID(name), LawPack: residency.Embedded().Hash(),
+			Facts: placement.RegionFacts{Country: country, Operator: placement.Operator{Home: country, Parent: country}},
+		}
 	}
-	return []residency.Site{site("ber-1", "DE"), site("iad-1", "US"), site("mil-1", "IT"), site("xxx-1", "")}
+	return []*placement.Region{region("ber-1", "DE"), region("iad-1", "US"), region("mil-1", "IT"), region("xxx-1", "")}
 }
 
 func rank(j *placement.Job, summaries ...placement.RegionSummary) []Candidate {
-	pack, on := residency.Embedded(), residency.DateOf(noon)
-	var layers []residency.Layer
-	for _, l := range j.Policy {
-		tag, _ := residency.ParseWire(l.Tag, pack, on)
-		layers = append(layers, residency.Layer{Origin: l.Origin, Tag: tag})
+	home := &placement.Region{ID: "fra-1", Self: true}
+	var asked []Foreign
+	for _, to := range regions() {
+		f := Foreign{Crossing: placement.Crossing{Layers: j.Policy, From: home, To: to, Law: placement.Law{Pack: residency.Embedded(), On: residency.DateOf(noon)}}}
+		for i := range summaries {
+			if summaries[i].Region == to.ID {
+				f.Summary = &summaries[i]
+			}
+		}
+		asked = append(asked, f)
 	}
-	return Rank(j, residency.NewPolicy(layers...), summaries, regions(), pack, on, noon)
+	return Rank(j, asked, noon)
 }
 
 func told(region string, free, largest placement.Bucket, age time.Duration, change ...func(*placement.RegionSummary)) placement.RegionSummary {
