@@ -210,7 +210,7 @@ func (w *world) node(id string, tasks int) {
 func (w *world) peer(id, country string) {
 	w.t.Helper()
 	w.ok(state.PutPeer{Region: placement.Region{ID: placement.RegionID(id), Mesh: "mesh.example", Facts: factsOf(country),
-		Bundle: []byte(`{"spiffe_sequence":3}`), Fingerprint: "f-" + id}})
+		Bundle: []byte(`{"spiffe_sequence":3}`), Fingerprint: "f-" + id, LawPack: residency.Embedded().Hash()}})
 	w.ok(state.ApprovePeer{Region: placement.RegionID(id), Fingerprint: "f-" + id})
 }
 
