@@ -89,8 +89,34 @@ func (q *Request) Run(w io.Writer) (exit int, err error) {
 	return exit, WriteText(w, reports)
 }
 
+// Page judges the files and tells what they say, of one job if one is named,
+// with the duties of some regimes. Its errors are of type [Misuse].
+func (q *Request) Page(job string, regimes []string) (*Page, error) {
+	p := &Page{Account: &Account{Job: job}}
+	told := *q
+	told.Leaf = p.Account.Leaf
+	a, err := told.judged()
+	if err != nil {
+		return nil, err
+	}
+	p.Reports = a.Reports()
+	p.Account.Close(a.packs)
+	if len(regimes) > 0 {
+		p.Duties = Duties(regimes...)
+	}
+	return p, nil
+}
+
 // Reports reads and judges the files. Its errors are of type [Misuse].
 func (q *Request) Reports() ([]*Report, error) {
+	a, err := q.judged()
+	if err != nil {
+		return nil, err
+	}
+	return a.Reports(), nil
+}
+
+func (q *Request) judged() (*Auditor, error) {
 	if len(q.Files) == 0 {
 		return nil, &Misuse{"no evidence was given", "name one or more packs or receipts"}
 	}
@@ -106,7 +132,7 @@ func (q *Request) Reports() ([]*Report, error) {
 			return nil, &Misuse{err.Error(), "check the path, and that you may read it"}
 		}
 	}
-	return a.Reports(), nil
+	return a, nil
 }
 
 func (q *Request) read(a *Auditor, name string) error {

@@ -6,11 +6,6 @@ import (
 	"github.com/sovmesh/sovmesh/consensus/ledger"
 )
 
-// Regimes are the bodies of rules that reports are arranged by.
-func Regimes() []string {
-	return []string{"gdpr", "ai-act", "nis2", "dora", "data-act", "cada", "iso-27001"}
-}
-
 // JobsOf are the ids of the jobs that a leaf is about.
 func JobsOf(l *ledger.Leaf) (ids []string) {
 	add := func(id string) {

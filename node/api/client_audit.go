@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/evidence"
+	"github.com/sovmesh/sovmesh/placement"
 )
 
 // Export is an evidence pack of the region. The caller closes it, and has all
@@ -33,4 +35,27 @@ func (c *Client) Export(ctx context.Context, f evidence.Filter) (io.ReadCloser, 
 		return nil, err
 	}
 	return res.Body, nil
+}
+
+// ReceiptFile is the receipt of a job, as it is verified offline.
+func (c *Client) ReceiptFile(ctx context.Context, id placement.JobID) ([]byte, error) {
+	d, err := c.doorOf(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	res, err := d.send(ctx, request{method: http.MethodGet, path: Prefix + "/jobs" + seg(id) + "/receipt", query: url.Values{"format": {"proof"}}})
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(res.Body, evidence.MaxReceipt+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the receipt of job %s: %w", id, err)
+	}
+	if _, err := evidence.ParseReceipt(data); err != nil {
+		return nil, fmt.Errorf("the answer of %s: %w", d.base, err)
+	}
+	return data, nil
 }

@@ -1,0 +1,117 @@
+package evidence
+
+import (
+	"bytes"
+	"fmt"
+	unescape "html"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/sovmesh/sovmesh/consensus/ledger"
+	"github.com/sovmesh/sovmesh/placement/residency"
+)
+
+// paged packs a mesh and makes the page of it.
+func paged(t *testing.T, m *aMesh, job string, regimes ...string) *Page {
+	t.Helper()
+	files := map[string][]byte{"pack.tar": packed(t, m.files(t)), "policy": []byte(m.policy.Text())}
+	q := Request{Policy: "policy", Files: []string{"pack.tar"}, Options: Options{Now: noon}, Open: func(name string) (io.ReadCloser, error) {
+		if data, ok := files[name]; ok {
+			return io.NopCloser(bytes.NewReader(data)), nil
+		}
+		return nil, fmt.Errorf("no file %s", name)
+	}}
+	p, err := q.Page(job, regimes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestAnAccountTellsWhatHappened(t *testing.T) {
+	m := newMesh(t, "")
+	l := m.logs[0]
+	job := func(id string) func(*ledger.Leaf) { return showing(ledger.ShownJob, id+" running") }
+	l.add(t, kindAssign, judging(l.here("EU")), job("j1"))
+	for _, to := range []struct{ region, country string }{{"ber-1", "DE"}, {"tyo-1", "JP"}, {"iad-2", "IN"}} {
+		j := judged("ANY", to.country, "permitted", "tag.allow")
+		j.Facts.Region = to.region
+		l.add(t, kindForward, judging(j), job("j2"))
+	}
+	l.add(t, "node.drain", showing(ledger.ShownRole, "admin+operator"), showing(ledger.ShownState, "draining"), func(x *ledger.Leaf) { x.Actor = "h:<script>alert(1)</script>" })
+	l.add(t, "node.certificate", showing(ledger.ShownRole, "node"), showing(ledger.ShownCertificate, "4711 2026-12-01T00:00:00Z"))
+	l.sign()
+	p := paged(t, m, "", "gdpr", "nis2")
+	r := p.Account.Regions[0]
+	if len(r.Places) != 1 || r.Places[0].Count != 2 || r.Country != "FR" || len(r.Refusals) != 1 || len(r.Certificates) != 1 || len(r.Transfers) != 3 {
+		t.Fatalf("%+v", r)
+	}
+	for i, want := range []string{"it stays in the EEA", "adequacy ", "a basis outside of the law pack must be named"} {
+		if got := r.Transfers[i].What; !strings.Contains(got[len(got)-1], want) {
+			t.Errorf("basis of a transfer to %s: %q, want %q", got[2], got[len(got)-1], want)
+		}
+	}
+	var html, text bytes.Buffer
+	if err := p.WriteHTML(&html); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	for _, out := range []string{unescape.UnescapeString(html.String()), text.String()} {
+		for _, want := range []string{"node.drain", "admin+operator", "4711", "44-49", "23(4)", "The evidence holds", "regions and all the witnesses"} {
+			if !strings.Contains(strings.ToLower(out), strings.ToLower(want)) {
+				t.Errorf("the page lacks %q", want)
+			}
+		}
+	}
+	if strings.Contains(html.String(), "<script>") || strings.Contains(html.String(), "http://") || strings.Contains(html.String(), "src=") {
+		t.Error("the page runs or fetches something")
+	}
+	if one := paged(t, m, "j1").Account.Regions[0]; len(one.Places) != 1 || one.Places[0].Count != 1 || len(one.Transfers) != 0 {
+		t.Errorf("of one job: %+v", one)
+	}
+}
+
+// Every section that a duty names is one of the report, and the words of the
+// table reach the flag.
+func TestDutiesSpeakOfTheReport(t *testing.T) {
+	for _, d := range Duties() {
+		switch d.Section {
+		case "places", "transfers", "refusals", "acts", "certificates", "segments", "completeness", "erased", "not shown":
+		default:
+			t.Errorf("%s %s: no section %q", d.Regime, d.Article, d.Section)
+		}
+		if d.What == "" || d.Shows == "" || d.Article == "" {
+			t.Errorf("%+v", d)
+		}
+	}
+	for _, want := range []string{"gdpr", "ai-act", "nis2"} {
+		if len(Duties(want)) == 0 {
+			t.Errorf("no duties of %s", want)
+		}
+	}
+	if len(Duties("astrology")) != 0 {
+		t.Error("duties of what there is not")
+	}
+}
+
+func TestABasisIsOfItsDay(t *testing.T) {
+	pack := residency.Embedded()
+	for _, tc := range []struct{ day, from, to, want string }{
+		{"2026-11-21", "FR", "FR", "stays in FR"},
+		{"2026-11-21", "FR", "NO", "stays in the EEA"},
+		{"2026-11-21", "FR", "JP", "adequacy"},
+		{"2001-01-01", "FR", "JP", "no row"},
+		{"2026-11-21", "FR", "IN", "no row"},
+	} {
+		on, err := residency.ParseDate(tc.day)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := basisBetween(pack, on, tc.day, tc.from, tc.to); !strings.Contains(got, tc.want) {
+			t.Errorf("%s to %s on %s: %q, want %q", tc.from, tc.to, tc.day, got, tc.want)
+		}
+	}
+}
