@@ -77,7 +77,9 @@ func (s *State) commitSegment(c *call, k CommitSegment) *Refused {
 		return refuse("node.unknown", "join again", "there is no node %q", clip(string(k.Node)))
 	case k.Seq != last.Seq+1 || k.Prev != last.Root:
 		return refuse("segment.chain", fmt.Sprintf("continue after segment %d", last.Seq), "segment %d does not follow segment %d of node %s", k.Seq, last.Seq, k.Node)
-	case k.Count > maxSegment || k.Count == 0 && k.Dropped == 0 && k.Missing == 0:
+	// An empty one opens a chain, which has its name from then on, or says that a
+	// segment was begun before a crash and nothing was promised in it.
+	case k.Count > maxSegment || k.Count == 0 && k.Dropped == 0 && k.Missing == 0 && k.Seq != 1 && !k.Recovered:
 		return refuse("segment.count", "send what there is to record", "a segment of %d receipts is not possible", k.Count)
 	case k.To.Before(k.From):
 		return refuse("segment.time", "send the earlier time first", "the segment ends before it begins")

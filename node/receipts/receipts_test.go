@@ -1,0 +1,171 @@
+package receipts
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestAThousandRequestsGiveAThousandReceipts(t *testing.T) {
+	log := &aLog{}
+	cfg := config(t.TempDir(), log)
+	cfg.Max = 64
+	k, stop := start(t, cfg)
+	var mu sync.Mutex
+	var ids []string
+	var wg sync.WaitGroup
+	for w := range 10 {
+		wg.Go(func() {
+			for i := range 100 {
+				e := BestEffort
+				if i%10 == 0 {
+					e = Required
+				}
+				id, err := tryAnswer(k, w*100+i, e)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				ids = append(ids, id)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	until(t, "all are in the ledger", func() bool { n, _, _, _ := log.sums(); return n == 1000 })
+	stop()
+	whole(t, log.segments())
+	slices.Sort(ids)
+	if n := len(slices.Compact(ids)); n != 1000 {
+		t.Fatalf("%d ids of 1000 requests", n)
+	}
+	if _, dropped, missing, recovered := log.sums(); dropped+missing != 0 || recovered != 0 {
+		t.Errorf("%d dropped, %d missing, %d recovered in a quiet run", dropped, missing, recovered)
+	}
+	for _, id := range ids[:50] {
+		f, err := k.Find(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		verify(t, f, log.segments())
+	}
+}
+
+func TestAReceiptThatIsAlteredFails(t *testing.T) {
+	log := &aLog{}
+	k, stop := start(t, config(t.TempDir(), log))
+	ids := []string{}
+	for i := range 7 {
+		ids = append(ids, answer(t, k, i, Required))
+	}
+	until(t, "committed", func() bool { n, _, _, _ := log.sums(); return n == 7 })
+	stop()
+	f, err := k.Find(ids[3])
+	if err != nil {
+		t.Fatal(err)
+	}
+	verify(t, f, log.segments())
+	for i := range f.Leaf {
+		bad := slices.Clone(f.Leaf)
+		bad[i] ^= 1
+		if VerifyInclusion(bad, f.Index, f.Count, f.Path, f.Root) == nil {
+			t.Fatalf("a receipt passes with byte %d changed", i)
+		}
+	}
+	if VerifyInclusion(f.Leaf, f.Index+1, f.Count, f.Path, f.Root) == nil {
+		t.Error("a receipt passes at another index")
+	}
+	l, err := Decode(f.Leaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.Request != Commit(f.Key, ofRequest, []byte(`{"model":"llama-3","n":3}`)) || l.Response != Commit(f.Key, ofResponse, []byte("answer 3")) {
+		t.Error("the key does not open the commitments")
+	}
+	if f.Owner != "acme" || l.Entry == "n1" || l.Exec == "n2" || l.Entry == "" || l.Exec == "" {
+		t.Errorf("owner %q, nodes %q and %q: nodes are to be opaque, the owner known", f.Owner, l.Entry, l.Exec)
+	}
+}
+
+func TestAStreamIsPromisedBeforeItsBodyAndContinuedLater(t *testing.T) {
+	log := &aLog{}
+	k, stop := start(t, config(t.TempDir(), log))
+	ctx := context.Background()
+	s := k.Begin(request(1, Required))
+	id, err := s.Promise(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the promise is in the ledger", func() bool { f, err := k.Find(id); return err == nil && f.State == Committed })
+	f, _ := k.Find(id)
+	if l, _ := Decode(f.Leaf); l.Outcome != Open {
+		t.Errorf("a stream that is not over is %s", l.Outcome)
+	}
+	_, _ = io.WriteString(s, "data: [DONE]\n\n")
+	if again, err := s.Finish(ctx, End{At: time.Now(), Outcome: Answered, Status: 200}); err != nil || again != id {
+		t.Fatalf("the id became %s: %v", again, err)
+	}
+	if f, err = k.Find(id); err != nil || f.Next == "" {
+		t.Fatalf("the promise names no continuation: %v", err)
+	}
+	next := f.Next
+	until(t, "the end is in the ledger", func() bool { f, err := k.Find(next); return err == nil && f.State == Committed })
+	stop()
+	f, _ = k.Find(next)
+	l, err := Decode(f.Leaf)
+	if err != nil || l.Continues != id || l.Outcome != Answered || l.Response != Commit(f.Key, ofResponse, []byte("data: [DONE]\n\n")) {
+		t.Fatalf("the end is %+v: %v", l, err)
+	}
+	verify(t, f, log.segments())
+	whole(t, log.segments())
+}
+
+func TestWithoutALedgerRequiredEvidenceHoldsBackAndBestEffortIsCounted(t *testing.T) {
+	log := &aLog{}
+	cfg := config(t.TempDir(), log)
+	cfg.Backlog = 2
+	k, _ := start(t, cfg)
+	answer(t, k, 0, Required)
+	log.fail(errors.New("no leader"))
+	until(t, "back-pressure", func() bool {
+		_, err := tryAnswer(k, 1, Required)
+		var busy *Busy
+		if err != nil && (!errors.As(err, &busy) || busy.RetryAfter <= 0) {
+			t.Fatalf("the error is %v", err)
+		}
+		return err != nil
+	})
+	for i := range 5 {
+		if _, err := tryAnswer(k, i, BestEffort); !errors.Is(err, ErrDropped) {
+			t.Fatalf("best effort was not dropped: %v", err)
+		}
+	}
+	log.fail(nil)
+	until(t, "the drops are in the ledger", func() bool { _, d, _, _ := log.sums(); return d == 5 })
+	whole(t, log.segments())
+}
+
+func TestConfigSaysAllThatIsWrong(t *testing.T) {
+	if _, err := New(Config{}); err == nil {
+		t.Fatal("an empty configuration was taken")
+	}
+}
+
+func BenchmarkReceipt(b *testing.B) {
+	k, _ := start(b, func() Config { c := config(b.TempDir(), &aLog{}); c.Every = time.Second; return c }())
+	answer(b, k, 0, BestEffort)
+	body := []byte(`{"model":"llama-3","messages":[{"role":"user","content":"Hello"}]}`)
+	for b.Loop() {
+		r := Begin{Owner: "acme", RequestID: "req_0123456789abcdef01234567", Model: "llama-3", Tag: "EEA", Entry: "n1", Start: time.Now(), Body: body}
+		s := k.Begin(r)
+		_, _ = s.Write(body)
+		if _, err := s.Finish(context.Background(), End{Exec: "n2", Region: "eu", At: time.Now(), Outcome: Answered, Status: 200}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,70 @@
+package receipts
+
+import (
+	"crypto/sha256"
+	"errors"
+	"math/bits"
+
+	"github.com/transparency-dev/merkle/proof"
+	"github.com/transparency-dev/merkle/rfc6962"
+
+	"github.com/sovmesh/sovmesh/consensus/ledger"
+)
+
+// Root is the RFC 6962 root of leaves.
+func Root(leaves [][]byte) ledger.Hash {
+	return rootOf(hashesOf(leaves))
+}
+
+func hashesOf(leaves [][]byte) []ledger.Hash {
+	hashes := make([]ledger.Hash, len(leaves))
+	for i, l := range leaves {
+		hashes[i] = ledger.HashLeaf(l)
+	}
+	return hashes
+}
+
+// rootOf is the tree hash of RFC 6962, 2.1.
+func rootOf(hashes []ledger.Hash) ledger.Hash {
+	switch n := len(hashes); n {
+	case 0:
+		return sha256.Sum256(nil)
+	case 1:
+		return hashes[0]
+	default:
+		k := split(n)
+		return ledger.HashChildren(rootOf(hashes[:k]), rootOf(hashes[k:]))
+	}
+}
+
+// split is the largest power of two below n.
+func split(n int) int { return 1 << (bits.Len(uint(n-1)) - 1) }
+
+// path is the audit path of RFC 6962, 2.1.1, from the leaf upwards.
+func path(hashes []ledger.Hash, index int) []ledger.Hash {
+	if len(hashes) <= 1 {
+		return nil
+	}
+	k := split(len(hashes))
+	if index < k {
+		return append(path(hashes[:k], index), rootOf(hashes[k:]))
+	}
+	return append(path(hashes[k:], index-k), rootOf(hashes[:k]))
+}
+
+// ErrProof is the answer to a receipt that is not what the segment's root says.
+var ErrProof = errors.New("the receipt is not what stands in its segment: leaf, index, proof or root was changed")
+
+// VerifyInclusion is nil if the leaf stands at index among count receipts whose
+// tree has this root.
+func VerifyInclusion(leaf []byte, index, count uint64, path []ledger.Hash, root ledger.Hash) error {
+	hashes := make([][]byte, len(path))
+	for i := range path {
+		hashes[i] = path[i][:]
+	}
+	hash := ledger.HashLeaf(leaf)
+	if proof.VerifyInclusion(rfc6962.DefaultHasher, index, count, hash[:], hashes, root[:]) != nil {
+		return ErrProof
+	}
+	return nil
+}
