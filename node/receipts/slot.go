@@ -156,8 +156,7 @@ const openWait = 2 * time.Second
 // put writes the slot's leaf: into its place while its segment is open, else as
 // a new receipt that continues the promised one.
 func (k *Keeper) put(ctx context.Context, s *Slot, promised string) error {
-	limit := time.NewTimer(openWait)
-	defer limit.Stop()
+	var limit *time.Timer // most receipts find their place at once
 	for {
 		k.mu.Lock()
 		done, err := k.place(s, promised)
@@ -165,6 +164,10 @@ func (k *Keeper) put(ctx context.Context, s *Slot, promised string) error {
 		k.mu.Unlock()
 		if done || err != nil {
 			return err
+		}
+		if limit == nil {
+			limit = time.NewTimer(openWait)
+			defer limit.Stop()
 		}
 		select {
 		case <-changed:
