@@ -201,5 +201,11 @@ func (r *regionReader) lacks() (all []string) {
 	if r.unseen > 0 {
 		all = append(all, fmt.Sprintf("the other half of %d crossings of region %s: the other region's leaves are not in this evidence", r.unseen, r.desc.Name))
 	}
+	if r.v.policy != nil && len(r.v.policy.RootsOf(r.desc.Name)) == 0 {
+		all = append(all, fmt.Sprintf("whether the nodes of region %s were its own: the policy has no root certificate of it", r.desc.Name))
+	}
+	if r.rootless > 0 {
+		all = append(all, fmt.Sprintf("who issued %d certificates in the part of region %s: the policy has no root of any region", r.rootless, r.desc.Name))
+	}
 	return all
 }

@@ -3,8 +3,10 @@ package evidence
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,7 +14,9 @@ import (
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/ledger"
+	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/placement/residency"
+	"github.com/sovmesh/sovmesh/transport/identity"
 )
 
 var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
@@ -26,6 +30,8 @@ type aLog struct {
 	leaves          [][]byte
 	sizes           []uint64 // signed
 	bundle          []byte
+	ca              *identity.CA
+	certificates    map[string][]byte // PEM by serial
 	openings        map[uint64][]byte
 	// cosignedBy is who witnesses it.
 	cosignedBy []*ledger.Cosigner
@@ -37,8 +43,14 @@ func seed(words ...string) (out [32]byte) { return sha256.Sum256(fmt.Append(nil,
 
 func newLog(t testing.TB, region, country, keys string) *aLog {
 	t.Helper()
-	l := &aLog{region: region, country: country, origin: region + ".mesh.example/ledger", openings: map[uint64][]byte{}, bundle: []byte(`{"keys":"` + region + keys + `"}`)}
+	l := &aLog{region: region, country: country, origin: region + ".mesh.example/ledger", openings: map[uint64][]byte{}, certificates: map[string][]byte{}}
 	var err error
+	if l.ca, err = identity.NewCA(placement.RegionID(region), "mesh.example", noon.Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if l.bundle, err = l.ca.Bundle().Marshal(); err != nil {
+		t.Fatal(err)
+	}
 	if l.signer, err = ledger.NewSigner(l.origin, seed(region, keys)); err != nil {
 		t.Fatal(err)
 	}
@@ -86,6 +98,40 @@ func (l *aLog) here(tag string) *ledger.Judgement {
 	j := judged(tag, l.country, "permitted", "tag.allow")
 	j.Facts.Region = l.region
 	return j
+}
+
+// issue has an authority certify a node of the log's region, and puts the chain
+// into the pack. It gives the serial number.
+func (l *aLog) issue(t testing.TB, ca *identity.CA, node string, when time.Time) string {
+	t.Helper()
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := identity.NewCSR(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := ca.IssueNode(csr, placement.NodeID(node), when, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.keep(t, chain)
+}
+
+// keep puts a chain into the pack.
+func (l *aLog) keep(t testing.TB, chain [][]byte) string {
+	t.Helper()
+	leaf, err := x509.ParseCertificate(chain[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text []byte
+	for _, der := range chain {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	l.certificates[leaf.SerialNumber.String()] = text
+	return leaf.SerialNumber.String()
 }
 
 // story fills a log with one of everything.
@@ -162,6 +208,9 @@ func newMesh(t testing.TB, keys string) *aMesh {
 	spec := ledger.PolicySpec{Quorum: "all"}
 	for _, l := range m.logs {
 		spec.Logs = append(spec.Logs, ledger.PolicyLog{Key: l.signer.Verifier()})
+		for _, root := range l.ca.Bundle().Roots {
+			spec.Roots = append(spec.Roots, ledger.PolicyRoot{Region: l.region, DER: root.Raw})
+		}
 		spec.Witnesses = append(spec.Witnesses, ledger.PolicyWitness{Name: l.region, Key: l.cosigner.Verifier()})
 	}
 	spec.Groups = []ledger.PolicyGroup{{Name: "all", Need: 1, Members: []string{"fra-1", "ber-1"}}}
@@ -203,6 +252,9 @@ func (m *aMesh) files(t testing.TB) []file {
 func (l *aLog) files(t testing.TB) (out []file) {
 	sum := sha256.Sum256(l.bundle)
 	out = append(out, file{fileName(l.region, dirBundles, hex.EncodeToString(sum[:])+".json"), l.bundle})
+	for _, serial := range sorted(l.certificates) {
+		out = append(out, file{fileName(l.region, dirCertificates, serial+".pem"), l.certificates[serial]})
+	}
 	for _, size := range l.sizes {
 		if size > l.first {
 			out = append(out, file{checkpointName(l.region, size), l.note(t, size, l.root(size))})

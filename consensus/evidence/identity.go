@@ -1,12 +1,36 @@
 package evidence
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/transport/identity"
 )
 
-// takeBundle keeps a bundle under the hash that it really has.
+// maxCertificates bounds the chains of one region that are judged, maxPEM one
+// of them in bytes.
+const (
+	maxCertificates = 1 << 16
+	maxPEM          = 64 << 10
+)
+
+// chainHeld is a node's certificate chain in a pack.
+type chainHeld struct {
+	serial string
+	chain  []*x509.Certificate
+}
+
+// takeBundle keeps a bundle under the hash that it really has. Whose it is, and
+// whether the policy knows one of its roots, is asked at once: no leaf is needed
+// for it.
 func (r *regionReader) takeBundle(file string, data []byte) error {
 	sum := sha256.Sum256(data)
 	digest := hex.EncodeToString(sum[:])
@@ -14,7 +38,35 @@ func (r *regionReader) takeBundle(file string, data []byte) error {
 		return fmt.Errorf("%w: bundle %q of region %s has another hash", ErrArchive, shorten(file), r.desc.Name)
 	}
 	r.held[digest] = true
+	b, err := identity.ParseBundle(data, identity.MaxBundle)
+	if err != nil {
+		r.v.f.fail(Integrity, "region %s: the bundle %s holds no certificates of a region: %v", r.desc.Name, digest, err)
+		return nil
+	}
+	region, mesh, err := identity.SplitTrustDomain(b.TrustDomain)
+	if err != nil || mesh != r.v.desc.Mesh {
+		r.v.f.fail(Origin, "region %s: the bundle %s is of %s, another mesh", r.desc.Name, digest, shorten(b.TrustDomain))
+		return nil
+	}
+	if r.v.policy == nil {
+		return nil
+	}
+	roots := r.v.policy.RootsOf(string(region))
+	if len(roots) > 0 && !shares(b.Roots, roots) {
+		r.v.f.fail(Origin, "region %s: leaves name certificates of region %s, and none of their roots is one that the policy has of it", r.desc.Name, region)
+	}
 	return nil
+}
+
+func shares(certs []*x509.Certificate, roots [][]byte) bool {
+	for _, c := range certs {
+		for _, der := range roots {
+			if bytes.Equal(c.Raw, der) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // endBundles asks whether the certificates here are those that leaves name.
@@ -28,5 +80,109 @@ func (r *regionReader) endBundles() {
 		if !r.held[digest] {
 			r.v.f.fail(Completeness, "region %s: leaves name the certificates %s, which are not here", r.desc.Name, digest)
 		}
+	}
+}
+
+// takeCertificate reads a node's chain, leaf first, in the one form that PEM has
+// here: what was read is written again as the same bytes.
+func (r *regionReader) takeCertificate(file string, data []byte) error {
+	var chain []*x509.Certificate
+	var again []byte
+	for rest := data; len(rest) > 0 && len(chain) < 5 && len(data) <= maxPEM; {
+		var b *pem.Block
+		if b, rest = pem.Decode(rest); b == nil {
+			break
+		}
+		c, err := x509.ParseCertificate(b.Bytes)
+		if err != nil {
+			return fmt.Errorf("%w: certificate %q of region %s: %v", ErrArchive, shorten(file), r.desc.Name, err)
+		}
+		chain = append(chain, c)
+		again = append(again, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b.Bytes})...)
+	}
+	if len(chain) == 0 || !bytes.Equal(again, data) || file != chain[0].SerialNumber.String()+".pem" || len(r.chained) >= maxCertificates {
+		return fmt.Errorf("%w: certificate %q of region %s is no chain of that serial number", ErrArchive, shorten(file), r.desc.Name)
+	}
+	r.chained = append(r.chained, chainHeld{chain[0].SerialNumber.String(), chain})
+	return nil
+}
+
+// endCertificates judges chains: the root of the region that a certificate
+// claims, as the policy has it, must have issued it; another region's authority
+// that names this region's node forges. And the issue must be on record.
+func (r *regionReader) endCertificates() {
+	if r.v.policy == nil {
+		return
+	}
+	for _, held := range r.chained {
+		id, ok := r.claimed(held)
+		if !ok {
+			continue
+		}
+		roots := r.v.policy.RootsOf(string(id.Region))
+		if len(roots) == 0 && len(r.v.policy.Roots()) == 0 {
+			r.rootless++
+			continue
+		}
+		if len(roots) == 0 {
+			r.v.f.fail(Origin, "region %s: certificate %s claims to be of region %s, which the policy does not know", r.desc.Name, held.serial, id.Region)
+			continue
+		}
+		if err := issued(held.chain, id, roots); err != nil {
+			r.v.f.fail(Origin, "region %s: FORGED certificate: serial %s claims to be node %s of region %s, whose authority did not issue it: %v", r.desc.Name, held.serial, id.Node, id.Region, err)
+			continue
+		}
+		if id.Region == placement.RegionID(r.desc.Name) && !r.serials[held.serial] && r.within(held.chain[0].NotBefore.Add(identity.Backdate)) {
+			r.v.f.fail(Origin, "region %s: certificate %s of node %s was issued in the pack's time, and no leaf shows it", r.desc.Name, held.serial, id.Node)
+		}
+	}
+}
+
+// claimed is who a certificate says it is of.
+func (r *regionReader) claimed(held chainHeld) (identity.ID, bool) {
+	if len(held.chain[0].URIs) != 1 {
+		r.v.f.fail(Origin, "region %s: certificate %s names no node", r.desc.Name, held.serial)
+		return identity.ID{}, false
+	}
+	id, err := identity.ParseIDURI(held.chain[0].URIs[0])
+	if err != nil || id.Mesh != r.v.desc.Mesh {
+		r.v.f.fail(Origin, "region %s: certificate %s is of %s, no node of this mesh", r.desc.Name, held.serial, shorten(held.chain[0].URIs[0].String()))
+		return identity.ID{}, false
+	}
+	return id, true
+}
+
+// issued verifies a chain as a listener of the mesh does, at the time it began.
+func issued(chain []*x509.Certificate, id identity.ID, roots [][]byte) error {
+	b := identity.Bundle{TrustDomain: id.TrustDomain()}
+	for _, der := range roots {
+		root, err := x509.ParseCertificate(der)
+		if err != nil {
+			return err
+		}
+		b.Roots = append(b.Roots, root)
+	}
+	bundles := new(identity.MapBundles)
+	bundles.Set(b)
+	began := chain[0].NotBefore.Add(identity.Backdate)
+	v := identity.Verifier{Home: id.Region, Mesh: id.Mesh, Bundles: bundles, Clock: func() time.Time { return began }}
+	return v.VerifyConnection(nil)(tls.ConnectionState{PeerCertificates: chain, NegotiatedProtocol: string(identity.ClassHTTP)})
+}
+
+// within reports whether a time lies so far inside the pack's that a leaf of it
+// must be here.
+func (r *regionReader) within(at time.Time) bool {
+	begin := r.out.FirstAt.Add(2 * maxSkew)
+	if r.desc.First == 0 {
+		begin = time.Time{}
+	}
+	return at.After(begin) && at.Before(r.out.LastAt.Add(-2*maxSkew))
+}
+
+// showSerial notes a certificate that a leaf shows: "<serial> <not after>".
+func (r *regionReader) showSerial(value string) {
+	serial, _, _ := strings.Cut(value, " ")
+	if len(r.serials) < maxCertificates {
+		r.serials[serial] = true
 	}
 }

@@ -57,18 +57,21 @@ type regionReader struct {
 	hidden []ledger.Hash // the leaves' commitments, where openings are here
 	opened uint64        // one past the last leaf that was opened
 	// partial are the leaves of a receipt by index; nil for a pack.
-	partial map[uint64]ledger.Hash
-	chains  map[string]chain
-	quoted  []quote
-	unseen  int
-	bundle  map[string]bool // hashes of bundles that leaves name
-	held    map[string]bool // bundles in the pack
+	partial  map[uint64]ledger.Hash
+	chains   map[string]chain
+	quoted   []quote
+	unseen   int
+	bundle   map[string]bool // hashes of bundles that leaves name
+	held     map[string]bool // bundles in the pack
+	chained  []chainHeld     // certificates in the pack
+	serials  map[string]bool // certificates that leaves show
+	rootless int             // certificates of regions that the policy has no root of
 
 	out RegionReport
 }
 
 func newRegionReader(v *verifier, d Region) *regionReader {
-	return &regionReader{v: v, desc: d, chains: map[string]chain{}, bundle: map[string]bool{}, held: map[string]bool{},
+	return &regionReader{v: v, desc: d, chains: map[string]chain{}, bundle: map[string]bool{}, held: map[string]bool{}, serials: map[string]bool{},
 		out: RegionReport{Name: d.Name, Origin: d.Origin, First: d.First, End: d.End, Erased: len(d.Erased)}}
 }
 
@@ -86,6 +89,8 @@ func (r *regionReader) file(n name, data []byte) error {
 	switch n.kind {
 	case dirBundles:
 		return r.takeBundle(n.file, data)
+	case dirCertificates:
+		return r.takeCertificate(n.file, data)
 	case dirCheckpoints:
 		return r.takeCheckpoint(n.file, data)
 	case fileEdge:
@@ -321,6 +326,8 @@ func (r *regionReader) judgeShown(index uint64, l *ledger.Leaf, s ledger.Shown) 
 		}
 	case ledger.ShownBundle:
 		r.bundle[s.Value] = true
+	case ledger.ShownCertificate:
+		r.showSerial(s.Value)
 	case ledger.ShownMissing:
 		n, _ := strconv.ParseUint(s.Value, 10, 64)
 		r.out.Missing += n
@@ -423,6 +430,7 @@ func (r *regionReader) end() error {
 		r.v.f.fail(Completeness, "region %s: the pack is said to begin at %s, and its first leaf is of %s, too late to be sure that none is left out", r.desc.Name, stamp(from), stamp(r.out.FirstAt))
 	}
 	r.endBundles()
+	r.endCertificates()
 	return r.endSeals()
 }
 

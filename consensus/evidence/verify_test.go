@@ -30,7 +30,6 @@ func TestAPackMayBeginLate(t *testing.T) {
 	m := newMesh(t, "")
 	m.logs[1].first = 3
 	m.desc.Filter.From = at(3).Add(2 * maxSkew)
-	m.logs[1].bundle = []byte(`{"keys":"ber-1"}`)
 	if rep := verified(t, m.policy, packed(t, m.files(t))); !rep.OK() {
 		t.Errorf("%+v", rep.Verdicts)
 	}

@@ -48,6 +48,9 @@ func (s *State) initRegion(c *call, k InitRegion) *Refused {
 	c.showRegion(&region)
 	c.show(ledger.ShownExport, region.Export)
 	c.show(ledger.ShownImport, region.Import)
+	if k.Node.Serial != "" {
+		c.show(ledger.ShownCertificate, certificateText(clip(k.Node.Serial), k.Node.NotAfter))
+	}
 	node := k.Node
 	node.Region, node.Role, node.State, node.Contact = region.ID, placement.RoleVoter, placement.NodeReady, placement.ContactAlive
 	node.ContactAt, node.JoinedAt, node.Used, node.Drain = s.Clock, s.Clock, placement.Usage{}, nil

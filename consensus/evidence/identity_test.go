@@ -1,0 +1,164 @@
+package evidence
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sovmesh/sovmesh/consensus/ledger"
+	"github.com/sovmesh/sovmesh/transport/identity"
+)
+
+// shownIssue has a certificate issued and shown, as an honest region does.
+func shownIssue(t *testing.T, m *aMesh) {
+	l := m.logs[0]
+	serial := l.issue(t, l.ca, "n1", at(len(l.leaves)))
+	l.add(t, "node.certificate", showing(ledger.ShownCertificate, serial+" 2026-11-22T12:00:00Z"))
+	for range 40 {
+		l.add(t, "job.submit", judging(l.here("EU")))
+	}
+	l.sign()
+}
+
+func TestCertificatesOfARegionHold(t *testing.T) {
+	m := newMesh(t, "")
+	shownIssue(t, m)
+	// A certificate of the other region, as a peer showed it.
+	m.logs[0].issue(t, m.logs[1].ca, "n7", at(5))
+	mustHold(t, verified(t, m.policy, packed(t, m.files(t))))
+}
+
+// forged is a certificate in which a region's authority names another region's
+// node: its own CA refuses that, so its keys are used by hand.
+func forged(t *testing.T, signer *identity.CA, uri string) [][]byte {
+	t.Helper()
+	data, err := signer.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer, key := issuingOf(t, data)
+	leafKey, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := url.Parse(uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(666), NotBefore: noon.Add(-identity.Backdate), NotAfter: noon.Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}, URIs: []*url.URL{id}, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, issuer, &leafKey.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return [][]byte{der, issuer.Raw}
+}
+
+func TestAttacksOnCertificates(t *testing.T) {
+	tests := []struct {
+		name    string
+		change  func(t *testing.T, m *aMesh)
+		verdict string
+		says    string
+	}{
+		{"another region's authority names this one's node", func(t *testing.T, m *aMesh) {
+			m.logs[0].keep(t, forged(t, m.logs[1].ca, "spiffe://fra-1.mesh.example/node/n1"))
+		}, Origin, "FORGED certificate: serial 666 claims to be node n1 of region fra-1"},
+		{"this region's authority names another's node", func(t *testing.T, m *aMesh) {
+			m.logs[0].keep(t, forged(t, m.logs[0].ca, "spiffe://ber-1.mesh.example/node/n1"))
+		}, Origin, "FORGED"},
+		{"of another mesh", func(t *testing.T, m *aMesh) {
+			m.logs[0].keep(t, forged(t, m.logs[0].ca, "spiffe://fra-1.other.example/node/n1"))
+		}, Origin, "no node of this mesh"},
+		{"issued and not shown", func(t *testing.T, m *aMesh) {
+			m.logs[0].issue(t, m.logs[0].ca, "ghost", at(8))
+		}, Origin, "no leaf shows it"},
+		{"a re-made authority", func(t *testing.T, m *aMesh) {
+			policy := m.policy
+			*m = *newMesh(t, "")
+			m.policy = policy
+		}, Origin, "none of their roots is one that the policy has"},
+		{"another region's bundle as its own", func(t *testing.T, m *aMesh) {
+			other := newMesh(t, "").logs[1]
+			m.logs[0].bundle = other.bundle
+		}, Completeness, "which are not here"},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			m := newMesh(t, "")
+			shownIssue(t, m)
+			tc.change(t, m)
+			rep := verified(t, m.policy, packed(t, m.files(t)))
+			v := rep.Verdict(tc.verdict)
+			if rep.OK() || v.State != Fails || !strings.Contains(strings.Join(v.Findings, "\n"), tc.says) {
+				t.Errorf("%s is %s: %q, want %q; all: %+v", tc.verdict, v.State, v.Findings, tc.says, rep.Verdicts)
+			}
+		})
+	}
+}
+
+// A policy without roots leaves the question open, and says so.
+func TestWithoutRootsNobodyKnowsWhoseNodes(t *testing.T) {
+	m := newMesh(t, "")
+	shownIssue(t, m)
+	var text []string
+	for line := range strings.Lines(m.policy.Text()) {
+		if !strings.HasPrefix(line, "# sovmesh-root") {
+			text = append(text, line)
+		}
+	}
+	policy, err := ledger.ParsePolicy([]byte(strings.Join(text, "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rep := verified(t, policy, packed(t, m.files(t)))
+	mustHold(t, rep)
+	if all := strings.Join(rep.NotShownHere, "\n"); !strings.Contains(all, "no root certificate") || !strings.Contains(all, "who issued 1 certificates") {
+		t.Errorf("%s", all)
+	}
+}
+
+// issuingOf finds the issuing CA and its key in an authority's file.
+func issuingOf(t *testing.T, data []byte) (*x509.Certificate, any) {
+	t.Helper()
+	var blocks []*pem.Block
+	for len(blocks) < 5 {
+		var b *pem.Block
+		if b, data = pem.Decode(data); b == nil {
+			t.Fatal("an authority's file is other than it was")
+		}
+		blocks = append(blocks, b)
+	}
+	cert, err := x509.ParseCertificate(blocks[3].Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(blocks[4].Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert, key
+}
+
+// Every byte of a chain counts.
+func TestEveryByteOfACertificateCounts(t *testing.T) {
+	m := newMesh(t, "")
+	shownIssue(t, m)
+	files := m.files(t)
+	i := slices.IndexFunc(files, func(f file) bool { return strings.HasSuffix(f.name, ".pem") })
+	for at := 0; at < len(files[i].data); at += 5 {
+		changed := slices.Clone(files)
+		changed[i].data = bytes.Clone(files[i].data)
+		changed[i].data[at] ^= 1
+		if rep := verified(t, m.policy, packed(t, changed)); rep.OK() {
+			t.Fatalf("byte %d of %s changed, and all holds", at, files[i].name)
+		}
+	}
+}
