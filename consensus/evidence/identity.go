@@ -114,6 +114,9 @@ func (r *regionReader) endCertificates() {
 	if r.v.policy == nil {
 		return
 	}
+	if len(r.v.policy.Roots()) > 0 && len(r.v.policy.RootsOf(r.desc.Name)) == 0 {
+		r.v.f.fail(Origin, "region %s: the policy has root certificates, and none of this region: it is damaged, or too old", r.desc.Name)
+	}
 	for _, held := range r.chained {
 		id, ok := r.claimed(held)
 		if !ok {

@@ -219,6 +219,58 @@ func TestEveryByteOfEveryFileCounts(t *testing.T) {
 	}
 }
 
+// Whatever byte of the policy changes, it is no policy any more, or the evidence
+// is no longer that of whom it names; only what people are told may change.
+func TestEveryByteOfThePolicyCounts(t *testing.T) {
+	m := newMesh(t, "")
+	data, text := packed(t, m.files(t)), m.policy.Text()
+	for at := range text {
+		for _, bit := range []byte{1, 0x10} {
+			changed := []byte(text)
+			changed[at] ^= bit
+			policy, err := ledger.ParsePolicy(changed)
+			if err == nil && verified(t, policy, data).OK() {
+				t.Fatalf("bit %#x of byte %d changed, and all holds: %q", bit, at, lineAt(changed, at))
+			}
+		}
+		if policy, err := ledger.ParsePolicy([]byte(text[:at])); err == nil && verified(t, policy, data).OK() {
+			t.Fatalf("cut at %d, and all holds", at)
+		}
+	}
+}
+
+// Each region exports its own pack: read together, what they say of each other
+// is compared; alone, it is said not to be shown.
+func TestQuotesAreComparedAcrossFiles(t *testing.T) {
+	read := func(m *aMesh, logs ...*aLog) []*Report {
+		t.Helper()
+		a := NewAuditor(m.policy, Options{Now: noon, Several: len(logs) > 1})
+		for _, l := range logs {
+			if err := a.Read(l.region, bytes.NewReader(exported(t, l.exporter(t)))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return a.Reports()
+	}
+	m := newMesh(t, "")
+	for _, rep := range read(m, m.logs...) {
+		mustHold(t, rep)
+		if strings.Contains(strings.Join(rep.NotShownHere, "\n"), "crossings") {
+			t.Errorf("%s: %q", rep.File, rep.NotShownHere)
+		}
+	}
+	if rep := read(m, m.logs[1])[0]; !rep.OK() || !strings.Contains(strings.Join(rep.NotShownHere, "\n"), "the other half of 1 crossings") {
+		t.Errorf("alone: %+v", rep)
+	}
+	m.logs[1].add(t, "job.submit", showing(ledger.ShownPeerLeaf, "fra-1 2 "+strings.Repeat("ab", 32)))
+	m.logs[1].sign()
+	reports := read(m, m.logs...)
+	mustHold(t, reports[0])
+	if v := reports[1].Verdict(Consistency); v.State != Fails || !strings.Contains(v.Says, "which is another there") {
+		t.Errorf("%+v", v)
+	}
+}
+
 func lineAt(data []byte, at int) string {
 	from := bytes.LastIndexByte(data[:at], '\n') + 1
 	line, _, _ := bytes.Cut(data[from:], []byte{'\n'})
