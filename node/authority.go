@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sovmesh/sovmesh/node/api"
+	"github.com/sovmesh/sovmesh/node/witness"
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/transport/identity"
 )
@@ -15,8 +17,9 @@ import (
 // has not been handed the keys yet.
 var errNoAuthority = errors.New("this node holds no region CA; ask a voter")
 
-// authority is the region's CA as this node holds it. Only voters have one;
-// the keys reach a new voter over mutual TLS from another.
+// authority is the region's CA as this node holds it, and beside it the keys of
+// the region's log. Only voters have them; they reach a new voter over mutual TLS
+// from another.
 type authority struct {
 	dir dataDir
 	ttl time.Duration
@@ -24,6 +27,9 @@ type authority struct {
 
 	mu sync.Mutex
 	ca *identity.CA // guarded by mu; nil where there is none
+	// logKeys is guarded by mu; nil where there is none, and in a region that was
+	// founded before its log was signed.
+	logKeys *witness.Keys
 }
 
 func newAuthority(dir dataDir, ttl time.Duration, now func() time.Time) (*authority, error) {
@@ -37,6 +43,15 @@ func newAuthority(dir dataDir, ttl time.Duration, now func() time.Time) (*author
 	}
 	if a.ca, err = identity.ParseCA(raw); err != nil {
 		return nil, fmt.Errorf("%s: %w", dir.path(fileCA), err)
+	}
+	if !dir.has(fileLogKeys) {
+		return a, nil
+	}
+	if raw, err = dir.read(fileLogKeys); err != nil {
+		return nil, err
+	}
+	if a.logKeys, err = witness.ParseKeys(raw); err != nil {
+		return nil, fmt.Errorf("%s: %w; restore it from a backup, or take it from another voter's directory", dir.path(fileLogKeys), err)
 	}
 	return a, nil
 }
@@ -69,22 +84,50 @@ func (a *authority) holds() bool {
 	return a.ca != nil
 }
 
-// take keeps the CA that another voter handed over.
-func (a *authority) take(raw []byte, trustDomain string) error {
-	ca, err := identity.ParseCA(raw)
+// take keeps what another voter handed over.
+func (a *authority) take(s *api.AuthoritySecrets, region placement.RegionID, mesh string) error {
+	ca, err := identity.ParseCA(s.CA)
 	if err != nil {
 		return err
 	}
-	if ca.TrustDomain() != trustDomain {
-		return fmt.Errorf("the CA handed over is that of %s, not of %s", ca.TrustDomain(), trustDomain)
+	if ca.TrustDomain() != identity.TrustDomain(region, mesh) {
+		return fmt.Errorf("the CA handed over is that of %s, not of %s", ca.TrustDomain(), identity.TrustDomain(region, mesh))
 	}
-	if err := a.dir.write(fileCA, raw); err != nil {
+	var keys *witness.Keys
+	if len(s.LogKeys) > 0 {
+		if keys, err = witness.ParseKeys(s.LogKeys); err != nil {
+			return err
+		}
+		if !keys.Of(region, mesh) {
+			return fmt.Errorf("the keys of the log handed over are those of another region than %s", region)
+		}
+		if err := a.dir.write(fileLogKeys, s.LogKeys); err != nil {
+			return err
+		}
+	}
+	// The CA is written last: a node that holds it asks for nothing more.
+	if err := a.dir.write(fileCA, s.CA); err != nil {
 		return err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.ca = ca
+	a.ca, a.logKeys = ca, keys
 	return nil
+}
+
+// LogSecrets are the keys of the region's log, for another voter; nil where
+// there are none.
+func (a *authority) LogSecrets() []byte {
+	if keys := a.ledgerKeys(); keys != nil {
+		return keys.Marshal()
+	}
+	return nil
+}
+
+func (a *authority) ledgerKeys() *witness.Keys {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.logKeys
 }
 
 // IssueNode certifies a node of this region.

@@ -33,6 +33,9 @@ type Config struct {
 	// machine has.
 	CPU    placement.MilliCPU
 	Memory placement.Bytes
+	// Witness is an outside witness of the region's log, "VKEY URL"; this node puts
+	// it into the region's state when it starts. Empty means none.
+	Witness string
 	// Program is the version of this program.
 	Program string
 

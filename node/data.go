@@ -19,7 +19,8 @@ const (
 	fileIdentity   = "identity.json" // who this directory belongs to, and whom it knows
 	fileCredential = "node.pem"
 	fileServing    = "serving.pem"
-	fileCA         = "ca.pem" // voters only
+	fileCA         = "ca.pem"      // voters only
+	fileLogKeys    = "ledger.keys" // voters only
 	fileKeyring    = "keyring.json"
 	fileResetKey   = "reset.key"
 	fileBundles    = "bundles.json"

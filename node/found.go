@@ -8,6 +8,7 @@ import (
 
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/node/api"
+	"github.com/sovmesh/sovmesh/node/witness"
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/placement/residency"
 	"github.com/sovmesh/sovmesh/transport/identity"
@@ -55,6 +56,10 @@ func Found(cfg Config, f Founding) (Founded, error) {
 	if err != nil {
 		return Founded{}, err
 	}
+	logKeys, err := witness.NewKeys(f.Region, f.Mesh, nil)
+	if err != nil {
+		return Founded{}, err
+	}
 	key, err := issueOwn(dir, ca, cfg, f.Now)
 	if err != nil {
 		return Founded{}, err
@@ -66,12 +71,14 @@ func Found(cfg Config, f Founding) (Founded, error) {
 	bearer := identity.NewBearer(f.Region)
 	out := Founded{Token: bearer, CA: string(ca.ServingRootPEM()), Fingerprint: ca.Bundle().Fingerprint()}
 	pack := residency.Embedded()
+	logKey, witnessKey := logKeys.Public()
 	first := founding{
 		Init: state.InitRegion{
 			Region: placement.Region{
 				ID: f.Region, Mesh: f.Mesh, Self: true, Facts: f.Facts, State: placement.PeerActive,
 				Bundle: bundle, Fingerprint: out.Fingerprint, ServingCA: out.CA,
 				Export: f.Export, Import: f.Import, LawPack: pack.Hash(),
+				LogKey: logKey, WitnessKey: witnessKey,
 			},
 			LawPack: pack.Tables(),
 			Node: placement.Node{
@@ -92,6 +99,7 @@ func Found(cfg Config, f Founding) (Founded, error) {
 	// The identity is written last: a directory without it counts as fresh.
 	err = firstError(
 		dir.write(fileCA, secret),
+		dir.write(fileLogKeys, logKeys.Marshal()),
 		dir.writeJSON(fileKeyring, api.Keyring{Keys: [][]byte{identity.NewKeyringKey()}}),
 		dir.writeJSON(fileBundles, map[string][]byte{ca.TrustDomain(): bundle}),
 		dir.writeJSON(fileFounding, first),

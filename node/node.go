@@ -25,6 +25,7 @@ import (
 	"github.com/sovmesh/sovmesh/node/gateway"
 	"github.com/sovmesh/sovmesh/node/metrics"
 	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/node/witness"
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/placement/residency"
 	"github.com/sovmesh/sovmesh/transport"
@@ -62,6 +63,7 @@ type Node struct {
 	controller *controller.Controller
 	server     *api.Server
 	gateway    *gateway.Gateway
+	witness    *witness.Service // nil on a worker
 	metrics    *metrics.Metrics
 
 	founded   chan struct{} // closed once the region's first commands are committed
@@ -89,7 +91,7 @@ func New(cfg Config, deps Deps) (*Node, error) {
 	n := &Node{cfg: cfg, deps: deps, dir: dir, who: who, ready: make(chan struct{}), founded: make(chan struct{})}
 	n.answers = &answers{n: n}
 	n.deps.Log = deps.Log.With("region", string(who.Region), "node", string(who.Node))
-	for _, build := range []func() error{n.buildIdentity, n.buildTransport, n.buildConsensus, n.buildGossip, n.buildWork, n.buildFront, n.buildMetrics} {
+	for _, build := range []func() error{n.buildIdentity, n.buildTransport, n.buildConsensus, n.buildGossip, n.buildWitness, n.buildWork, n.buildFront, n.buildMetrics} {
 		if err := build(); err != nil {
 			return nil, err
 		}

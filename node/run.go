@@ -47,8 +47,8 @@ func (n *Node) Run(ctx context.Context) error {
 		part{name: "runner", run: n.runner.Run},
 		part{name: "inventory", run: n.settle},
 	)
-	if n.controller != nil {
-		parts = append(parts, part{name: "controller", run: n.lead})
+	if n.group != nil {
+		parts = append(parts, part{name: "witness", run: n.witness.Run}, part{name: "controller", run: n.lead})
 	}
 	parts = append(parts, part{name: "gateway", run: n.gateway.Run}, part{name: "app listener", run: n.serveApp})
 	return runInOrder(ctx, parts...)
@@ -61,6 +61,7 @@ func (n *Node) lead(ctx context.Context) error {
 		defer watching.Wait()
 		watching.Go(func() { n.answers.watch(ctx) })
 		watching.Go(func() { n.keyring.lead(ctx) })
+		watching.Go(func() { n.witness.Lead(ctx) })
 		if err := n.controller.Lead(ctx); err != nil && ctx.Err() == nil {
 			n.deps.Log.Error("the controller stopped; it begins again with the next term", "err", err)
 		}
@@ -132,10 +133,10 @@ func (n *Node) takeKeys(ctx context.Context) {
 	}
 	for _, voter := range n.voters() {
 		asked, cancel := context.WithTimeout(ctx, 2*time.Second)
-		raw, err := n.mesh.Authority(asked, voter)
+		secrets, err := n.mesh.Authority(asked, voter)
 		cancel()
 		if err == nil {
-			err = n.authority.take(raw, identity.TrustDomain(n.who.Region, n.who.Mesh))
+			err = n.authority.take(secrets, n.who.Region, n.who.Mesh)
 		}
 		if err == nil {
 			n.deps.Log.Info("took over the region's keys", "from", voter.ID.Node)

@@ -219,6 +219,9 @@ func (v *View) Witnessed(origin string) *Witnessed {
 	return w
 }
 
+// WitnessedLogs are all logs of others that this region has cosigned, by origin.
+func (v *View) WitnessedLogs() []*Witnessed { return v.witnessed.values() }
+
 // LogMarks are the sizes that may be signed.
 func (v *View) LogMarks() []Mark { return v.Marks }
 

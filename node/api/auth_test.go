@@ -61,9 +61,11 @@ func TestEveryRoleAndOperation(t *testing.T) {
 }
 
 // A foreign certificate reserves, submits, and reads, logs and stops jobs of
-// its own region, and reads checkpoints and tiles of hashes: the list is closed, whatever the table says.
+// its own region,
+// reads checkpoints and tiles of hashes, and asks for cosignatures: the list is
+// closed, whatever the table says.
 func TestAForeignCertificateHasNoAdministratorsVerb(t *testing.T) {
-	may := []string{"summary", "reserve", "release", "forward", "foreignJob", "foreignJobs", "stopForeign", "foreignLogs", "ledgerCheckpoint", "ledgerTile"}
+	may := []string{"summary", "reserve", "release", "forward", "foreignJob", "foreignJobs", "stopForeign", "foreignLogs", "ledgerCheckpoint", "ledgerTile", "witnessAdd", "witnessSeen"}
 	_, fra, ber, _ := mesh3(t)
 	as := identity.ID{Region: "ber-1", Mesh: testMesh, Node: "ber-1-n1"}
 	token := fra.token(state.Token{Roles: everyRole()})
@@ -77,7 +79,7 @@ func TestAForeignCertificateHasNoAdministratorsVerb(t *testing.T) {
 			continue
 		}
 		// Not even with an administrator's token in the header, or as if relayed.
-		path := strings.NewReplacer("{id}", "x", "{name}", "fra-1-n1", "{hash}", "x", "{tenant}", "x", "{job}", "x", "{rest}", "x", "{key}", "x", "{path...}", "000").Replace(op.Path)
+		path := strings.NewReplacer("{id}", "x", "{name}", "fra-1-n1", "{hash}", "x", "{tenant}", "x", "{job}", "x", "{rest}", "x", "{key}", "x", "{path...}", "000", "{sum}", "00").Replace(op.Path)
 		h := bearer(token)
 		h.Set(HeaderRelayed, "fra-1-n9")
 		status, p, _ := fra.mesh(t, as, op.Method, path, h, "")

@@ -131,13 +131,10 @@ func (m *MeshClient) Certificate(ctx context.Context, p transport.Peer, r Certif
 	return meshJSON[CertificateAnswer](ctx, m, p, meshCall{method: http.MethodPost, path: "/certificate", cargo: cargo(transport.CargoCertificate)}, r)
 }
 
-// Authority is the region's CA state, for a node that is a voter.
-func (m *MeshClient) Authority(ctx context.Context, p transport.Peer) ([]byte, error) {
-	out, err := meshJSON[AuthoritySecrets](ctx, m, p, meshCall{method: http.MethodGet, path: "/authority", cargo: cargo(transport.CargoStatus)}, nil)
-	if err != nil {
-		return nil, err
-	}
-	return out.CA, nil
+// Authority is the region's CA state and the keys of its log, for a node that is
+// a voter.
+func (m *MeshClient) Authority(ctx context.Context, p transport.Peer) (*AuthoritySecrets, error) {
+	return meshJSON[AuthoritySecrets](ctx, m, p, meshCall{method: http.MethodGet, path: "/authority", cargo: cargo(transport.CargoStatus)}, nil)
 }
 
 // Keyring is the region's gossip keys as a node of the region holds them.

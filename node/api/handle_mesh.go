@@ -193,7 +193,7 @@ func authoritySecrets(s *Server, c *call) error {
 		return fmt.Errorf("read the CA: %w", err)
 	}
 	s.cfg.Log.Info("the CA was handed to a voter", "node", c.caller.Node)
-	return c.writeJSON(http.StatusOK, AuthoritySecrets{CA: secrets})
+	return c.writeJSON(http.StatusOK, AuthoritySecrets{CA: secrets, LogKeys: a.LogSecrets()})
 }
 
 // summaryLife is how long a summary counts.

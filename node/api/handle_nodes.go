@@ -292,6 +292,10 @@ func getStatus(s *Server, c *call) error {
 			out.Ledger = &l
 		}
 	}
+	if s.cfg.Signing != nil {
+		l := s.cfg.Signing()
+		out.Signing = &l
+	}
 	c.index(v.Index())
 	return c.writeJSON(http.StatusOK, out)
 }

@@ -169,7 +169,7 @@ func joinRegion(s *Server, c *call) error {
 // read checks a card and turns it into what the ledger records. Fingerprint and
 // serving CA come from the bundle, whatever the card says: the fingerprint that
 // operators compare covers both.
-func (k RegionCard) read(mesh string) (identity.Bundle, placement.Region, error) {
+func (k RegionCard) read(mesh string, now time.Time) (identity.Bundle, placement.Region, error) {
 	var r placement.Region
 	b, err := identity.ParseBundle(k.Bundle, identity.MaxBundle)
 	switch {
@@ -183,12 +183,16 @@ func (k RegionCard) read(mesh string) (identity.Bundle, placement.Region, error)
 	r = placement.Region{
 		ID: k.Region, Mesh: k.Mesh, Facts: k.Facts, State: placement.PeerJoining, Bundle: k.Bundle,
 		Fingerprint: b.Fingerprint(), ServingCA: servingPEM(b), LawPack: k.LawPack,
+		LogKey: k.LogKey, WitnessKey: k.WitnessKey,
 	}
 	for _, d := range k.FrontDoors {
 		d.Node = "" // no node names cross a border
 		r.FrontDoors = append(r.FrontDoors, d)
 	}
-	return b, r, b.Validate()
+	if err := b.Validate(); err != nil {
+		return b, r, err
+	}
+	return b, r, k.checkKeys(b, now)
 }
 
 func servingPEM(b identity.Bundle) string {
@@ -233,7 +237,7 @@ func (s *Server) exchange(ctx context.Context, client *Client, invite identity.I
 	if err != nil {
 		return placement.Region{}, err
 	}
-	bundle, peer, err := card.read(s.cfg.Mesh)
+	bundle, peer, err := card.read(s.cfg.Mesh, s.now())
 	if err != nil {
 		return peer, err
 	}
@@ -258,9 +262,16 @@ func (s *Server) card(v *state.View) (*RegionCard, error) {
 		return nil, fmt.Errorf("write the region's bundle: %w", err)
 	}
 	self := v.Self()
+	proof := ""
+	if self.LogKey != "" && s.cfg.Credential != nil {
+		if proof, err = s.proveKeys(self); err != nil {
+			return nil, fmt.Errorf("vouch for the keys of the region's log: %w", err)
+		}
+	}
 	return &RegionCard{
 		Region: self.ID, Mesh: s.cfg.Mesh, Facts: self.Facts, Bundle: bundle, ServingCA: a.ServingCA(),
 		FrontDoors: s.frontDoors(v), LawPack: v.Pack().Hash(),
+		LogKey: self.LogKey, WitnessKey: self.WitnessKey, KeyProof: proof,
 	}, nil
 }
 
@@ -309,7 +320,7 @@ func federationJoin(s *Server, c *call) error {
 	if known.Region != in.Region.Region {
 		return newProblem(http.StatusUnauthorized, "invite.name", fmt.Sprintf("the invitation is for region %s, not %s", known.Region, quoteWord(string(in.Region.Region))), "join under the name that was invited")
 	}
-	_, peer, err := in.Region.read(s.cfg.Mesh)
+	_, peer, err := in.Region.read(s.cfg.Mesh, s.now())
 	if err != nil {
 		return err
 	}

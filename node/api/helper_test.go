@@ -128,6 +128,7 @@ func (a testCA) IssueServing(_ context.Context, csr []byte, hosts []string) ([][
 func (a testCA) Bundle() identity.Bundle  { return a.ca.Bundle() }
 func (a testCA) ServingCA() string        { return string(a.ca.ServingRootPEM()) }
 func (a testCA) Secrets() ([]byte, error) { return []byte("ca secrets"), nil }
+func (a testCA) LogSecrets() []byte       { return []byte("log secrets") }
 func (a testCA) Keyring() [][]byte        { return [][]byte{[]byte("key")} }
 
 // testRing is the keyring of a node that takes whatever is offered.
@@ -426,7 +427,7 @@ func (w *world) federate() {
 			if err != nil {
 				w.t.Fatal(err)
 			}
-			_, peer, err := card.read(testMesh)
+			_, peer, err := card.read(testMesh, w.clock.now())
 			if err != nil {
 				w.t.Fatal(err)
 			}

@@ -462,10 +462,10 @@ func TestMeshWithinTheRegion(t *testing.T) {
 		t.Errorf("a node that does not vote yet got the CA: %v", err)
 	}
 	fra.ledger.must(t, state.SetRole{Node: "w1", Role: placement.RoleWorker})
-	if _, err := worker.Authority(t.Context(), peer); CodeOf(err) != CodeRole {
-		t.Errorf("a worker got the CA: %v", err)
+	if got, err := worker.Authority(t.Context(), peer); CodeOf(err) != CodeRole || got != nil {
+		t.Errorf("a worker got the CA and the keys of the log: %v", err)
 	}
-	if ca, err := voter.Authority(t.Context(), peer); err != nil || len(ca) == 0 {
+	if ca, err := voter.Authority(t.Context(), peer); err != nil || len(ca.CA) == 0 || len(ca.LogKeys) == 0 {
 		t.Errorf("a voter: %v", err)
 	}
 	if ring, err := worker.Keyring(t.Context(), peer); err != nil || len(ring.Keys) != 1 {

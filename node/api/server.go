@@ -46,6 +46,9 @@ type Authority interface {
 	ServingCA() string
 	// Secrets is the CA's state, handed to voters only.
 	Secrets() ([]byte, error)
+	// LogSecrets are the secret keys of the region's log, handed to voters only;
+	// nil where there are none.
+	LogSecrets() []byte
 	// Keyring is the gossip keys, primary first.
 	Keyring() [][]byte
 }
@@ -79,6 +82,12 @@ type Config struct {
 	// LedgerState is how complete the ledger is, here and in the region; nil
 	// where none is kept.
 	LedgerState func() LedgerState
+	// Witness is this region's part as a witness of the logs of others; nil where
+	// no state is held.
+	Witness Witness
+	// Signing is how far the own log is signed and witnessed; nil where no state
+	// is held.
+	Signing func() Signing
 	// Voters are nodes that hold the region's state, best first; asked on
 	// workers, for every request.
 	Voters func() []transport.Peer

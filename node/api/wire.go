@@ -94,6 +94,28 @@ type Status struct {
 	// Ledger is there while something of the ledger is missing: on this node,
 	// or on so many voters that no quorum has all of it.
 	Ledger *LedgerState `json:"ledger,omitempty"`
+	// Signing is how far the ledger is signed and witnessed.
+	Signing *Signing `json:"signing,omitempty"`
+}
+
+// Signing is how far a region's ledger is signed and witnessed.
+type Signing struct {
+	Size     uint64    `json:"size"` // leaves of the newest signed checkpoint
+	At       time.Time `json:"at,omitzero"`
+	Unsigned uint64    `json:"unsigned"` // leaves that came later
+	// Problem is why this node signs nothing; empty if it would.
+	Problem   string           `json:"problem,omitempty"`
+	Witnesses []SigningWitness `json:"witnesses,omitempty"`
+}
+
+// SigningWitness is how far one witness of the ledger is.
+type SigningWitness struct {
+	Name   string             `json:"name"`
+	Region placement.RegionID `json:"region,omitempty"` // of a peer
+	Size   uint64             `json:"size"`             // leaves that it has cosigned
+	At     time.Time          `json:"at,omitzero"`      // when that checkpoint was signed
+	// Problem is why it did not cosign the last time, as the leader knows.
+	Problem string `json:"problem,omitempty"`
 }
 
 // LedgerState is how complete a region's ledger is.

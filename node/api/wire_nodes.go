@@ -136,9 +136,11 @@ type CertificateAnswer struct {
 	Bundle       []byte    `json:"bundle"`
 }
 
-// AuthoritySecrets is the CA of the region, for voters only.
+// AuthoritySecrets is the CA of the region and the secret keys of its log, for
+// voters only.
 type AuthoritySecrets struct {
-	CA []byte `json:"ca"`
+	CA      []byte `json:"ca"`
+	LogKeys []byte `json:"log_keys,omitempty"`
 }
 
 // Hello is a node's own clock and health.

@@ -60,6 +60,13 @@ type RegionCard struct {
 	ServingCA  string                `json:"serving_ca"`
 	FrontDoors []placement.FrontDoor `json:"front_doors"`
 	LawPack    string                `json:"law_pack"`
+	// LogKey and WitnessKey are the verifier keys of the region's log and of its
+	// cosignatures, pinned with the rest. KeyProof is a statement of a node of the
+	// region that they are: operators compare the fingerprint of the bundle, and
+	// the bundle says whose statement counts.
+	LogKey     string `json:"log_key,omitempty"`
+	WitnessKey string `json:"witness_key,omitempty"`
+	KeyProof   string `json:"key_proof,omitempty"`
 }
 
 // FederationJoin is what the invited region sends to the inviting one.

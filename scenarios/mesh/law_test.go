@@ -26,7 +26,7 @@ var crossing = []struct {
 	// Front doors: addresses. The name of the node is stripped, see below.
 	{placement.FrontDoor{}, "Node QUIC API"},
 	// Federation: what two operators compare and pin.
-	{api.RegionCard{}, "Region Mesh Facts Bundle ServingCA FrontDoors LawPack"},
+	{api.RegionCard{}, "Region Mesh Facts Bundle ServingCA FrontDoors LawPack LogKey WitnessKey KeyProof"},
 	{placement.RegionFacts{}, "Country Subdivision Operator Claims Assurance"},
 	{placement.Operator{}, "Name Home Parent"},
 	{placement.Assurance{}, "Location Operator AsOf"},
