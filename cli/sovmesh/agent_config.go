@@ -13,6 +13,7 @@ import (
 	"github.com/sovmesh/sovmesh/gpu"
 	"github.com/sovmesh/sovmesh/node"
 	"github.com/sovmesh/sovmesh/node/api"
+	"github.com/sovmesh/sovmesh/node/witness"
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/placement/residency"
 	"github.com/sovmesh/sovmesh/transport/identity"
@@ -20,7 +21,7 @@ import (
 
 // agentKeys are the keys of an agent's config file. Facts about the region are
 // not among them: they stand in the region's ledger.
-var agentKeys = []string{"node", "data", "listen", "advertise", "hosts", "site", "join", "join_file", "gpus", "cpu", "memory", "drivers", "metrics", "log"}
+var agentKeys = []string{"node", "data", "listen", "advertise", "hosts", "site", "join", "join_file", "gpus", "cpu", "memory", "drivers", "metrics", "witness", "log"}
 
 // agentConfig is a config file, read.
 type agentConfig struct {
@@ -106,6 +107,11 @@ func (a *agentReader) key(key string, v residency.Value) {
 		word := a.text(v, key)
 		if c.MetricsOpen = word == "open"; word != "open" && word != "token" {
 			a.fault(v, "write token (a role that may read), or open (also callers on this machine's loopback)", "metrics cannot be %s", quoteWord(v.Text))
+		}
+	case "witness":
+		c.Witness = a.text(v, key)
+		if _, _, err := witness.ParseOutside(c.Witness); err != nil {
+			a.fault(v, "write one line: its verifier key, a space, the address that its add-checkpoint is below", "%s", err)
 		}
 	case "log":
 		a.logging(v)

@@ -25,7 +25,7 @@ func (p *program) writeRegion(w io.Writer, r *api.RegionStatus) {
 	p.facts(w, "region", string(r.ID), "mesh", r.Mesh, "state", string(r.State), "link", r.Link+prefixed(" since ", stamp(r.Since)),
 		"country", strings.TrimSpace(f.Country+" "+f.Subdivision), "operator", operatorText(f.Operator), "claims", strings.Join(claims, ", "),
 		"assurance", assuranceText(f.Assurance), "fingerprint", r.Fingerprint, "law pack", r.LawPack, "export rule", r.Export, "import rule", r.Import,
-		"approved", stamp(r.ApprovedAt), "front doors", doorText(r.FrontDoors))
+		"log key", r.LogKey, "witness key", r.WitnessKey, "outside witnesses", witnessText(r.Witnesses), "approved", stamp(r.ApprovedAt), "front doors", doorText(r.FrontDoors))
 }
 
 func operatorText(o placement.Operator) string {

@@ -328,9 +328,14 @@ func (r *policyReader) witness(words []string) error {
 }
 
 // fresh refuses a public key that has a part already. The specification lets a
-// log's key be a witness's too; a log that witnesses itself is no witness.
+// log's key be a witness's too; a log that witnesses itself is no witness. One
+// key may stand for a log and for those that were begun in its place: the origin
+// is in every signed text, and peers and auditors know the key by comparing it.
 func (r *policyReader) fresh(key *Verifier) error {
 	for _, l := range r.spec.Logs {
+		if key.algorithm == l.Key.algorithm && key.name != l.Key.name && sameLine(key.name, l.Key.name) {
+			continue
+		}
 		if l.Key.samePublicKey(key) {
 			return fmt.Errorf("the key of %s is that of the log %s above", key.name, l.Key.name)
 		}
@@ -341,6 +346,23 @@ func (r *policyReader) fresh(key *Verifier) error {
 		}
 	}
 	return nil
+}
+
+// sameLine reports whether two origins are of one log and of logs begun anew in
+// its place: <region>.<mesh>/ledger and, after the n-th time, /ledger/<n+1>.
+func sameLine(a, b string) bool {
+	base := func(origin string) string {
+		at := strings.LastIndex(origin, "/ledger/")
+		if at < 0 {
+			return origin
+		}
+		number := origin[at+len("/ledger/"):]
+		if n, err := strconv.Atoi(number); err != nil || n < 2 || n >= 1000 || strconv.Itoa(n) != number {
+			return origin
+		}
+		return origin[:at+len("/ledger")]
+	}
+	return strings.HasSuffix(base(a), "/ledger") && base(a) == base(b)
 }
 
 func (r *policyReader) define(name string) error {

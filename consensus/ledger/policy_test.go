@@ -210,3 +210,30 @@ func FuzzPolicy(f *testing.F) {
 		}
 	})
 }
+
+// A region that lost its quorum begins a new log under the same key: both stand
+// in one policy, and nothing else shares a key.
+func TestOneKeyForALogBegunAnew(t *testing.T) {
+	first := "log " + vkey(t, Ed25519, "fra-1.mesh.example/ledger", 1) + "\n"
+	for _, test := range []struct {
+		origin string
+		ok     bool
+	}{
+		{"fra-1.mesh.example/ledger/2", true},
+		{"fra-1.mesh.example/ledger/17", true},
+		{"fra-1.mesh.example/ledger", false},
+		{"fra-1.mesh.example/ledger/1", false},
+		{"fra-1.mesh.example/ledger/02", false},
+		{"fra-1.mesh.example/ledger/2/ledger", false},
+		{"ber-1.mesh.example/ledger/2", false},
+		{"ber-1.mesh.example/ledger", false},
+	} {
+		_, err := ParsePolicy([]byte(first + "log " + vkey(t, Ed25519, test.origin, 1) + "\nquorum none\n"))
+		if (err == nil) != test.ok {
+			t.Errorf("%s beside its first log, one key: %v", test.origin, err)
+		}
+	}
+	if _, err := ParsePolicy([]byte(first + "witness w " + vkey(t, CosignatureEd25519, "fra-1.mesh.example/ledger/2", 1) + "\nquorum w\n")); err == nil {
+		t.Error("a log is its own witness")
+	}
+}

@@ -3,10 +3,13 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
 
+	"github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/transport/identity"
@@ -157,7 +160,29 @@ func (c *Client) LeaveRegion(ctx context.Context, r placement.RegionID, dead boo
 	return c.ask(ctx, http.MethodDelete, path, nil, nil)
 }
 
-// SetRegionPolicy sets the export and import rules.
+// TrustPolicy is the policy that the region's operator hands to auditors; need is
+// how many witnesses have to cosign, 0 for a majority of those possible.
+func (c *Client) TrustPolicy(ctx context.Context, need int) (string, error) {
+	q := url.Values{}
+	if need > 0 {
+		q.Set("quorum", strconv.Itoa(need))
+	}
+	res, err := c.home.send(ctx, request{method: http.MethodGet, path: Prefix + "/ledger/policy", query: q})
+	if err != nil {
+		return "", err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(res.Body, ledger.MaxPolicy+1))
+	if err != nil {
+		return "", fmt.Errorf("read the trust policy: %w", err)
+	}
+	if _, err := ledger.ParsePolicy(text); err != nil {
+		return "", fmt.Errorf("the region's trust policy: %w", err)
+	}
+	return string(text), nil
+}
+
+// SetRegionPolicy sets the export and import rules, and outside witnesses.
 func (c *Client) SetRegionPolicy(ctx context.Context, r RegionPolicyRequest) (*RegionStatus, error) {
 	return one[RegionStatus](ctx, c, http.MethodPut, "/regions/policy", r)
 }

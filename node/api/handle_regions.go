@@ -22,6 +22,7 @@ func (s *Server) regionStatus(v *state.View, r *placement.Region) RegionStatus {
 	out := RegionStatus{Region: *r, Link: name, Since: l.Since, RTTMS: float64(l.RTT.Microseconds()) / 1000, Summary: l.Summary}
 	if r.ID == s.cfg.Region {
 		out.Nodes = len(v.Nodes())
+		out.Witnesses = v.Witnesses()
 	}
 	return out
 }
@@ -77,8 +78,14 @@ func setRegionPolicy(s *Server, c *call) error {
 	if err := c.readJSON(&in, MaxBodyBytes); err != nil {
 		return err
 	}
+	if in == (RegionPolicyRequest{}) {
+		return &InputError{Code: CodeBody, Message: "neither export, import nor a witness is given", Help: "send one of them; an empty text removes a rule"}
+	}
+	if err := s.changeWitnesses(c, in); err != nil {
+		return err
+	}
 	if in.Export == nil && in.Import == nil {
-		return &InputError{Code: CodeBody, Message: "neither export nor import is given", Help: "send one of them; an empty text removes a rule"}
+		return s.answerRegion(c, s.cfg.Ledger.View(), s.cfg.Region)
 	}
 	for _, rule := range []*string{in.Export, in.Import} {
 		if rule == nil || *rule == "" {

@@ -3,6 +3,7 @@ package api
 import (
 	"time"
 
+	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/placement"
 )
 
@@ -14,6 +15,8 @@ type RegionStatus struct {
 	RTTMS   float64                  `json:"rtt_ms,omitempty"`
 	Summary *placement.RegionSummary `json:"summary,omitempty"`
 	Nodes   int                      `json:"nodes,omitempty"` // own region only
+	// Witnesses are the outside witnesses of the own region's ledger.
+	Witnesses []state.Witness `json:"witnesses,omitempty"`
 }
 
 // RegionPolicyRequest sets the export and import rules; an empty string
@@ -21,6 +24,10 @@ type RegionStatus struct {
 type RegionPolicyRequest struct {
 	Export *string `json:"export,omitempty"`
 	Import *string `json:"import,omitempty"`
+	// Witness names an outside witness of the region's ledger, "VKEY URL";
+	// DropWitness ends one, by its name.
+	Witness     *string `json:"witness,omitempty"`
+	DropWitness *string `json:"drop_witness,omitempty"`
 }
 
 // Invitation is what an operator hands to the operator of another region.

@@ -304,3 +304,10 @@ func (m *Mesh) Restart(ctx context.Context, n *Node) error {
 	}
 	return n.wait(ctx)
 }
+
+// running is the node of the last start.
+func (n *Node) running() *node.Node {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.node
+}

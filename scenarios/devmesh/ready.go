@@ -1,11 +1,10 @@
 package devmesh
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
+	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/placement"
 )
 
@@ -57,17 +56,7 @@ func (r *region) caPath() string { return filepath.Join(r.dir, "ca.pem") }
 
 func (m *Mesh) policyPath() string { return filepath.Join(m.cfg.Dir, "policy") }
 
-// policy is the auditor's trust policy in the form of C2SP tlog-policy. A log's
-// line needs the log's public key; regions do not sign checkpoints yet, so the
-// file holds what can be trusted today, as comments, and permits nothing.
-func (m *Mesh) policy() string {
-	var b strings.Builder
-	b.WriteString("# trust policy of the mesh " + m.cfg.Mesh + " (C2SP tlog-policy)\n")
-	b.WriteString("# The regions' ledgers are not signed yet: there is no log line, and nothing verifies under this policy.\n")
-	b.WriteString("# The fingerprints are those of the regions' trust bundles, as founding each region showed them.\n")
-	for _, r := range m.regions {
-		fmt.Fprintf(&b, "# region %s country %s fingerprint %s\n", r.Name, r.Country, r.file.Fingerprint)
-	}
-	b.WriteString("quorum none\n")
-	return b.String()
+// policy is the auditor's trust policy, as the first region knows the mesh.
+func (m *Mesh) policy() (string, error) {
+	return api.TrustPolicy(m.regions[0].nodes[0].running().View(), 0)
 }

@@ -291,7 +291,11 @@ func (m *Mesh) hand(ctx context.Context) error {
 			}
 		}
 	}
-	return writeFile(m.policyPath(), []byte(m.policy()))
+	policy, err := m.policy()
+	if err != nil {
+		return err
+	}
+	return writeFile(m.policyPath(), []byte(policy))
 }
 
 // knows returns once the node has heard of the region's token: a follower is a
