@@ -29,6 +29,13 @@ func (g *Group) openLedger(stores *Stores) error {
 	}
 	g.machine.ledger = s
 	g.ledger.Store(s)
+	g.machine.reopen = func(restarts int) (*store.Store, error) {
+		next, err := store.Open(store.Under(stores.Ledger, fmt.Sprintf("%d.", restarts+1)))
+		if err != nil {
+			return nil, fmt.Errorf("open the ledger that region %s began anew: %w", g.cfg.Region, err)
+		}
+		return next, g.ledger.Swap(next).Close()
+	}
 	return nil
 }
 
@@ -97,6 +104,7 @@ func (g *Group) keepLedger(ctx context.Context) {
 	}
 	var failed error
 	for n := 1; g.sleep(ledgerFlushEvery, ctx.Done()); n++ {
+		s = g.ledger.Load() // the log may have been begun anew
 		err := s.Flush()
 		if err == nil && n%int(ledgerSyncEvery/ledgerFlushEvery) == 0 && s.Durable() < s.Size() {
 			err = s.Sync()

@@ -20,8 +20,11 @@ import (
 type machine struct {
 	state *state.State
 	fail  func(error)
-	// ledger takes the leaves; nil keeps none. It is set before raft starts.
-	ledger *store.Store
+	// ledger takes the leaves; nil keeps none. It is set before raft starts, and
+	// again by reopen when the log is begun anew for the n-th time.
+	ledger   *store.Store
+	restarts int
+	reopen   func(restarts int) (*store.Store, error)
 	// broken is set once a command could not be applied: from then on nothing
 	// is, so that no snapshot of a half-right state is ever written.
 	broken error
@@ -105,11 +108,17 @@ func (m *machine) Apply(l *raft.Log) (answer any) {
 		return m.broken
 	}
 	results := make([]state.Result, len(raws))
+	kept := 0
 	for i, raw := range raws {
 		results[i] = m.state.Apply(l.Index, raw)
 		m.digest(raw, results[i])
+		if m.state.Restarts != m.restarts && err == nil { // this leaf is the first of a new log
+			err = m.keep(raws[kept:i], results[kept:i])
+			err = errors.Join(err, m.follow())
+			kept = i
+		}
 	}
-	if err := m.keep(raws, results); err != nil {
+	if err = errors.Join(err, m.keep(raws[kept:], results[kept:])); err != nil {
 		m.breakOff(err)
 		return m.broken
 	}
@@ -135,6 +144,21 @@ func (m *machine) keep(raws [][]byte, results []state.Result) error {
 		records = append(records, store.Record{Entry: r.Entry, Opening: &store.Opening{Salt: r.Salt, Command: raws[i]}})
 	}
 	return m.ledger.Append(first, records)
+}
+
+// follow takes up the ledger of the log that the state is at: each log begun
+// anew has files of its own, and those of the old ones stay.
+func (m *machine) follow() error {
+	if m.state.Restarts == m.restarts || m.reopen == nil {
+		m.restarts = m.state.Restarts
+		return nil
+	}
+	s, err := m.reopen(m.state.Restarts)
+	if err != nil {
+		return err
+	}
+	m.ledger, m.restarts = s, m.state.Restarts
+	return nil
 }
 
 func (m *machine) breakOff(err error) {
@@ -198,13 +222,15 @@ func (m *machine) Restore(r io.ReadCloser) error {
 	if err != nil {
 		return fmt.Errorf("restore snapshot: %w", err)
 	}
-	if m.ledger != nil {
-		if err := m.ledger.Rebase(s.LedgerTree()); err != nil {
-			m.breakOff(fmt.Errorf("restore snapshot: %w", err))
-			return m.broken
-		}
-	}
 	m.state = s
+	err = m.follow()
+	if err == nil && m.ledger != nil {
+		err = m.ledger.Rebase(s.LedgerTree())
+	}
+	if err != nil {
+		m.breakOff(fmt.Errorf("restore snapshot: %w", err))
+		return m.broken
+	}
 	m.publish()
 	return nil
 }

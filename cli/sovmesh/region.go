@@ -13,7 +13,7 @@ import (
 
 func (p *program) regionCommands() *cli.Command {
 	return group("region", "found a region, federate it with others", p.regionList(), p.regionShow(), p.regionInit(), p.regionInvite(),
-		p.regionJoin(), p.regionApprove(), p.regionLeave(), p.regionPolicy())
+		p.regionJoin(), p.regionApprove(), p.regionLeave(), p.regionPolicy(), p.regionRecover())
 }
 
 func (p *program) writeRegion(w io.Writer, r *api.RegionStatus) {

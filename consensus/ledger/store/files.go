@@ -77,6 +77,21 @@ func (d dir) Replace(name string, data []byte) error {
 	return errors.Join(parent.Sync(), parent.Close())
 }
 
+// Under keeps the files among those of another, each under a name that begins
+// with the prefix.
+func Under(files Files, prefix string) Files { return prefixed{files, prefix} }
+
+type prefixed struct {
+	files  Files
+	prefix string
+}
+
+func (p prefixed) Open(name string) (File, error)   { return p.files.Open(p.prefix + name) }
+func (p prefixed) Read(name string) ([]byte, error) { return p.files.Read(p.prefix + name) }
+func (p prefixed) Replace(name string, data []byte) error {
+	return p.files.Replace(p.prefix+name, data)
+}
+
 // Memory keeps the files in memory, for tests and simulations: they outlive a
 // [Store.Close] and nothing else.
 func Memory() Files { return &memory{files: map[string]*memoryFile{}} }
