@@ -126,12 +126,12 @@ func (g *Group) beginAnew(ctx context.Context) (out Recovered, err error) {
 	}
 	v = g.View()
 	out.Origin, out.Restarts = v.LogOrigin(), v.Restarts
-	// Raft takes no snapshot while a change of its members is not applied.
-	err = g.raft.Load().Snapshot().Error()
-	for err != nil && g.sleep(stewardEvery, ctx.Done()) {
-		err = g.raft.Load().Snapshot().Error()
+	// Raft takes no snapshot behind a change of its members until a command
+	// follows it: this one leaves no leaf.
+	if _, err := g.Propose(ctx, state.MarkLog{}, g.actor()); err != nil {
+		return out, fmt.Errorf("write the recovered state: %w", err)
 	}
-	if err != nil {
+	if err := g.raft.Load().Snapshot().Error(); err != nil {
 		return out, fmt.Errorf("write the recovered state: %w", err)
 	}
 	return out, nil
