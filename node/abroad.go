@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	record "github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/node/controller"
@@ -55,6 +57,7 @@ func (r *regions) Reserve(ctx context.Context, region placement.RegionID, job *p
 	req := api.ReserveRequest{
 		Job: job.ID, Attempt: attempt, Kind: job.Kind, Resources: job.Spec.Resources, Site: job.Spec.Site,
 		Policy: layers, LawPack: view.Pack().Hash(), Expires: expires,
+		HomeLeaf: r.homeLeaf(view, job.ID),
 	}
 	return r.each(ctx, region, func(ctx context.Context, p transport.Peer) error {
 		answer, err := r.n.mesh.Reserve(ctx, p, req)
@@ -62,10 +65,31 @@ func (r *regions) Reserve(ctx context.Context, region placement.RegionID, job *p
 			return declinedOr(err, region, r.n.deps.now())
 		}
 		if !answer.Held {
-			return &controller.Declined{Answer: placement.RegionAnswer{Region: region, Code: answer.Code, Reason: answer.Reason, At: r.n.deps.now()}}
+			return &controller.Declined{Answer: placement.RegionAnswer{Region: region, Code: answer.Code, Reason: answer.Reason, At: r.n.deps.now()}, Leaf: answer.Leaf}
 		}
 		return nil
 	})
+}
+
+// homeLeaf is this region's half of a crossing: the leaf by which the job's way
+// out was judged. It is read from the store, so that a question asked again
+// quotes the same.
+func (r *regions) homeLeaf(view *state.View, job placement.JobID) state.LeafRef {
+	files := r.n.ledgerFiles()
+	if files == nil {
+		return state.LeafRef{}
+	}
+	for _, index := range slices.Backward(view.JobLeaves(job)) {
+		entry, err := files.Entry(index)
+		if err != nil {
+			break // a gap in this replica's ledger: it quotes nothing rather than another leaf
+		}
+		leaf, err := record.Decode(entry)
+		if err == nil && leaf.Kind == string(state.KindSetForward) && len(leaf.Judged) > 0 && leaf.Accepted() {
+			return state.LeafRef{Index: index, Hash: record.HashLeaf(entry)}
+		}
+	}
+	return state.LeafRef{}
 }
 
 // leaving are the layers under which a job goes to a region.
@@ -78,25 +102,29 @@ func leaving(view *state.View, job *placement.Job, to placement.RegionID) ([]pla
 }
 
 // Forward sends the job's bytes.
-func (r *regions) Forward(ctx context.Context, region placement.RegionID, job *placement.Job, attempt int) error {
+func (r *regions) Forward(ctx context.Context, region placement.RegionID, job *placement.Job, attempt int) (half state.LeafRef, err error) {
 	view := r.n.ledger.View()
 	layers, err := leaving(view, job, region)
 	if err != nil {
-		return err
+		return half, err
 	}
 	policy, err := view.PolicyOf(job)
 	if err != nil {
-		return err
+		return half, err
 	}
 	out := api.ForwardedJob{
 		Job: job.ID, Tenant: string(job.Tenant), Residency: job.Residency, Policy: layers, Spec: job.Spec,
 		AllowAny: true, Reservation: state.ReservationKey(r.n.who.Region, job.ID, attempt),
-		SubmittedAt: job.SubmittedAt, Hops: job.Hops + 1,
+		SubmittedAt: job.SubmittedAt, Hops: job.Hops + 1, HomeLeaf: r.homeLeaf(view, job.ID),
 	}
-	return r.each(ctx, region, func(ctx context.Context, p transport.Peer) error {
-		_, err := r.n.mesh.Forward(ctx, p, policy, out)
+	err = r.each(ctx, region, func(ctx context.Context, p transport.Peer) error {
+		taken, err := r.n.mesh.Forward(ctx, p, policy, out)
+		if err == nil {
+			half = taken.Leaf
+		}
 		return declinedOr(err, region, r.n.deps.now())
 	})
+	return half, err
 }
 
 // declinedOr tells a committed refusal from the lack of an answer. Only what
@@ -119,7 +147,7 @@ func declinedOr(err error, region placement.RegionID, now time.Time) error {
 }
 
 // Changes are our jobs there that changed after index.
-func (r *regions) Changes(ctx context.Context, region placement.RegionID, after uint64) (jobs []placement.Job, next uint64, err error) {
+func (r *regions) Changes(ctx context.Context, region placement.RegionID, after uint64) (jobs []controller.Theirs, next uint64, err error) {
 	err = r.each(ctx, region, func(ctx context.Context, p transport.Peer) error {
 		answer, err := r.n.mesh.JobChanges(ctx, p, after, changesWait)
 		if err != nil {
@@ -135,14 +163,14 @@ func (r *regions) Changes(ctx context.Context, region placement.RegionID, after 
 }
 
 // told is a job as far as another region tells of it.
-func told(s api.ForeignStatus) placement.Job {
-	return placement.Job{ID: s.Job, Status: s.Status, Reason: s.Reason, ExitCode: s.ExitCode,
-		StartedAt: s.StartedAt, EndedAt: s.EndedAt, Index: s.Index}
+func told(s api.ForeignStatus) controller.Theirs {
+	return controller.Theirs{Leaf: s.Leaf, Job: placement.Job{ID: s.Job, Status: s.Status, Reason: s.Reason, ExitCode: s.ExitCode,
+		StartedAt: s.StartedAt, EndedAt: s.EndedAt, Index: s.Index}}
 }
 
 // Look asks for one of our jobs there. The region reads it with its quorum, so
 // that a node which lags cannot say that there is none.
-func (r *regions) Look(ctx context.Context, region placement.RegionID, id placement.JobID) (job *placement.Job, err error) {
+func (r *regions) Look(ctx context.Context, region placement.RegionID, id placement.JobID) (job *controller.Theirs, err error) {
 	err = r.each(ctx, region, func(ctx context.Context, p transport.Peer) error {
 		job = nil
 		s, err := r.n.mesh.JobStatus(ctx, p, id, 0, 0)

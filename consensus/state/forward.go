@@ -51,7 +51,7 @@ func (s *State) reserve(c *call, k Reserve) *Refused {
 	if refused := s.fits(n, k.Resources, k.Devices); refused != nil {
 		return refused
 	}
-	r := &Reservation{Reserve: k, Key: key, Index: c.index}
+	r := &Reservation{Reserve: k, Key: key, Index: c.index, Leaf: s.tree.Size()}
 	r.Expires = k.Expires.UTC()
 	s.reservations.put(key, r)
 	s.expiries.put(expiryKey(r), key)
@@ -174,8 +174,12 @@ func (s *State) setForward(c *call, k SetForward) *Refused {
 	if refused != nil {
 		return refused
 	}
-	c.showPeerLeaf(k.Forward.Region, k.PeerLeaf)
 	f := k.Forward
+	speaks := f.Region
+	if n := len(f.Refusals); speaks == "" && n > 0 {
+		speaks = f.Refusals[n-1].Region // its refusal brought the job back
+	}
+	c.showPeerLeaf(speaks, k.PeerLeaf)
 	f.ExpiresAt = f.ExpiresAt.UTC()
 	switch {
 	case f.State != placement.ForwardWaiting && f.State != placement.ForwardAsking && f.State != placement.ForwardPlaced && f.State != placement.ForwardUnknown:

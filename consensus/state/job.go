@@ -1,7 +1,6 @@
 package state
 
 import (
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -242,7 +241,7 @@ func (s *State) accept(c *call, k SubmitJob) {
 	j.SubmittedAt, j.StartedAt, j.EndedAt, j.ExitCode = s.Clock, time.Time{}, time.Time{}, nil
 	j.Attempts, j.Restarts, j.NotBefore = 0, 0, time.Time{}
 	j.StopRequested, j.StopReason, j.Forward, j.Index = false, "", nil, c.index
-	j.Receipt = string(s.self.ID) + "/" + strconv.FormatUint(s.tree.Size(), 10)
+	j.Receipt = s.ReceiptID(s.tree.Size())
 	if j.EntryRegion == "" {
 		j.EntryRegion = s.self.ID
 	}

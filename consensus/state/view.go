@@ -115,6 +115,8 @@ type Reservation struct {
 	// the job is placed.
 	Consumed bool   `json:"consumed,omitempty"`
 	Index    uint64 `json:"index"`
+	// Leaf is where the log has it.
+	Leaf uint64 `json:"leaf,omitempty"`
 }
 
 // Grant is a grant that this region issued (Issued) or that was consumed here.

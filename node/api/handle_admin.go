@@ -54,7 +54,7 @@ func setTenant(s *Server, c *call) error {
 	if in.Residency, err = s.canonical(c, in.Residency); err != nil {
 		return err
 	}
-	_, v, err := s.propose(c.r.Context(), state.SetTenant{Tenant: in}, c.caller.Actor)
+	_, v, err := c.propose(state.SetTenant{Tenant: in}, c.caller.Actor)
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func importLaw(s *Server, c *call) error {
 	if in.Hash != "" && in.Hash != p.Hash() {
 		return &InputError{Code: CodeBody, Message: "the tables hash to " + p.Hash() + ", not to the hash that was sent", Help: "send the tables whole"}
 	}
-	_, v, err := s.propose(c.r.Context(), state.ImportLawPack{Tables: in.Tables}, c.caller.Actor)
+	_, v, err := c.propose(state.ImportLawPack{Tables: in.Tables}, c.caller.Actor)
 	if err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func activateLaw(s *Server, c *call) error {
 	if err != nil {
 		return err
 	}
-	if _, v, err = s.propose(c.r.Context(), state.ActivateLawPack{Hash: p.Hash()}, c.caller.Actor); err != nil {
+	if _, v, err = c.propose(state.ActivateLawPack{Hash: p.Hash()}, c.caller.Actor); err != nil {
 		return err
 	}
 	c.index(v.Index())
@@ -195,7 +195,7 @@ func createToken(s *Server, c *call) error {
 		ID: newKey()[:16], Hash: hex.EncodeToString(hash[:]), Roles: in.Roles, Residency: wire, AllowAny: in.AllowAny,
 		Tenant: pick(in.Tenant == "", "default", in.Tenant), Expires: now.Add(life), CreatedAt: now,
 	}
-	_, v, err := s.propose(c.r.Context(), state.CreateToken{Token: t}, c.caller.Actor)
+	_, v, err := c.propose(state.CreateToken{Token: t}, c.caller.Actor)
 	if err != nil {
 		return err
 	}
@@ -205,7 +205,7 @@ func createToken(s *Server, c *call) error {
 }
 
 func revokeToken(s *Server, c *call) error {
-	_, v, err := s.propose(c.r.Context(), state.RevokeToken{ID: c.r.PathValue("id")}, c.caller.Actor)
+	_, v, err := c.propose(state.RevokeToken{ID: c.r.PathValue("id")}, c.caller.Actor)
 	var refused *state.Refused
 	if errors.As(err, &refused) && refused.Code == "token.unknown" {
 		// It is the one that was named, not the caller's own.

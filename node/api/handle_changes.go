@@ -92,7 +92,7 @@ func (s *Server) changesOf(v *state.View, caller *Caller, after uint64) JobChang
 		if j.Index <= after || !caller.sees(j) {
 			continue
 		}
-		out.Jobs = append(out.Jobs, foreignStatus(s, j))
+		out.Jobs = append(out.Jobs, foreignStatus(s, v, j))
 	}
 	if len(out.Jobs) > changesMax {
 		// The oldest changes go first, so that the next question finds the rest.

@@ -102,6 +102,7 @@ func (w *watcher) tell(v *state.View) error {
 	changed := v.Jobs("", v.JobCount(), func(j *placement.Job) bool { return j.Index > w.index && w.c.caller.sees(j) })
 	for _, j := range changed {
 		doc := j.Document()
+		doc.Receipt = v.ReceiptText(j.Receipt)
 		if err := w.write(Event{Index: j.Index, Type: "job", Job: &doc}); err != nil {
 			return err
 		}

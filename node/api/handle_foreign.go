@@ -119,12 +119,12 @@ func reserve(s *Server, c *call) error {
 			return err
 		}
 		if held := v.Reservation(key); held != nil && !in.DryRun {
-			return c.writeJSON(http.StatusOK, ReserveAnswer{Key: key, Held: true, Expires: held.Expires})
+			return c.writeJSON(http.StatusOK, ReserveAnswer{Key: key, Held: true, Expires: held.Expires, Leaf: s.leafRef(held.Leaf)})
 		}
 		if j := v.Job(in.Job); j != nil && j.Origin == c.caller.Region && !in.DryRun {
 			// It came here before home lost sight of it, and has its room. A refusal
 			// would let home start it a second time elsewhere.
-			return c.writeJSON(http.StatusOK, ReserveAnswer{Key: key, Held: true})
+			return c.writeJSON(http.StatusOK, ReserveAnswer{Key: key, Held: true, Leaf: s.jobLeaf(v, in.Job)})
 		}
 		answer, again, err := s.tryReserve(c, v, in, key, layers)
 		if err != nil {
@@ -172,18 +172,21 @@ func (s *Server) tryReserve(c *call, v *state.View, in ReserveRequest, key strin
 		Spec: placement.JobSpec{Kind: in.Kind, Type: placement.TypeBatch, Resources: in.Resources, Site: in.Site},
 	}
 	place, e := scheduler.Place(v.Snapshot(s.now()), job)
-	answer := &ReserveAnswer{Key: key, Outcome: string(e.Outcome), Code: string(e.Code), Reason: e.Reason, Hint: e.Hint}
+	answer := &ReserveAnswer{Key: key, Outcome: string(e.Outcome), Code: string(e.Code)}
+	answer.Reason, answer.Hint = outcomeAbroad(s.cfg.Region, e.Outcome)
 	if in.DryRun {
 		return answer, false, nil
 	}
 	cmd := state.Reserve{
 		Home: c.caller.Region, Job: in.Job, Attempt: in.Attempt, JobKind: in.Kind, Resources: in.Resources, Site: in.Site,
 		Policy: in.Policy, LawPack: in.LawPack, Expires: s.reserveUntil(in.Expires),
+		HomeLeaf: in.HomeLeaf,
 	}
 	if place != nil {
 		cmd.Node, cmd.Devices = place.Node, place.Devices
 	}
-	res, v, err := s.propose(c.r.Context(), cmd, c.caller.Actor)
+	res, v, err := c.propose(cmd, c.caller.Actor)
+	answer.Leaf = s.leafOf(res)
 	if err == nil {
 		answer.Held, answer.Code, answer.Reason, answer.Hint, answer.Expires = true, "", "", "", cmd.Expires
 		if held := v.Reservation(key); held != nil {
@@ -198,7 +201,8 @@ func (s *Server) tryReserve(c *call, v *state.View, in ReserveRequest, key strin
 		return nil, true, nil
 	}
 	if place != nil {
-		answer.Code, answer.Reason, answer.Hint = res.Refused.Code, res.Refused.Message, res.Refused.Advice
+		answer.Code = res.Refused.Code
+		answer.Reason, answer.Hint = refusalAbroad(s.cfg.Region, res.Refused.Code)
 	}
 	fresh := s.summarise(s.cfg.Ledger.View(), c.caller.Region)
 	answer.Summary = &fresh
@@ -223,7 +227,7 @@ func release(s *Server, c *call) error {
 		return newProblem(http.StatusForbidden, CodeForeignVerb, "the reservation is not of region "+string(c.caller.Region), "release your own")
 	}
 	if c.view.Reservation(key) != nil {
-		if _, _, err := s.propose(c.r.Context(), state.ReleaseReservation{Key: key}, c.caller.Actor); err != nil {
+		if _, _, err := c.propose(state.ReleaseReservation{Key: key}, c.caller.Actor); err != nil {
 			return err
 		}
 	}
@@ -270,14 +274,14 @@ func takeForwarded(s *Server, c *call) error {
 		return err
 	}
 	if j := view.Job(in.Job); j != nil && j.Origin == c.caller.Region { // it arrived before
-		return c.writeJSON(http.StatusOK, foreignStatus(s, j))
+		return c.writeJSON(http.StatusOK, foreignStatus(s, view, j))
 	}
 	job := placement.Job{
 		ID: in.Job, Name: in.Spec.Name, Kind: in.Spec.Kind, Tenant: tenant,
 		Residency: wire, Policy: c.arriving(in.Policy), Spec: in.Spec, EntryRegion: c.caller.Region,
 		Hops: max(in.Hops, 1), SubmittedAt: in.SubmittedAt, Origin: c.caller.Region,
 	}
-	_, v, err := s.propose(c.r.Context(), state.SubmitJob{Job: job, AllowAny: in.AllowAny, Reservation: in.Reservation}, c.caller.Actor)
+	_, v, err := c.propose(state.SubmitJob{Job: job, AllowAny: in.AllowAny, Reservation: in.Reservation, HomeLeaf: in.HomeLeaf}, c.caller.Actor)
 	if err != nil {
 		return s.giveUp(c, in, err)
 	}
@@ -285,7 +289,7 @@ func takeForwarded(s *Server, c *call) error {
 	if j == nil {
 		return newProblem(http.StatusConflict, "job.ended", "the job ended long ago and was dropped", "forward another")
 	}
-	return c.writeJSON(http.StatusCreated, foreignStatus(s, j))
+	return c.writeJSON(http.StatusCreated, foreignStatus(s, v, j))
 }
 
 // giveUp ends a reservation whose job was refused for want of queue or quota,
@@ -300,17 +304,17 @@ func (s *Server) giveUp(c *call, in ForwardedJob, refused error) error {
 	if held == nil || held.Home != c.caller.Region || held.Job != in.Job {
 		return refused
 	}
-	if _, _, err := s.propose(c.r.Context(), state.ReleaseReservation{Key: in.Reservation}, c.caller.Actor); err != nil {
+	if _, _, err := c.propose(state.ReleaseReservation{Key: in.Reservation}, c.caller.Actor); err != nil {
 		return newProblem(http.StatusServiceUnavailable, CodeUnavailable, "the job was refused, and its room could not be given back", "ask again").retry(time.Second)
 	}
 	return refused
 }
 
 // foreignStatus is all that the job's home learns.
-func foreignStatus(s *Server, j *placement.Job) ForeignStatus {
+func foreignStatus(s *Server, v *state.View, j *placement.Job) ForeignStatus {
 	return ForeignStatus{
 		Job: j.ID, Region: s.cfg.Region, Status: j.Status, Reason: reasonAbroad(j), ExitCode: j.ExitCode,
-		StartedAt: j.StartedAt, EndedAt: j.EndedAt, Index: j.Index,
+		StartedAt: j.StartedAt, EndedAt: j.EndedAt, Index: j.Index, Leaf: s.jobLeaf(v, j.ID),
 	}
 }
 
@@ -358,7 +362,7 @@ func foreignJob(s *Server, c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.writeJSON(http.StatusOK, foreignStatus(s, j))
+	return c.writeJSON(http.StatusOK, foreignStatus(s, v, j))
 }
 
 // ownForeign is a job by its whole id, if the caller is its origin.
@@ -379,12 +383,12 @@ func stopForeign(s *Server, c *call) error {
 	if err != nil {
 		return err
 	}
-	_, v, err = s.propose(c.r.Context(), state.StopJob{Job: j.ID, Reason: "stopped by its home"}, c.caller.Actor)
+	_, v, err = c.propose(state.StopJob{Job: j.ID, Reason: "stopped by its home"}, c.caller.Actor)
 	if err != nil {
 		return err
 	}
 	if now := v.Job(j.ID); now != nil {
 		j = now
 	}
-	return c.writeJSON(http.StatusOK, foreignStatus(s, j))
+	return c.writeJSON(http.StatusOK, foreignStatus(s, v, j))
 }

@@ -75,9 +75,11 @@ func grants(s *Server, c *call) error {
 	}
 	if in.Job == "" {
 		// Home records that it let a job go, and how many go: reads are not recorded.
-		if _, _, err := s.propose(c.r.Context(), state.IssueGrant{ID: claims.ID, Tenant: claims.Tenant, Audience: claims.Audience, PolicyHash: claims.PolicyHash, LawPack: claims.LawPack, Expires: claims.Expires}, c.caller.Actor); err != nil {
+		res, _, err := c.propose(state.IssueGrant{ID: claims.ID, Tenant: claims.Tenant, Audience: claims.Audience, PolicyHash: claims.PolicyHash, LawPack: claims.LawPack, Expires: claims.Expires}, c.caller.Actor)
+		if err != nil {
 			return err
 		}
+		claims.Leaf = s.leafOf(res)
 	}
 	payload, err := json.Marshal(claims)
 	if err != nil {

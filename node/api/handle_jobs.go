@@ -103,7 +103,7 @@ func stopJob(s *Server, c *call) error {
 	if !c.caller.stops(j) {
 		return newProblem(http.StatusForbidden, CodeRole, "you may not stop job "+string(j.ID), "ask its owner, or an operator of this region")
 	}
-	_, v, err = s.propose(c.r.Context(), state.StopJob{Job: j.ID, Reason: c.r.URL.Query().Get("reason")}, c.caller.Actor)
+	_, v, err = c.propose(state.StopJob{Job: j.ID, Reason: c.r.URL.Query().Get("reason")}, c.caller.Actor)
 	if err != nil {
 		return err
 	}
@@ -165,23 +165,6 @@ func (s *Server) explain(v *state.View, j *placement.Job) *Explanation {
 		out.Relax = append(out.Relax, fmt.Sprintf("%s: %d more %s", change.What, change.Nodes, pick(change.Nodes == 1, "node", "nodes")))
 	}
 	return out
-}
-
-// receipt is what the region has recorded of a job so far: the leaf that
-// admitted it. Proofs are the ledger's.
-func receipt(s *Server, c *call) error {
-	v, err := s.fresh(c.r.Context())
-	if err != nil {
-		return err
-	}
-	j, err := c.findJob(v)
-	if err != nil {
-		return err
-	}
-	out := Receipt{Job: j.ID, Receipt: j.Receipt, State: "committed", Region: s.cfg.Region, LedgerSize: v.LedgerSize()}
-	root := v.LedgerRoot()
-	out.LedgerRoot = fmt.Sprintf("%x", root[:])
-	return c.writeJSON(http.StatusOK, out)
 }
 
 // resolve says where something may go: it sees tag and size, no payload.

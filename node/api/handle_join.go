@@ -31,7 +31,7 @@ func createNodeToken(s *Server, c *call) error {
 		return &InputError{Code: CodeBody, Message: err.Error(), Help: "name the node with lower-case letters, digits and hyphens"}
 	}
 	hash := t.Hash()
-	if _, _, err := s.propose(c.r.Context(), state.CreateJoinToken{Hash: hex.EncodeToString(hash[:]), Node: in.Node, Expires: t.Expires}, c.caller.Actor); err != nil {
+	if _, _, err := c.propose(state.CreateJoinToken{Hash: hex.EncodeToString(hash[:]), Node: in.Node, Expires: t.Expires}, c.caller.Actor); err != nil {
 		return err
 	}
 	return c.writeJSON(http.StatusCreated, NodeToken{Token: t.Encode(), Node: in.Node, ExpiresAt: t.Expires})
@@ -79,7 +79,7 @@ func joinNode(s *Server, c *call) error {
 		}
 	}
 	node := placement.Node{ID: in.Node, Site: in.Site, QUIC: in.QUIC, API: in.API, Inventory: in.Inventory}
-	_, v, err := s.propose(c.r.Context(), state.JoinNode{TokenHash: hex.EncodeToString(hash[:]), Node: node}, "node:"+string(in.Node))
+	_, v, err := c.propose(state.JoinNode{TokenHash: hex.EncodeToString(hash[:]), Node: node}, "node:"+string(in.Node))
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func (s *Server) certify(c *call, a Authority, in JoinRequest, v *state.View) (*
 	if err != nil {
 		return nil, &InputError{Code: CodeBody, Message: "the serving certificate request is not acceptable: " + err.Error(), Help: "send DNS names and IP addresses as hosts"}
 	}
-	_, v, err = s.propose(ctx, state.IssueCertificate{Node: in.Node, Serial: serial, NotAfter: notAfter}, "node:"+string(in.Node))
+	_, v, err = c.propose(state.IssueCertificate{Node: in.Node, Serial: serial, NotAfter: notAfter}, "node:"+string(in.Node))
 	if err != nil {
 		return nil, err
 	}

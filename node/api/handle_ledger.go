@@ -15,6 +15,7 @@ import (
 // LedgerFiles are the replica's ledger on disk; *store.Store is one.
 type LedgerFiles interface {
 	ledger.TileReader
+	Entry(index uint64) ([]byte, error)
 	Openings(first uint64, count int) ([]byte, error)
 }
 

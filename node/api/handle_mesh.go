@@ -150,7 +150,7 @@ func renewCertificate(s *Server, c *call) error {
 	if out.Bundle, err = a.Bundle().Marshal(); err != nil {
 		return fmt.Errorf("write the region's bundle: %w", err)
 	}
-	if _, _, err := s.propose(c.r.Context(), state.IssueCertificate{Node: c.caller.Node, Serial: out.Serial, NotAfter: out.NotAfter}, c.caller.Actor); err != nil {
+	if _, _, err := c.propose(state.IssueCertificate{Node: c.caller.Node, Serial: out.Serial, NotAfter: out.NotAfter}, c.caller.Actor); err != nil {
 		return err
 	}
 	return c.writeJSON(http.StatusOK, out)

@@ -89,7 +89,7 @@ func nodeChange(make func(placement.NodeID) state.Command) func(*Server, *call) 
 		if err != nil {
 			return err
 		}
-		_, v, err = s.propose(c.r.Context(), make(n.ID), c.caller.Actor)
+		_, v, err = c.propose(make(n.ID), c.caller.Actor)
 		if err != nil {
 			return err
 		}
@@ -131,7 +131,7 @@ func drainNode(s *Server, c *call) error {
 		out.Planned, out.Drain = true, &d
 		return c.writeJSON(http.StatusOK, out)
 	}
-	if _, v, err = s.propose(c.r.Context(), state.DrainNode{Node: n.ID, Drain: d}, c.caller.Actor); err != nil {
+	if _, v, err = c.propose(state.DrainNode{Node: n.ID, Drain: d}, c.caller.Actor); err != nil {
 		return err
 	}
 	if n = v.Node(n.ID); n == nil {

@@ -97,7 +97,7 @@ func setRegionPolicy(s *Server, c *call) error {
 		}
 		*rule = tag.Wire()
 	}
-	_, v, err := s.propose(c.r.Context(), state.SetRegionPolicy{Export: in.Export, Import: in.Import}, c.caller.Actor)
+	_, v, err := c.propose(state.SetRegionPolicy{Export: in.Export, Import: in.Import}, c.caller.Actor)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func inviteRegion(s *Server, c *call) error {
 		return fmt.Errorf("invite region %s: %w", name, err)
 	}
 	hash := invite.Hash()
-	if _, _, err := s.propose(c.r.Context(), state.InviteRegion{Region: name, Hash: hex.EncodeToString(hash[:]), Expires: invite.Expires}, c.caller.Actor); err != nil {
+	if _, _, err := c.propose(state.InviteRegion{Region: name, Hash: hex.EncodeToString(hash[:]), Expires: invite.Expires}, c.caller.Actor); err != nil {
 		return err
 	}
 	return c.writeJSON(http.StatusCreated, Invitation{Region: name, Code: invite.Encode(), Fingerprint: invite.Fingerprint, ExpiresAt: invite.Expires})
@@ -151,14 +151,14 @@ func joinRegion(s *Server, c *call) error {
 	// Recorded here before we show ourselves there: whatever breaks off in
 	// between leaves a region that nobody has approved.
 	record := func(r placement.Region) error {
-		_, _, err := s.propose(c.r.Context(), state.PutPeer{Region: r}, c.caller.Actor)
+		_, _, err := c.propose(state.PutPeer{Region: r}, c.caller.Actor)
 		return err
 	}
 	peer, err := s.answerInvite(c.r.Context(), invite, own, record)
 	if err != nil {
 		return err
 	}
-	_, v, err := s.propose(c.r.Context(), state.ApprovePeer{Region: peer.ID, Fingerprint: peer.Fingerprint}, c.caller.Actor)
+	_, v, err := c.propose(state.ApprovePeer{Region: peer.ID, Fingerprint: peer.Fingerprint}, c.caller.Actor)
 	if err != nil {
 		return err
 	}
@@ -331,7 +331,7 @@ func federationJoin(s *Server, c *call) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := s.propose(c.r.Context(), state.PutPeer{Region: peer, InviteHash: hash}, "invite:"+hash[:12]); err != nil {
+	if _, _, err := c.propose(state.PutPeer{Region: peer, InviteHash: hash}, "invite:"+hash[:12]); err != nil {
 		return err
 	}
 	s.cfg.Log.Info("a region answered an invitation: an operator has to approve it", "region", in.Region.Region)
@@ -366,7 +366,7 @@ func approveRegion(s *Server, c *call) error {
 	if !identity.FingerprintEqual(in.Fingerprint, candidate.Fingerprint) {
 		return newProblem(http.StatusBadRequest, CodeFingerprint, "the fingerprint that you compared is not that of the region which answered", "do not approve: ask the other operator again, by another way")
 	}
-	_, v, err = s.propose(c.r.Context(), state.ApprovePeer{Region: r.ID, Fingerprint: candidate.Fingerprint}, c.caller.Actor)
+	_, v, err = c.propose(state.ApprovePeer{Region: r.ID, Fingerprint: candidate.Fingerprint}, c.caller.Actor)
 	if err != nil {
 		return err
 	}
@@ -393,7 +393,7 @@ func leaveRegion(s *Server, c *call) error {
 		return newProblem(http.StatusServiceUnavailable, CodePeerUnknown, fmt.Sprintf("region %s does not answer: what it holds of ours is unknown, and it cannot confirm", r.ID),
 			"try again when it answers; if it is gone for good: sovmesh region leave "+string(r.ID)+" --peer-dead").retry(5 * time.Second)
 	}
-	_, v, err := s.propose(c.r.Context(), state.LeavePeer{Region: r.ID, Dead: dead}, c.caller.Actor)
+	_, v, err := c.propose(state.LeavePeer{Region: r.ID, Dead: dead}, c.caller.Actor)
 	if err != nil {
 		return err
 	}

@@ -75,7 +75,7 @@ func submit(s *Server, c *call) error {
 			fmt.Sprintf("the header %s says %s, the body says %s", HeaderResidency, shortTag(sub.tag), shortTag(job.Tag)),
 			"send the body's whole policy as the header")
 	}
-	res, v, err := s.propose(c.r.Context(), s.submitCommand(c, sub, job, body, now), c.caller.Actor)
+	res, v, err := c.propose(s.submitCommand(c, sub, job, body, now), c.caller.Actor)
 	if err != nil {
 		return s.withDoors(c, err)
 	}
@@ -97,6 +97,7 @@ func (c *call) accepted(v *state.View, res state.Result) error {
 // learns nothing.
 func (c *call) show(j *placement.Job) placement.JobDocument {
 	out := j.Document()
+	out.Receipt = c.s.cfg.Ledger.View().ReceiptText(j.Receipt)
 	if c.caller.Kind == CallerGrant || c.caller.Kind == CallerForeign {
 		out.Node, out.Forward = "", nil
 		out.Code, out.Reason, _ = c.s.reasons(c.s.cfg.Ledger.View()).abroad(j)
@@ -353,6 +354,7 @@ func (s *Server) submitCommand(c *call, sub submission, job *JobFile, body []byt
 	}
 	if g := c.caller.Grant; g != nil {
 		cmd.Job.Origin, cmd.Grant, cmd.GrantExpires, cmd.LawPack = g.Home, g.ID, g.Expires, g.LawPack
+		cmd.HomeLeaf = g.Leaf
 	}
 	return cmd
 }

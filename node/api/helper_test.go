@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sovmesh/sovmesh/consensus/ledger"
+	"github.com/sovmesh/sovmesh/consensus/ledger/store"
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/placement/residency"
@@ -39,10 +41,15 @@ type memLedger struct {
 	moved chan struct{} // guarded by mu; closed when the view moves
 	lead  error         // guarded by mu; what ReadIndex and Propose answer instead
 	raws  [][]byte      // guarded by mu; every command applied
+	files *store.Store  // the leaves
 }
 
 func newMemLedger(self placement.NodeID, now func() time.Time) *memLedger {
-	return &memLedger{self: self, now: now, st: state.New(), moved: make(chan struct{})}
+	files, err := store.Open(store.Memory())
+	if err != nil {
+		panic(err) // of memory
+	}
+	return &memLedger{self: self, now: now, st: state.New(), moved: make(chan struct{}), files: files}
 }
 
 func (l *memLedger) Propose(ctx context.Context, c state.Command, actor string) (state.Result, error) {
@@ -64,6 +71,11 @@ func (l *memLedger) ProposeRaw(_ context.Context, raw []byte) (state.Result, err
 	l.index++
 	l.raws = append(l.raws, raw)
 	res := l.st.Apply(l.index, raw)
+	if res.Entry != nil {
+		if err := l.files.Append(res.Leaf, []store.Record{{Entry: res.Entry, Opening: &store.Opening{Salt: res.Salt, Command: raw}}}); err != nil {
+			return res, err
+		}
+	}
 	close(l.moved)
 	l.moved = make(chan struct{})
 	return res, nil
@@ -408,11 +420,24 @@ func (r *region) init(country string, gpus int) {
 		Region: placement.Region{
 			LogKey: signer.Verifier().String(), WitnessKey: cosigner.Verifier().String(),
 			ID: r.id, Mesh: testMesh, Bundle: bundle, Fingerprint: r.ca.Bundle().Fingerprint(), ServingCA: string(r.ca.ServingRootPEM()),
+			LogKey: testSigner(r.t, r.id).Verifier().String(),
 			Facts: placement.RegionFacts{Country: country, Operator: placement.Operator{Name: "Op", Home: country, Parent: "none"}, Assurance: placement.Assurance{Location: "documented", Operator: "documented", AsOf: "2026-10-01"}},
 		},
 		LawPack: residency.Embedded().Tables(),
 		Node:    placement.Node{ID: r.node, QUIC: "127.0.0.1:1", API: r.url, Inventory: inv},
 	})
+}
+
+// testSigner is the log key of a region.
+func testSigner(t testing.TB, id placement.RegionID) *ledger.Signer {
+	t.Helper()
+	var seed [ledger.SeedSize]byte
+	copy(seed[:], id)
+	s, err := ledger.NewSigner(state.LogOrigin(id, testMesh, 0), seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 // federate makes every pair of regions active peers, as two operators would.

@@ -24,6 +24,8 @@ func (ledgerFake) ReadTile(_ context.Context, t ledger.Tile) ([]byte, error) {
 	return make([]byte, 32*t.Width), nil
 }
 
+func (ledgerFake) Entry(uint64) ([]byte, error) { return nil, &store.Gap{From: 0, To: 3} }
+
 func (ledgerFake) Openings(first uint64, count int) ([]byte, error) { return make([]byte, count), nil }
 
 // Tiles of hashes are for everybody, leaves for auditors of the own region

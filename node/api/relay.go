@@ -45,6 +45,7 @@ func (s *Server) relay(c *call) error {
 			h.Set(name, v)
 		}
 	}
+	h[HeaderReceipt] = res.Header[HeaderReceipt]
 	if c.op.Stream != "" && res.StatusCode/100 == 2 {
 		return c.copyStream(res.Header.Get("Content-Type"), res.Body)
 	}

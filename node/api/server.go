@@ -258,6 +258,16 @@ func (s *Server) propose(ctx context.Context, c state.Command, actor string) (st
 	return res, v, err
 }
 
+// propose is [Server.propose] for a caller, who is told which leaf its write left:
+// that of a refusal too.
+func (c *call) propose(cmd state.Command, actor string) (state.Result, *state.View, error) {
+	res, v, err := c.s.propose(c.r.Context(), cmd, actor)
+	if now := c.s.cfg.Ledger.View(); res.Index > 0 && now != nil && now.Self() != nil {
+		c.w.Header().Add(HeaderReceipt, now.ReceiptID(res.Leaf))
+	}
+	return res, v, err
+}
+
 // peerOf is where a node of the own region is reached.
 func (s *Server) peerOf(n *placement.Node) transport.Peer {
 	return transport.Peer{ID: identity.ID{Region: s.cfg.Region, Mesh: s.cfg.Mesh, Node: n.ID}, Addr: n.QUIC}

@@ -26,6 +26,9 @@ const (
 	HeaderShouldRetry = "X-Should-Retry"
 	HeaderReservation = "X-Sovmesh-Reservation"
 	HeaderRequestID   = "X-Request-Id"
+	// HeaderReceipt names the leaves that a write left in the region's ledger, in
+	// their order, each as "<origin>#<leaf>"; a refusal leaves one too.
+	HeaderReceipt = "X-Sovmesh-Receipt"
 	// HeaderRelayed marks a request that a worker passed on to a voter of its
 	// own region, so that it is passed on once only.
 	HeaderRelayed = "X-Sovmesh-Relayed"

@@ -84,16 +84,6 @@ type FilterCount struct {
 	Detail string `json:"detail,omitempty"`
 }
 
-// Receipt is what a region's ledger holds of a job.
-type Receipt struct {
-	Job        placement.JobID    `json:"job"`
-	Receipt    string             `json:"receipt"`
-	State      string             `json:"state"` // committed
-	Region     placement.RegionID `json:"region"`
-	LedgerSize uint64             `json:"ledger_size"`
-	LedgerRoot string             `json:"ledger_root"` // hex
-}
-
 // ResolveRequest asks where something may go: tag and size only, no payload.
 type ResolveRequest struct {
 	Residency string              `json:"residency"` // wire form

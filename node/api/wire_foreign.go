@@ -3,6 +3,7 @@ package api
 import (
 	"time"
 
+	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/placement"
 )
 
@@ -28,6 +29,9 @@ type ReserveRequest struct {
 	Expires   time.Time           `json:"expires,omitzero"`
 	// DryRun asks whether there would be room; nothing is held or recorded.
 	DryRun bool `json:"dry_run,omitempty"`
+	// HomeLeaf is home's half: the leaf by which it decided to ask. The answering
+	// region quotes it; whether it is true shows when both ledgers are compared.
+	HomeLeaf state.LeafRef `json:"home_leaf,omitzero"`
 }
 
 // ReserveAnswer is room held, or the committed refusal with a fresh summary.
@@ -40,6 +44,8 @@ type ReserveAnswer struct {
 	Reason  string                   `json:"reason,omitempty"`
 	Hint    string                   `json:"hint,omitempty"`
 	Summary *placement.RegionSummary `json:"summary,omitempty"`
+	// Leaf is the answering region's half: its reservation or refusal.
+	Leaf state.LeafRef `json:"leaf,omitzero"`
 }
 
 // ForwardedJob is a job's body on its way to the region that reserved room.
@@ -54,6 +60,8 @@ type ForwardedJob struct {
 	Reservation string            `json:"reservation"`
 	SubmittedAt time.Time         `json:"submitted_at"`
 	Hops        int               `json:"hops"`
+	// HomeLeaf is home's half, as in the reservation.
+	HomeLeaf state.LeafRef `json:"home_leaf,omitzero"`
 }
 
 // ForeignStatus is all that a region tells another about the job that it runs
@@ -67,4 +75,6 @@ type ForeignStatus struct {
 	StartedAt time.Time           `json:"started_at,omitzero"`
 	EndedAt   time.Time           `json:"ended_at,omitzero"`
 	Index     uint64              `json:"index"`
+	// Leaf is the newest leaf about the job in that region's ledger.
+	Leaf state.LeafRef `json:"leaf,omitzero"`
 }

@@ -74,4 +74,6 @@ type GrantClaims struct {
 	// force, both must permit.
 	LawPack string    `json:"law_pack"`
 	Expires time.Time `json:"expires"`
+	// Leaf is home's half of the crossing: the leaf by which it issued the grant.
+	Leaf state.LeafRef `json:"leaf,omitzero"`
 }

@@ -37,9 +37,20 @@ var ErrNoContact = errors.New("no answer from the region")
 
 // Declined is a region's committed answer that it has no lawful place: only
 // after such an answer is another region asked.
-type Declined struct{ Answer placement.RegionAnswer }
+type Declined struct {
+	Answer placement.RegionAnswer
+	// Leaf is the refusal in that region's ledger, zero if it did not say.
+	Leaf state.LeafRef
+}
 
 func (d *Declined) Error() string { return string(d.Answer.Region) + ": " + d.Answer.Reason }
+
+// Theirs is a job of ours as the region that runs it tells of it, with the newest
+// leaf about it in that region's ledger: the half that this region's leaf quotes.
+type Theirs struct {
+	placement.Job
+	Leaf state.LeafRef
+}
 
 // Regions is how the controller reaches other regions. What crosses is listed
 // in DESIGN.md: a reservation, the job's bytes once it is granted, and the
@@ -52,14 +63,15 @@ type Regions interface {
 	// the region committed a refusal, and ErrNoContact when there was no answer.
 	// Asking twice with the same attempt gives the same answer.
 	Reserve(ctx context.Context, region placement.RegionID, job *placement.Job, attempt int, expires time.Time) error
-	// Forward sends the job's bytes under the reservation; errors as Reserve.
-	Forward(ctx context.Context, region placement.RegionID, job *placement.Job, attempt int) error
+	// Forward sends the job's bytes under the reservation; errors as Reserve. It
+	// returns the leaf by which the region took the job.
+	Forward(ctx context.Context, region placement.RegionID, job *placement.Job, attempt int) (state.LeafRef, error)
 	// Changes waits until some job of ours changed there after index, and
 	// returns those that did with the index to ask after next.
-	Changes(ctx context.Context, region placement.RegionID, after uint64) ([]placement.Job, uint64, error)
+	Changes(ctx context.Context, region placement.RegionID, after uint64) ([]Theirs, uint64, error)
 	// Look asks for one of our jobs there; nil means that the region answered that
 	// it has no such job.
-	Look(ctx context.Context, region placement.RegionID, job placement.JobID) (*placement.Job, error)
+	Look(ctx context.Context, region placement.RegionID, job placement.JobID) (*Theirs, error)
 	Stop(ctx context.Context, region placement.RegionID, job placement.JobID, reason string) error
 }
 
@@ -218,9 +230,10 @@ func tries(job *placement.Job) int {
 // itself says so.
 func (c *Controller) settle(ctx context.Context, h *homeless, job *placement.Job, f placement.Forward) {
 	asked, cancel := context.WithTimeout(ctx, answerWithin)
+	var half state.LeafRef
 	err := c.cfg.Regions.Reserve(asked, f.Region, job, f.Attempt, f.ExpiresAt)
 	if err == nil {
-		err = c.cfg.Regions.Forward(asked, f.Region, job, f.Attempt)
+		half, err = c.cfg.Regions.Forward(asked, f.Region, job, f.Attempt)
 	}
 	cancel()
 	var declined *Declined
@@ -229,6 +242,7 @@ func (c *Controller) settle(ctx context.Context, h *homeless, job *placement.Job
 		f.State = placement.ForwardPlaced
 	case errors.As(err, &declined):
 		f.Refusals = append(slices.Clone(f.Refusals), declined.Answer)
+		half = declined.Leaf
 		f.State, f.Region, f.ExpiresAt = placement.ForwardWaiting, "", time.Time{}
 	case f.State == placement.ForwardUnknown:
 		sleep(ctx, time.Second)
@@ -237,7 +251,7 @@ func (c *Controller) settle(ctx context.Context, h *homeless, job *placement.Job
 		f.State = placement.ForwardUnknown
 		c.cfg.Logger.Info("region does not answer", "region", f.Region, "job", job.ID, "err", err)
 	}
-	if _, ok := c.propose(ctx, state.SetForward{Job: job.ID, Forward: f}); !ok || f.State != placement.ForwardWaiting {
+	if _, ok := c.propose(ctx, state.SetForward{Job: job.ID, Forward: f, PeerLeaf: half}); !ok || f.State != placement.ForwardWaiting {
 		return
 	}
 	if next := c.cfg.Log.View().Job(job.ID); next != nil {

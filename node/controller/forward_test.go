@@ -24,7 +24,7 @@ type abroad struct {
 	forwards []placement.RegionID
 	stops    int
 	dropped  map[placement.JobID]bool
-	changes  func(region placement.RegionID, after uint64) ([]placement.Job, uint64, error)
+	changes  func(region placement.RegionID, after uint64) ([]Theirs, uint64, error)
 }
 
 func (a *abroad) Candidates(*state.View, *placement.Job) []placement.RegionID {
@@ -45,17 +45,17 @@ func (a *abroad) Reserve(_ context.Context, region placement.RegionID, _ *placem
 	if err := a.answer[region]; err != nil {
 		return err
 	}
-	return &Declined{placement.RegionAnswer{Region: region, Code: "capacity", Reason: "no room"}}
+	return &Declined{Answer: placement.RegionAnswer{Region: region, Code: "capacity", Reason: "no room"}}
 }
 
-func (a *abroad) Forward(_ context.Context, region placement.RegionID, _ *placement.Job, _ int) error {
+func (a *abroad) Forward(_ context.Context, region placement.RegionID, _ *placement.Job, _ int) (state.LeafRef, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.forwards = append(a.forwards, region)
-	return nil
+	return state.LeafRef{}, nil
 }
 
-func (a *abroad) Changes(ctx context.Context, region placement.RegionID, after uint64) ([]placement.Job, uint64, error) {
+func (a *abroad) Changes(ctx context.Context, region placement.RegionID, after uint64) ([]Theirs, uint64, error) {
 	a.mu.Lock()
 	changes := a.changes
 	a.mu.Unlock()
@@ -68,13 +68,13 @@ func (a *abroad) Changes(ctx context.Context, region placement.RegionID, after u
 }
 
 // Look: the region has every job that was forwarded, unless it dropped it.
-func (a *abroad) Look(_ context.Context, _ placement.RegionID, id placement.JobID) (*placement.Job, error) {
+func (a *abroad) Look(_ context.Context, _ placement.RegionID, id placement.JobID) (*Theirs, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.dropped[id] {
 		return nil, nil
 	}
-	return &placement.Job{ID: id, Status: placement.JobStarting}, nil
+	return &Theirs{Job: placement.Job{ID: id, Status: placement.JobStarting}}, nil
 }
 
 func (a *abroad) Stop(context.Context, placement.RegionID, placement.JobID, string) error {
@@ -228,8 +228,8 @@ func TestJobsAbroadAreMirrored(t *testing.T) {
 		w.pass(time.Second)
 		status := placement.JobRunning
 		a.set(func() {
-			a.changes = func(_ placement.RegionID, after uint64) ([]placement.Job, uint64, error) {
-				return []placement.Job{{ID: job, Status: status}}, after + 1, nil
+			a.changes = func(_ placement.RegionID, after uint64) ([]Theirs, uint64, error) {
+				return []Theirs{{Job: placement.Job{ID: job, Status: status}}}, after + 1, nil
 			}
 		})
 		want := func(s placement.JobStatus) {
@@ -241,7 +241,7 @@ func TestJobsAbroadAreMirrored(t *testing.T) {
 		}
 		want(placement.JobRunning)
 		a.set(func() {
-			a.changes = func(placement.RegionID, uint64) ([]placement.Job, uint64, error) { return nil, 0, ErrNoContact }
+			a.changes = func(placement.RegionID, uint64) ([]Theirs, uint64, error) { return nil, 0, ErrNoContact }
 		})
 		want(placement.JobUnknown)
 		w.node("n3", 4)
@@ -257,8 +257,8 @@ func TestJobsAbroadAreMirrored(t *testing.T) {
 				t.Error("the stop was not passed on")
 			}
 			status = placement.JobStopped
-			a.changes = func(_ placement.RegionID, after uint64) ([]placement.Job, uint64, error) {
-				return []placement.Job{{ID: job, Status: status}}, after + 1, nil
+			a.changes = func(_ placement.RegionID, after uint64) ([]Theirs, uint64, error) {
+				return []Theirs{{Job: placement.Job{ID: job, Status: status}}}, after + 1, nil
 			}
 		})
 		want(placement.JobStopped)

@@ -96,7 +96,7 @@ func (m *mirror) lookFor(ctx context.Context, placed []placement.JobID) bool {
 			return false
 		}
 		if theirs == nil {
-			theirs = &placement.Job{ID: id, Status: placement.JobLost, Reason: "region " + string(m.region) + " has no record of it any more: it ended there, and how is not known"}
+			theirs = &Theirs{Job: placement.Job{ID: id, Status: placement.JobLost, Reason: "region " + string(m.region) + " has no record of it any more: it ended there, and how is not known"}}
 		}
 		if !m.c.reflect(ctx, m.region, theirs) {
 			return false
@@ -123,7 +123,7 @@ func (c *Controller) placedIn(region placement.RegionID) (ids []placement.JobID)
 // reflect takes over one job's status as the region that runs it tells it. It is
 // false if that could not be recorded now; what the ledger itself refuses stays
 // refused, and is not tried again.
-func (c *Controller) reflect(ctx context.Context, region placement.RegionID, theirs *placement.Job) bool {
+func (c *Controller) reflect(ctx context.Context, region placement.RegionID, theirs *Theirs) bool {
 	mine := c.cfg.Log.View().Job(theirs.ID)
 	if mine == nil || mine.Status.Terminal() || mine.Forward == nil || mine.Forward.Region != region {
 		return true
@@ -132,7 +132,7 @@ func (c *Controller) reflect(ctx context.Context, region placement.RegionID, the
 		return true
 	}
 	res, ok := c.propose(ctx, state.MirrorJob{Job: theirs.ID, Region: region, Status: theirs.Status, Reason: theirs.Reason,
-		ExitCode: theirs.ExitCode, StartedAt: theirs.StartedAt, EndedAt: theirs.EndedAt})
+		ExitCode: theirs.ExitCode, StartedAt: theirs.StartedAt, EndedAt: theirs.EndedAt, PeerLeaf: theirs.Leaf})
 	return ok || res.Refused != nil
 }
 

@@ -29,11 +29,11 @@ func TestAMirrorRecordsBeforeItGoesOn(t *testing.T) {
 			}
 		})
 		a.set(func() {
-			a.changes = func(_ placement.RegionID, after uint64) ([]placement.Job, uint64, error) {
+			a.changes = func(_ placement.RegionID, after uint64) ([]Theirs, uint64, error) {
 				if after >= 7 {
 					return nil, after, nil // told once
 				}
-				return []placement.Job{{ID: job, Status: placement.JobComplete, Index: 7}}, 7, nil
+				return []Theirs{{Job: placement.Job{ID: job, Status: placement.JobComplete, Index: 7}}}, 7, nil
 			}
 		})
 		w.pass(time.Minute)
@@ -52,7 +52,7 @@ func TestAJobThatItsRegionDroppedIsLost(t *testing.T) {
 		job, other := w.submit(1, "EU"), w.submit(2, "EU")
 		w.pass(time.Second)
 		a.set(func() {
-			a.changes = func(placement.RegionID, uint64) ([]placement.Job, uint64, error) { return nil, 0, ErrNoContact }
+			a.changes = func(placement.RegionID, uint64) ([]Theirs, uint64, error) { return nil, 0, ErrNoContact }
 		})
 		w.pass(15 * time.Second)
 		if j := w.View().Job(job); j.Status != placement.JobUnknown {
@@ -60,7 +60,7 @@ func TestAJobThatItsRegionDroppedIsLost(t *testing.T) {
 		}
 		a.set(func() {
 			a.dropped = map[placement.JobID]bool{job: true}
-			a.changes = func(_ placement.RegionID, after uint64) ([]placement.Job, uint64, error) { return nil, after, nil }
+			a.changes = func(_ placement.RegionID, after uint64) ([]Theirs, uint64, error) { return nil, after, nil }
 		})
 		w.pass(15 * time.Second)
 		if j := w.View().Job(job); j.Status != placement.JobLost || j.Reason == "" {

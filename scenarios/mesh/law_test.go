@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/transport"
@@ -33,19 +34,21 @@ var crossing = []struct {
 	{api.FederationJoin{}, "Code Region"},
 	{api.JoinRegionResult{}, "Region State Fingerprint"},
 	// Reservations and their answers: sizes and the policy, no name and no tenant.
-	{api.ReserveRequest{}, "Job Attempt Kind Resources Site Policy LawPack Expires DryRun"},
-	{api.ReserveAnswer{}, "Key Held Outcome Expires Code Reason Hint Summary"},
+	{api.ReserveRequest{}, "Job Attempt Kind Resources Site Policy LawPack Expires DryRun HomeLeaf"},
+	{api.ReserveAnswer{}, "Key Held Outcome Expires Code Reason Hint Summary Leaf"},
 	{placement.Resources{}, "CPU Memory GPUs GPUModel GPUMemory"},
 	{placement.Layer{}, "Origin Tag"},
 	// A job's bytes, under its policy.
-	{api.ForwardedJob{}, "Job Tenant Residency Policy Spec AllowAny Reservation SubmittedAt Hops"},
+	{api.ForwardedJob{}, "Job Tenant Residency Policy Spec AllowAny Reservation SubmittedAt Hops HomeLeaf"},
 	{placement.JobSpec{}, "Name Kind Type Command Env Resources Priority Restart Singleton Evidence OnDrain StopGrace Models Upstream Image Site NodeName"},
 	{placement.Restart{}, "Policy Attempts"},
 	// The status of one's own forwarded job: the region, no node.
-	{api.ForeignStatus{}, "Job Region Status Reason ExitCode StartedAt EndedAt Index"},
+	{api.ForeignStatus{}, "Job Region Status Reason ExitCode StartedAt EndedAt Index Leaf"},
+	// Where the other half of a crossing stands: a position and a hash.
+	{state.LeafRef{}, "Index Hash"},
 	{api.JobChanges{}, "Index Jobs"},
 	// Grants, and the directory that clients judge by.
-	{api.GrantClaims{}, "ID Home Tenant Audience PolicyHash IdempotencyKey Job Verbs Layers AllowAny LawPack Expires"},
+	{api.GrantClaims{}, "ID Home Tenant Audience PolicyHash IdempotencyKey Job Verbs Layers AllowAny LawPack Expires Leaf"},
 	{api.Directory{}, "Home Mesh LawPack Issued Regions"},
 	{api.DirectoryRegion{}, "Region Facts Doors ServingCA Link Import Export LawPack"},
 	// Inference: a typed head, never the client's own headers.
