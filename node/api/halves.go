@@ -57,7 +57,7 @@ func outcomeAbroad(here placement.RegionID, outcome scheduler.Outcome) (reason, 
 	case scheduler.Fits:
 		return "", ""
 	case scheduler.Full:
-		return "no room in " + region + " now", "wait, or ask for less"
+		return "no room now", "wait, or ask for less"
 	case scheduler.Impossible:
 		return "no node of " + region + " could ever hold it, even empty", "ask for less, or widen the tag"
 	case scheduler.Refused:

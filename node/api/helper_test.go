@@ -421,7 +421,7 @@ func (r *region) init(country string, gpus int) {
 			LogKey: signer.Verifier().String(), WitnessKey: cosigner.Verifier().String(),
 			ID: r.id, Mesh: testMesh, Bundle: bundle, Fingerprint: r.ca.Bundle().Fingerprint(), ServingCA: string(r.ca.ServingRootPEM()),
 			LogKey: testSigner(r.t, r.id).Verifier().String(),
-			Facts: placement.RegionFacts{Country: country, Operator: placement.Operator{Name: "Op", Home: country, Parent: "none"}, Assurance: placement.Assurance{Location: "documented", Operator: "documented", AsOf: "2026-10-01"}},
+			Facts:  placement.RegionFacts{Country: country, Operator: placement.Operator{Name: "Op", Home: country, Parent: "none"}, Assurance: placement.Assurance{Location: "documented", Operator: "documented", AsOf: "2026-10-01"}},
 		},
 		LawPack: residency.Embedded().Tables(),
 		Node:    placement.Node{ID: r.node, QUIC: "127.0.0.1:1", API: r.url, Inventory: inv},
