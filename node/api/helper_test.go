@@ -20,7 +20,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/consensus/ledger/store"
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/placement"
@@ -420,24 +419,11 @@ func (r *region) init(country string, gpus int) {
 		Region: placement.Region{
 			LogKey: signer.Verifier().String(), WitnessKey: cosigner.Verifier().String(),
 			ID: r.id, Mesh: testMesh, Bundle: bundle, Fingerprint: r.ca.Bundle().Fingerprint(), ServingCA: string(r.ca.ServingRootPEM()),
-			LogKey: testSigner(r.t, r.id).Verifier().String(),
-			Facts:  placement.RegionFacts{Country: country, Operator: placement.Operator{Name: "Op", Home: country, Parent: "none"}, Assurance: placement.Assurance{Location: "documented", Operator: "documented", AsOf: "2026-10-01"}},
+			Facts: placement.RegionFacts{Country: country, Operator: placement.Operator{Name: "Op", Home: country, Parent: "none"}, Assurance: placement.Assurance{Location: "documented", Operator: "documented", AsOf: "2026-10-01"}},
 		},
 		LawPack: residency.Embedded().Tables(),
 		Node:    placement.Node{ID: r.node, QUIC: "127.0.0.1:1", API: r.url, Inventory: inv},
 	})
-}
-
-// testSigner is the log key of a region.
-func testSigner(t testing.TB, id placement.RegionID) *ledger.Signer {
-	t.Helper()
-	var seed [ledger.SeedSize]byte
-	copy(seed[:], id)
-	s, err := ledger.NewSigner(state.LogOrigin(id, testMesh, 0), seed)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
 }
 
 // federate makes every pair of regions active peers, as two operators would.
