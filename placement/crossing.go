@@ -196,7 +196,7 @@ func (x Crossing) packs(packs []*residency.Pack) (all []*residency.Pack, missing
 			continue
 		}
 		if packs = x.add(packs, r.LawPack); packs[len(packs)-1] == nil {
-			packs, missing = packs[:len(packs)-1], notHeld(r.ID, r.LawPack)
+			packs, missing = packs[:len(packs)-1], x.notHeld(r.ID, r.LawPack)
 		}
 	}
 	for _, hash := range x.Under {
@@ -204,7 +204,7 @@ func (x Crossing) packs(packs []*residency.Pack) (all []*residency.Pack, missing
 			continue
 		}
 		if packs = x.add(packs, hash); packs[len(packs)-1] == nil {
-			packs, missing = packs[:len(packs)-1], notHeld(x.From.ID, hash)
+			packs, missing = packs[:len(packs)-1], x.notHeld(x.From.ID, hash)
 		}
 	}
 	return packs, missing
@@ -223,8 +223,12 @@ func (x Crossing) add(packs []*residency.Pack, hash string) []*residency.Pack {
 	return append(packs, x.Law.Held(hash))
 }
 
-func notHeld(region RegionID, hash string) string {
-	return fmt.Sprintf("region %s decides by law pack %.80s, which this region does not hold", region, hash)
+func (x Crossing) notHeld(region RegionID, hash string) string {
+	here := x.To.ID
+	if x.From.Self {
+		here = x.From.ID
+	}
+	return fmt.Sprintf("region %s decides by law pack %.80s, which region %s does not hold", region, hash, here)
 }
 
 // there judges the destination under one pack.

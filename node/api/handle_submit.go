@@ -178,7 +178,7 @@ func (s *Server) admit(c *call, tag residency.Tag, on residency.Date) ([]placeme
 	at := s.court(c.view)
 	d := at.enter(layers, c.from(), c.under()...)
 	if !d.Permitted() {
-		return nil, s.misdirected(at, layers, c.view, d)
+		return nil, s.misdirected(at, placement.Across(layers, c.from(), c.view.Self()), c.view, d)
 	}
 	if d.Rule == onPath {
 		// Home may only pass it on: to where, is asked now rather than never.

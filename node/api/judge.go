@@ -144,25 +144,38 @@ func (c court) refusal(layers []placement.Layer, f finding) *Problem {
 		return problemOf(err)
 	}
 	if a, b, ok := residency.Conflict(p, c.law.Pack, c.law.On); ok {
-		detail := fmt.Sprintf("the tag %s of the %s matches nothing", a.Tag.Canonical(), a.Origin)
+		detail := layerWords(a.Origin) + " " + a.Tag.Canonical() + " matches nothing"
 		if a.Origin != b.Origin || a.Tag.Wire() != b.Tag.Wire() {
-			detail = fmt.Sprintf("the %s's tag %s and the %s's tag %s exclude each other", a.Origin, a.Tag.Canonical(), b.Origin, b.Tag.Canonical())
+			detail = fmt.Sprintf("%s %s and %s %s exclude each other", layerWords(a.Origin), a.Tag.Canonical(), layerWords(b.Origin), b.Tag.Canonical())
 		}
 		return newProblem(http.StatusForbidden, CodeNever, "not lawful anywhere: "+detail, "change one of the two; see what a tag means: sovmesh residency explain TAG").final()
 	}
 	see := "see every region's reason: sovmesh residency check '" + firstTag(p) + "'"
 	if len(f.unknown) > 0 {
-		return problemOfDecision(f.unknown[0], "no region is known to satisfy the tag: "+f.unknown[0].Reason, see)
+		d := f.unknown[0]
+		if d.Rule == residency.RuleNotHeld { // what to do is known, and it is not to look at the tag
+			see = (&residency.Refusal{Decision: d}).Hint()
+		}
+		return problemOfDecision(d, "no region is known to satisfy the tag: "+d.Reason, see)
 	}
 	detail, d := "no region of this mesh satisfies the tag "+firstTag(p), residency.Decision{Verdict: residency.Refused}
 	if len(f.refused) > 0 {
 		d = f.refused[0]
 		detail += ": " + d.Reason
 		if d.Layer != "" && d.Layer != residency.OriginJob {
-			detail += fmt.Sprintf(" (the %s's tag %s)", d.Layer, d.Tag)
+			detail += " (by " + layerWords(d.Layer) + " " + d.Tag + ")"
 		}
 	}
 	return problemOfDecision(d, detail, see)
+}
+
+// layerWords says whose tag a layer is.
+func layerWords(o residency.Origin) string {
+	switch o {
+	case residency.OriginExport, residency.OriginImport:
+		return "the " + string(o) + " rule"
+	}
+	return "the " + string(o) + "'s tag"
 }
 
 // problemOfDecision is what a decision that does not permit is told as: not

@@ -213,7 +213,7 @@ func (j *judge) notPermitted(p residency.Policy, f finding, what string) *Error 
 		e.Message += fmt.Sprintf(": %q of the %s and %q of the %s exclude each other", a.Tag.Canonical(), said(a.Origin), b.Tag.Canonical(), said(b.Origin))
 	case len(e.Regions) == 0 && len(f.unknown) > 0:
 		return unknownLaw(f.unknown[0].Decision)
-	case len(f.refused) > 0:
+	case len(f.refused) > 0 && f.refused[0].Site.Region == string(j.self.ID):
 		e.Message += fmt.Sprintf(" (%v; by the tag of the %s)", f.refused[0].Err(), said(f.refused[0].Layer))
 	}
 	return e

@@ -267,7 +267,7 @@ func (r *Refusal) Hint() string {
 	case causeClaim, causeWeak:
 		return "the region must state that claim, and state it well enough; or " + see
 	case RuleNotHeld:
-		return "import that pack: sovmesh law import FILE"
+		return "an administrator of the region that does not hold the pack imports it: sovmesh law import FILE"
 	case causeLaw:
 		return "the law pack leaves this open, so nothing is permitted; name another place, or " + see
 	case ruleDirect:
