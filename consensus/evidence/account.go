@@ -72,7 +72,7 @@ func (a *Account) Leaf(region string, index uint64, l *ledger.Leaf) {
 		for i := range l.Judged {
 			r.add("places", index, l, placeWords(&l.Judged[i]), &l.Judged[i])
 		}
-	case (l.Kind == kindForward || l.Kind == kindReserve) && about:
+	case (l.Kind == kindForward || l.Kind == kindGrant || l.Kind == kindReserve) && about:
 		r.transfer(index, l)
 	}
 	if l.Accepted() {
@@ -133,6 +133,11 @@ func orNone(s string) string {
 }
 
 func (r *RegionAccount) transfer(index uint64, l *ledger.Leaf) {
+	if l.Kind == kindGrant {
+		// The job itself goes from its owner to the other region, which judges it.
+		r.add("transfers", index, l, []string{"to, by a grant", l.Get(ledger.ShownRegion), "", "", "", ""}, nil)
+		return
+	}
 	for i := range l.Judged {
 		j := &l.Judged[i]
 		direction, other, country := "to", "", ""
@@ -173,7 +178,9 @@ func (r *RegionAccount) act(index uint64, l *ledger.Leaf) {
 	administers := strings.Contains(role, "admin") || strings.Contains(role, "operator") || strings.Contains(role, "auditor")
 	setting := strings.HasPrefix(l.Kind, "region.") || strings.HasPrefix(l.Kind, "law.") || strings.HasPrefix(l.Kind, "token.") ||
 		strings.HasPrefix(l.Kind, "peer.") || strings.HasPrefix(l.Kind, "tenant.") || strings.HasPrefix(l.Kind, "audit.")
-	if !setting && (!administers || strings.HasPrefix(l.Kind, "task.")) {
+	// To run jobs is no act of administration, whoever does it; to stop one is.
+	use := strings.HasPrefix(l.Kind, "task.") || l.Kind == "job.submit" || l.Kind == kindGrant
+	if !setting && (!administers || use) {
 		return
 	}
 	var words []string
@@ -211,6 +218,9 @@ func (r *RegionAccount) basis(row *Row, packs Packs) string {
 	j := row.judged
 	if row.What[0] == "from" {
 		return "the exporter's to name: see its pack"
+	}
+	if row.What[0] == "to, by a grant" {
+		return "judged by the region that took the job: see its pack"
 	}
 	if j == nil || j.Facts == nil || r.Country == "" {
 		return "not shown: the pack does not say between which countries"

@@ -39,15 +39,17 @@ func TestAnAccountTellsWhatHappened(t *testing.T) {
 		j.Facts.Region = to.region
 		l.add(t, kindForward, judging(j), job("j2"))
 	}
+	l.add(t, kindGrant, showing(ledger.ShownRole, "admin"), showing(ledger.ShownRegion, "ber-1"))
+	l.add(t, "job.submit", judging(l.here("EU")), showing(ledger.ShownRole, "admin"))
 	l.add(t, "node.drain", showing(ledger.ShownRole, "admin+operator"), showing(ledger.ShownState, "draining"), func(x *ledger.Leaf) { x.Actor = "h:<script>alert(1)</script>" })
 	l.add(t, "node.certificate", showing(ledger.ShownRole, "node"), showing(ledger.ShownCertificate, "4711 2026-12-01T00:00:00Z"))
 	l.sign()
 	p := paged(t, m, "", "gdpr", "nis2")
 	r := p.Account.Regions[0]
-	if len(r.Places) != 1 || r.Places[0].Count != 2 || r.Country != "FR" || len(r.Refusals) != 1 || len(r.Certificates) != 1 || len(r.Transfers) != 3 {
+	if len(r.Places) != 1 || r.Places[0].Count != 2 || r.Country != "FR" || len(r.Refusals) != 1 || len(r.Certificates) != 1 || len(r.Transfers) != 4 || len(r.Acts) != 2 {
 		t.Fatalf("%+v", r)
 	}
-	for i, want := range []string{"it stays in the EEA", "adequacy ", "a basis outside of the law pack must be named"} {
+	for i, want := range []string{"it stays in the EEA", "adequacy ", "a basis outside of the law pack must be named", "judged by the region that took the job"} {
 		if got := r.Transfers[i].What; !strings.Contains(got[len(got)-1], want) {
 			t.Errorf("basis of a transfer to %s: %q, want %q", got[2], got[len(got)-1], want)
 		}

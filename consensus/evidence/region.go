@@ -248,6 +248,7 @@ const (
 	kindAssign  = "task.assign"
 	kindReserve = "reservation.hold"
 	kindForward = "job.forward"
+	kindGrant   = "grant.issue"
 	kindSegment = "receipt.segment"
 )
 
@@ -308,7 +309,7 @@ func (r *regionReader) judgeLaw(index uint64, l *ledger.Leaf) {
 		if permitted != len(l.Judged) || permitted == 0 {
 			r.v.f.fail(Law, "region %s: leaf %d holds room, and not every decision permits it", r.desc.Name, index)
 		}
-	case kindForward:
+	case kindForward, kindGrant:
 		if permitted != len(l.Judged) {
 			r.v.f.fail(Law, "region %s: leaf %d sends a job to another region, and not every decision permits it", r.desc.Name, index)
 		}

@@ -149,6 +149,7 @@ func (s *State) issueGrant(c *call, k IssueGrant) *Refused {
 		return refused
 	}
 	s.putGrant(k.ID, &Grant{ID: k.ID, Issued: true, Tenant: k.Tenant, Audience: k.Audience, Policy: k.PolicyHash, LawPack: k.LawPack, Expires: k.Expires.UTC()})
+	c.show(ledger.ShownRegion, string(k.Audience))
 	c.id = k.ID
 	return nil
 }
