@@ -21,6 +21,9 @@ type replica struct {
 	healthy                bool
 	voters, standbys, want int
 	leaves, missing        uint64
+	signed                 uint64 // leaves of the newest checkpoint
+	signedAt               time.Time
+	witnesses              []witnessLag
 	whole                  int
 }
 
@@ -40,7 +43,36 @@ func (m *Metrics) readReplica() replica {
 			out.standbys++
 		}
 	}
+	readSigned(view, &out)
 	return out
+}
+
+// witnessLag is how many leaves of the newest checkpoint a peer has not cosigned.
+type witnessLag struct {
+	peer   placement.RegionID
+	behind uint64
+}
+
+// readSigned is how far the log is signed, and witnessed by the peers.
+func readSigned(v *state.View, out *replica) {
+	all := v.Checkpoints()
+	if len(all) == 0 {
+		return
+	}
+	out.signed, out.signedAt = all[0].Size, all[0].At
+	for _, r := range v.Regions() {
+		if r.Self || r.State != placement.PeerActive || r.WitnessKey == "" {
+			continue
+		}
+		lag, name := witnessLag{r.ID, all[0].Size}, state.WitnessName(r.ID, r.Mesh)
+		for _, c := range all {
+			if slices.Contains(c.Witnesses, name) {
+				lag.behind = all[0].Size - c.Size
+				break
+			}
+		}
+		out.witnesses = append(out.witnesses, lag)
+	}
 }
 
 func replicaRows() []row[replica] {
@@ -55,6 +87,13 @@ func replicaRows() []row[replica] {
 		}),
 		gauge("consensus_voters_wanted", "Voters that the region is set to have.", func(r replica) int { return r.want }),
 		counter("ledger_leaves_total", "Leaves of the region's ledger: commands decided, refused ones too.", func(r replica) uint64 { return r.leaves }),
+		gauge("ledger_unsigned_leaves", "Leaves behind the newest signed checkpoint of the region's ledger.", func(r replica) uint64 { return r.leaves - min(r.signed, r.leaves) }),
+		newRow("ledger_checkpoint_timestamp_seconds", "When the newest checkpoint was signed; absent before the first.", prometheus.GaugeValue, nil, func(r replica, put func(float64, ...string)) { instant(r.signedAt, put) }),
+		newRow("ledger_witness_lag_leaves", "Leaves of the newest checkpoint that a federated region has not cosigned.", prometheus.GaugeValue, []string{"peer"}, func(r replica, put func(float64, ...string)) {
+			for _, w := range r.witnesses {
+				put(float64(w.behind), string(w.peer))
+			}
+		}),
 		gauge("ledger_missing_leaves", "Leaves that this replica lacks and waits to get from its peers.", func(r replica) uint64 { return r.missing }),
 		gauge("ledger_whole_replicas", "Voters that this replica last heard to hold every leaf.", func(r replica) int { return r.whole }),
 	}

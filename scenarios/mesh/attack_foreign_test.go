@@ -22,9 +22,10 @@ var meshPaths = []struct{ method, path string }{
 }
 
 // foreignReads are the operations of the table that anybody may use: the
-// ledger's checkpoints and hash tiles cross borders by law 4.
+// ledger's checkpoints and hash tiles cross borders by law 4, and a witness is
+// asked by whoever holds a checkpoint that a peer's log signed.
 func foreignReads() []string {
-	return []string{api.Prefix + "/ledger/checkpoint", api.Prefix + "/ledger/tile/{path}"}
+	return []string{api.Prefix + "/ledger/checkpoint", api.Prefix + "/ledger/tile/{path}", api.WitnessPrefix + "/add-checkpoint", api.WitnessPrefix + "/{sum}/checkpoint"}
 }
 
 // A foreign certificate uses every operation of the table over real HTTP/3: it
@@ -136,6 +137,10 @@ func TestAForeignRegionCannotRedeclareItsCountry(t *testing.T) {
 		liar := m.rogue(cred, m.host("iad-1", "n1").addr)
 		asked := 0
 		liar.endpoint.ServeH3(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if strings.HasPrefix(req.URL.Path, api.WitnessPrefix+"/") {
+				w.WriteHeader(http.StatusTeapot) // a checkpoint names nobody's work
+				return
+			}
 			if req.URL.Path != api.MeshPrefix+"/summary" {
 				asked++
 				w.WriteHeader(http.StatusTeapot)
