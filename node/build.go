@@ -220,6 +220,9 @@ func (n *Node) buildFront() (err error) {
 	gw := gateway.DefaultConfig()
 	gw.Region, gw.Node, gw.Views, gw.Mesh, gw.Peers = n.who.Region, n.who.Node, n.ledger, gateway.Over(n.endpoint), gatewayPeers{n.links}
 	gw.Auth, gw.Models = n.bearer, modelsOf(n.deps.Models)
+	if n.receipts != nil {
+		gw.Receipts = gatewayReceipts{n}
+	}
 	gw.Now, gw.Log = n.deps.now, n.logOf("gateway")
 	if n.gateway, err = gateway.New(gw); err != nil {
 		return err
@@ -245,6 +248,7 @@ func (n *Node) isReady() error {
 func (n *Node) appHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/v1/", n.gateway.Handler())
+	mux.Handle("GET "+api.Prefix+"/receipts/{id}", n.gateway.Handler())
 	mux.Handle("/metrics", n.metricsHandler())
 	mux.Handle("/", n.server.App())
 	return mux

@@ -27,6 +27,7 @@ const (
 	fileFounding   = "founding.json" // the first commands of a new region, until they are committed
 	dirRaft        = "raft"
 	dirRunner      = "runner"
+	dirReceipts    = "receipts" // of inference, in files per segment
 )
 
 // whoami says which node a data directory belongs to. A directory is never

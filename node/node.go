@@ -24,6 +24,7 @@ import (
 	"github.com/sovmesh/sovmesh/node/controller"
 	"github.com/sovmesh/sovmesh/node/gateway"
 	"github.com/sovmesh/sovmesh/node/metrics"
+	"github.com/sovmesh/sovmesh/node/receipts"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/node/witness"
 	"github.com/sovmesh/sovmesh/placement"
@@ -64,6 +65,7 @@ type Node struct {
 	server     *api.Server
 	gateway    *gateway.Gateway
 	witness    *witness.Service // nil on a worker
+	receipts   *receipts.Keeper // nil on a worker
 	metrics    *metrics.Metrics
 
 	founded   chan struct{} // closed once the region's first commands are committed
@@ -91,7 +93,7 @@ func New(cfg Config, deps Deps) (*Node, error) {
 	n := &Node{cfg: cfg, deps: deps, dir: dir, who: who, ready: make(chan struct{}), founded: make(chan struct{})}
 	n.answers = &answers{n: n}
 	n.deps.Log = deps.Log.With("region", string(who.Region), "node", string(who.Node))
-	for _, build := range []func() error{n.buildIdentity, n.buildTransport, n.buildConsensus, n.buildGossip, n.buildWitness, n.buildWork, n.buildFront, n.buildMetrics} {
+	for _, build := range []func() error{n.buildIdentity, n.buildTransport, n.buildConsensus, n.buildGossip, n.buildWitness, n.buildWork, n.buildReceipts, n.buildFront, n.buildMetrics} {
 		if err := build(); err != nil {
 			return nil, err
 		}

@@ -51,6 +51,9 @@ type Head struct {
 	// Accept, APIBeta and APIVersion are the only headers of the client that a
 	// model server needs: Accept, OpenAI-Beta and Anthropic-Version.
 	Accept, APIBeta, APIVersion string // at most 256 bytes each
+	// ReceiptID is the receipt that the sending region keeps of the request, so
+	// that the receiver's own can quote it; at most 160 bytes.
+	ReceiptID string
 }
 
 // Answer opens the answer to an inference request. A refusal is an Answer with a
@@ -67,7 +70,7 @@ type Answer struct {
 	// Size is the number of bytes of the body, or -1 when it streams.
 	Size      int64
 	RequestID string // of the model server; at most 128 bytes
-	ReceiptID string // at most 128 bytes
+	ReceiptID string // of the region that ran it; at most 160 bytes
 	Region    string // where it ran; at most 63 bytes
 	// Hash commits to the node that ran it, opaque outside of its region; at most 80 bytes.
 	Hash string
@@ -125,6 +128,7 @@ func (h *Head) fields(c *headCoder) {
 	c.text(&h.Accept, 256)
 	c.text(&h.APIBeta, 256)
 	c.text(&h.APIVersion, 256)
+	c.text(&h.ReceiptID, 160)
 }
 
 func (a *Answer) fields(c *headCoder) {
@@ -136,7 +140,7 @@ func (a *Answer) fields(c *headCoder) {
 	c.number(&wait, uint64(24*time.Hour/time.Millisecond))
 	c.number(&size, math.MaxInt64)
 	c.text(&a.RequestID, 128)
-	c.text(&a.ReceiptID, 128)
+	c.text(&a.ReceiptID, 160)
 	c.text(&a.Region, 63)
 	c.text(&a.Hash, 80)
 	a.Status, a.RetryAfter, a.Size = uint16(status), time.Duration(wait)*time.Millisecond, int64(size)-1

@@ -99,7 +99,7 @@ func (ch *choice) deployment(d deployment, sites []string, far reach) {
 			continue
 		}
 		tg := target{
-			region: ch.j.self.ID, node: t.Node, task: t.ID, policy: effective{p},
+			region: ch.j.self.ID, node: t.Node, task: t.ID, policy: effective{p}, evidence: d.job.Spec.Evidence,
 			key: string(t.ID), rank: rankRegion,
 		}
 		if n.State == placement.NodeDraining {

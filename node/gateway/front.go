@@ -44,6 +44,7 @@ type passage struct {
 	req     request
 	body    []byte
 	limit   time.Duration // until the first byte of an answer
+	kept    *keeping      // its receipt, once that has begun
 }
 
 // infer answers POST /v1/chat/completions and its like.
@@ -81,6 +82,7 @@ func (g *Gateway) infer(w http.ResponseWriter, r *http.Request) {
 // refused writes the one line of a decision. It holds no word of the body: a
 // model's name is not among what is logged of a request that was refused.
 func (g *Gateway) refused(p *passage, e *Error) {
+	p.recordRefusal(e)
 	g.cfg.Log.Info("an inference request was refused", "request", p.id, "token", p.caller.ID, "status", e.Status, "code", e.Code)
 }
 
@@ -170,7 +172,13 @@ func (p *passage) answer(ctx context.Context, cancel context.CancelCauseFunc, ta
 			break
 		}
 	}
-	if last == nil || p.r.Context().Err() != nil {
+	if last == nil {
+		return
+	}
+	if p.r.Context().Err() != nil {
+		if p.kept != nil {
+			p.kept.record(ReceiptCut, 0) // nobody is there to hear an answer
+		}
 		return
 	}
 	p.g.usage.add(p.caller.Tenant, p.req.Model, func(c *Count) { c.Refused++ })
@@ -183,11 +191,29 @@ func (p *passage) answer(ctx context.Context, cancel context.CancelCauseFunc, ta
 // http.ErrAbortHandler when a part has.
 func (p *passage) try(ctx context.Context, w *watch, t target, deadline time.Time, more bool, done func()) *Error {
 	defer done()
+	required := p.evidence(t)
+	if e := p.g.busy(required); e != nil {
+		return e
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil) // whatever is left of this attempt ends with it
+	kept := p.begun(required)
+	kept.at(t, "")
+	head := p.headFor(t, deadline)
+	if t.region != p.g.cfg.Region {
+		// The other region's receipt names this one: it is promised before the
+		// prompt leaves.
+		id, e := kept.promise(ctx)
+		if e != nil {
+			return e
+		}
+		if id != receiptDropped {
+			head.ReceiptID = id
+		}
+	}
 	w.heard(time.Until(deadline))
 	settled := p.g.inContact(t.region, cancel)
-	hop, err := p.g.ask(ctx, t, p.headFor(t, deadline), p.req.withUsage(p.body))
+	hop, err := p.g.ask(ctx, t, head, p.req.withUsage(p.body))
 	settled()
 	if err != nil {
 		return p.g.failure(ctx, t, p.req.Model, err)
@@ -197,15 +223,20 @@ func (p *passage) try(ctx context.Context, w *watch, t target, deadline time.Tim
 	if e := refusal(a); e != nil {
 		return e
 	}
+	kept.at(t, a.ReceiptID)
 	if more && (a.Status == 429 || a.Status == 502 || a.Status == 503) {
 		return &Error{Status: int(a.Status), Code: "upstream_busy", Message: "the model server is busy", RetryAfter: a.RetryAfter}
 	}
 	rel := &relay{
 		w: p.w, hop: hop, watch: w, idle: p.g.cfg.IdleTimeout,
 		strip: p.req.Stream && !p.req.IncludeUsage, started: p.started,
-		target: t, home: t.region == p.g.cfg.Region,
+		target: t, home: t.region == p.g.cfg.Region, kept: kept,
 	}
-	if err := rel.run(); err != nil {
+	err = rel.run(ctx)
+	if err == nil {
+		err = rel.settle(ctx)
+	}
+	if err != nil {
 		return p.broken(ctx, rel, t, err)
 	}
 	p.count(rel, a.Status)
@@ -217,6 +248,7 @@ func (p *passage) broken(ctx context.Context, rel *relay, t target, err error) *
 	if !rel.committed {
 		return p.g.failure(ctx, t, p.req.Model, err)
 	}
+	rel.kept.record(ReceiptCut, int(rel.hop.Head().Status))
 	p.g.usage.add(p.caller.Tenant, p.req.Model, func(c *Count) { c.Cut++; c.Usage = c.plus(rel.usage) })
 	var e *Error
 	var silent silence

@@ -73,6 +73,8 @@ type Config struct {
 	// Shared says which deployments all tenants may call, of this region and of
 	// its peers. Without it those of the tenant "default" are.
 	Shared func(*placement.Job) bool
+	// Receipts keeps a receipt of each answer; nil keeps none.
+	Receipts Receipts
 
 	Now func() time.Time
 	Log *slog.Logger
@@ -195,6 +197,8 @@ func (g *Gateway) Handler() http.Handler {
 	mux.HandleFunc("POST /v1/embeddings", g.infer)
 	mux.HandleFunc("GET /v1/models", g.listModels)
 	mux.HandleFunc("GET /v1/models/{id...}", g.showModel)
+	mux.HandleFunc("GET /v1/receipts/{id}", g.showReceipt)
+	mux.HandleFunc("GET /api/v1/receipts/{id}", g.showReceipt)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		g.head(w)
 		refuseUnread(w, r, notFound(clean(r.Method+" "+r.URL.Path, 200)))

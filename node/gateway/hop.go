@@ -102,6 +102,8 @@ type target struct {
 	upstream string
 	doors    []transport.Peer
 	policy   effective
+	// evidence is the deployment's own class; empty for another region's.
+	evidence placement.Evidence
 	// key tells in-flight counts apart, rank orders localities, near first.
 	key  string
 	rank int

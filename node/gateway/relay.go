@@ -35,21 +35,22 @@ type relay struct {
 	started   time.Time
 	target    target
 	home      bool // the target is in this region
+	kept      *keeping
 	committed bool
 	usage     *Usage
 }
 
 // run passes the answer on. An error means that it is not whole; what is to be
 // done depends on committed.
-func (r *relay) run() error {
+func (r *relay) run(ctx context.Context) error {
 	a := r.hop.Head()
 	switch {
 	case a.Status >= 400:
-		return r.fault(a)
+		return r.fault(ctx, a)
 	case eventStream(a.ContentType):
-		return r.stream()
+		return r.stream(ctx)
 	}
-	return r.whole(a)
+	return r.whole(ctx, a)
 }
 
 // commit sends the header of the answer.
@@ -76,7 +77,7 @@ func (r *relay) commit(status int, contentType string, size int64) {
 
 // stream passes events on as they come, each as a whole. Only a stream that had
 // its [DONE] is whole, however cleanly the model server closed it.
-func (r *relay) stream() error {
+func (r *relay) stream(ctx context.Context) error {
 	in := newEvents()
 	buf := make([]byte, 16<<10)
 	done := false
@@ -88,7 +89,7 @@ func (r *relay) stream() error {
 				return fault
 			}
 		}
-		end, fault := r.pass(in, err == io.EOF)
+		end, fault := r.pass(ctx, in, err == io.EOF)
 		if done = done || end; fault != nil {
 			return fault
 		}
@@ -105,7 +106,7 @@ func (r *relay) stream() error {
 }
 
 // pass writes the whole events that have come, and flushes them together.
-func (r *relay) pass(in *events, ended bool) (done bool, err error) {
+func (r *relay) pass(ctx context.Context, in *events, ended bool) (done bool, err error) {
 	var out []byte
 	var sent meaning
 	event := in.next()
@@ -129,9 +130,12 @@ func (r *relay) pass(in *events, ended bool) (done bool, err error) {
 		return sent.done, nil
 	}
 	if !r.committed {
+		if err := r.promised(ctx); err != nil {
+			return false, err
+		}
 		r.commit(http.StatusOK, r.hop.Head().ContentType, -1)
 	}
-	if _, err := r.w.Write(out); err != nil {
+	if _, err := r.write(out); err != nil {
 		return false, errLeft
 	}
 	if err := http.NewResponseController(r.w).Flush(); err != nil {
@@ -149,7 +153,7 @@ var errToldByUpstream = errors.New("the model server ended its stream with an er
 
 // whole passes on an answer that does not stream. It is held back up to
 // wholeMax bytes, so that a cut can still become an error or another attempt.
-func (r *relay) whole(a transport.Answer) error {
+func (r *relay) whole(ctx context.Context, a transport.Answer) error {
 	var held bytes.Buffer
 	n, err := io.Copy(&held, io.LimitReader(heard{r.hop, r.watch, r.idle}, wholeMax+1))
 	if err != nil {
@@ -160,18 +164,24 @@ func (r *relay) whole(a transport.Answer) error {
 		if json.Unmarshal(held.Bytes(), &c) == nil {
 			r.usage = c.Usage.usage()
 		}
+		if err := r.complete(ctx, held.Bytes(), ReceiptAnswered, a.Status); err != nil {
+			return err
+		}
 		r.commit(int(a.Status), a.ContentType, n)
 		if _, err := r.w.Write(held.Bytes()); err != nil {
 			return errLeft
 		}
 		return nil
 	}
+	if err := r.promised(ctx); err != nil {
+		return err
+	}
 	r.commit(int(a.Status), a.ContentType, a.Size)
-	if _, err := r.w.Write(held.Bytes()); err != nil {
+	if _, err := r.write(held.Bytes()); err != nil {
 		return errLeft
 	}
 	into := heard{r.hop, r.watch, r.idle}
-	if _, err := io.Copy(struct{ io.Writer }{r.w}, into); err != nil {
+	if _, err := io.Copy(writerFunc(r.write), into); err != nil {
 		return err
 	}
 	return nil
@@ -194,7 +204,7 @@ func (h heard) Read(p []byte) (int, error) {
 
 // fault passes an error of the model server on, in OpenAI's form: llama.cpp
 // sends numbers as codes, others a bare text.
-func (r *relay) fault(a transport.Answer) error {
+func (r *relay) fault(ctx context.Context, a transport.Answer) error {
 	body, err := io.ReadAll(io.LimitReader(heard{r.hop, r.watch, r.idle}, faultMax))
 	if err != nil {
 		return err
@@ -203,9 +213,59 @@ func (r *relay) fault(a transport.Answer) error {
 		r.w.Header().Set("Retry-After", strconv.Itoa(seconds(a.RetryAfter)))
 	}
 	body = openAIError(int(a.Status), body)
+	if err := r.complete(ctx, body, ReceiptFailed, a.Status); err != nil {
+		return err
+	}
 	r.commit(int(a.Status), "application/json", int64(len(body)))
 	if _, err := r.w.Write(body); err != nil {
 		return errLeft
+	}
+	return nil
+}
+
+// write sends a part of the answer, which its receipt covers.
+func (r *relay) write(p []byte) (int, error) {
+	r.kept.wrote(p)
+	return r.w.Write(p)
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// promised puts the receipt's id into the header of an answer that begins.
+func (r *relay) promised(ctx context.Context) error {
+	id, e := r.kept.promise(ctx)
+	if e != nil {
+		return e
+	}
+	r.head(id)
+	return nil
+}
+
+// complete finishes the receipt of an answer that is here as a whole, before
+// any of it goes out.
+func (r *relay) complete(ctx context.Context, body []byte, o ReceiptOutcome, status uint16) error {
+	r.kept.wrote(body)
+	id, e := r.kept.finish(ctx, o, int(status))
+	if e != nil {
+		return e
+	}
+	r.head(id)
+	return nil
+}
+
+func (r *relay) head(id string) {
+	if id != "" {
+		r.w.Header().Set(receiptHeader, id)
+	}
+}
+
+// settle finishes the receipt of an answer that streamed, before its end goes
+// out.
+func (r *relay) settle(ctx context.Context) error {
+	if _, e := r.kept.finish(ctx, ReceiptAnswered, int(r.hop.Head().Status)); e != nil {
+		return fmt.Errorf("%w: %w", errNoEvidence, e)
 	}
 	return nil
 }

@@ -74,6 +74,10 @@ func (g *Gateway) serve(ctx context.Context, from sender, head transport.Head, c
 		g.refuse(c, from, head, e)
 		return
 	}
+	if e := g.busy(from.region != g.cfg.Region); e != nil {
+		g.refuse(c, from, head, e)
+		return
+	}
 	g.forward(ctx, cancel, head, body, targets, c, from)
 }
 
@@ -159,23 +163,29 @@ func (g *Gateway) forward(ctx context.Context, cancel context.CancelCauseFunc, h
 	watch := startWatch(cancel, limit)
 	defer watch.stop()
 	last := noCapacity(head.Model, "no replica of it answered")
+	kept := g.keepForeign(head, from, body)
 	for attempt := 1; len(targets) > 0 && attempt <= g.cfg.Attempts && ctx.Err() == nil; attempt++ {
 		i, done := g.flights.take(targets)
 		t := targets[i]
 		targets = slices.Delete(slices.Clone(targets), i, i+1)
-		if last = g.pass(ctx, watch, head, body, t, c, done); last == nil {
+		if last = g.pass(ctx, watch, head, body, t, c, done, kept); last == nil {
 			return
 		}
+	}
+	if kept != nil {
+		kept.record(ReceiptFailed, last.Status)
 	}
 	g.refuse(c, from, head, last)
 }
 
 // pass asks one target and sends its answer back. A nil error says that an
 // answer has begun, whole or cut.
-func (g *Gateway) pass(ctx context.Context, w *watch, head transport.Head, body []byte, t target, c call, done func()) *Error {
+func (g *Gateway) pass(ctx context.Context, w *watch, head transport.Head, body []byte, t target, c call, done func(), kept *keeping) *Error {
 	defer done()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	kept.at(t, head.ReceiptID)
+	head.ReceiptID = ""
 	head.Hops++
 	head.Tag = t.policy.policy.Canonical()
 	hop, err := g.ask(ctx, t, head, body)
@@ -187,11 +197,31 @@ func (g *Gateway) pass(ctx context.Context, w *watch, head transport.Head, body 
 	if e := refusal(a); e != nil {
 		return e
 	}
-	a.Region = string(g.cfg.Region)
+	a.Region, a.ReceiptID = string(g.cfg.Region), ""
+	id, e := kept.promise(ctx)
+	if e != nil {
+		return e
+	}
+	if id != receiptDropped {
+		a.ReceiptID = id
+	}
 	if err := c.Answer(a); err != nil {
 		return upstreamCut(err)
 	}
-	if _, err := io.CopyBuffer(struct{ io.Writer }{c}, heard{hop, w, g.cfg.IdleTimeout}, make([]byte, 16<<10)); err != nil {
+	into := writerFunc(func(p []byte) (int, error) { kept.wrote(p); return c.Write(p) })
+	if _, err := io.CopyBuffer(into, heard{hop, w, g.cfg.IdleTimeout}, make([]byte, 16<<10)); err != nil {
+		if kept != nil {
+			kept.record(ReceiptCut, int(a.Status))
+		}
+		c.Cut()
+		return nil
+	}
+	outcome := ReceiptAnswered
+	if a.Status >= 400 {
+		outcome = ReceiptFailed
+	}
+	if _, e := kept.finish(ctx, outcome, int(a.Status)); e != nil {
+		g.cfg.Log.Error("an answer to another region ends without its receipt", "request", head.RequestID, "err", e)
 		c.Cut()
 		return nil
 	}

@@ -110,9 +110,11 @@ func (s *Slot) Promise(ctx context.Context) (string, error) {
 
 // End is what became of a request.
 type End struct {
-	Exec    string // the node that ran it, in clear
-	Region  string
-	Peer    string // the other region's receipt
+	Exec   string // the node that ran it, in clear
+	Region string
+	Peer   string // the other region's receipt
+	// Policy replaces the request's, if it was narrowed for where it ran.
+	Policy  ledger.Hash
 	At      time.Time
 	Outcome Outcome
 	Status  uint16
@@ -123,6 +125,9 @@ type End struct {
 func (s *Slot) Finish(ctx context.Context, e End) (string, error) {
 	s.leaf.Exec, s.leaf.Region, s.leaf.Peer = s.opaque(e.Exec), clip(e.Region), clip(e.Peer)
 	s.leaf.End, s.leaf.Outcome, s.leaf.Status = e.At, e.Outcome, e.Status
+	if e.Policy != (ledger.Hash{}) {
+		s.leaf.Policy = e.Policy
+	}
 	if s.wrote {
 		s.leaf.Response = sum(s.body)
 	}
@@ -148,6 +153,26 @@ func (k *Keeper) drop(s *Slot, err error) error {
 	k.dropped++
 	k.stats.Dropped++
 	return fmt.Errorf("%w: %w", ErrDropped, err)
+}
+
+// Ready is why no receipt can be kept now, nil if nothing is known against it.
+func (k *Keeper) Ready() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.obstacle()
+}
+
+// obstacle is what refuses every receipt. The caller holds mu.
+func (k *Keeper) obstacle() error {
+	switch {
+	case k.stopped:
+		return &Busy{Why: "the node stops", RetryAfter: time.Second}
+	case len(k.queue) >= k.cfg.Backlog:
+		return &Busy{Why: fmt.Sprintf("%d segments wait for the region's ledger", len(k.queue)), RetryAfter: 2 * time.Second}
+	case k.cur == nil && k.trouble != "" && k.cfg.Now().Sub(k.troubled) < time.Second:
+		return &Busy{Why: k.trouble, RetryAfter: 5 * time.Second}
+	}
+	return nil
 }
 
 // openWait is how long a request waits for a segment to take it.
@@ -182,14 +207,10 @@ func (k *Keeper) put(ctx context.Context, s *Slot, promised string) error {
 // place reports false if there is no room yet. The caller holds mu.
 func (k *Keeper) place(s *Slot, promised string) (bool, error) {
 	seg := k.cur
-	switch {
-	case k.stopped:
-		return false, &Busy{Why: "the node stops", RetryAfter: time.Second}
-	case len(k.queue) >= k.cfg.Backlog:
-		return false, &Busy{Why: fmt.Sprintf("%d segments wait for the region's ledger", len(k.queue)), RetryAfter: 2 * time.Second}
-	case seg == nil && k.trouble != "" && k.cfg.Now().Sub(k.troubled) < time.Second:
-		return false, &Busy{Why: k.trouble, RetryAfter: 5 * time.Second}
-	case seg == nil:
+	if err := k.obstacle(); err != nil {
+		return false, err
+	}
+	if seg == nil {
 		poke(k.wantStart)
 		return false, nil
 	}

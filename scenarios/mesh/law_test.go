@@ -52,7 +52,7 @@ var crossing = []struct {
 	{api.Directory{}, "Home Mesh LawPack Issued Regions"},
 	{api.DirectoryRegion{}, "Region Facts Doors ServingCA Link Import Export LawPack"},
 	// Inference: a typed head, never the client's own headers.
-	{transport.Head{}, "RequestID Tenant Tag LawPack Model Method Path ContentType Deadline Hops BodySize Accept APIBeta APIVersion"},
+	{transport.Head{}, "RequestID Tenant Tag LawPack Model Method Path ContentType Deadline Hops BodySize Accept APIBeta APIVersion ReceiptID"},
 	{transport.Answer{}, "Status ContentType Code Message RetryAfter Size RequestID ReceiptID Region Hash"},
 }
 
