@@ -59,7 +59,7 @@ func Verify(policy *ledger.Policy, r io.Reader, o Options) (*Report, error) {
 // against them, and as much again where files or regions are compared.
 func (a *Auditor) Read(name string, r io.Reader) error {
 	v := &verifier{name: name, policy: a.policy, o: a.o, f: newFindings(), packs: Packs{}, judged: map[string]error{},
-		tables: map[string]map[string][]byte{}, opens: map[string]bool{}, kind: KindPack}
+		tables: map[string]map[string][]byte{}, opens: map[string]bool{}, receipted: map[string]bool{}, kind: KindPack}
 	in := bufio.NewReaderSize(r, 1<<16)
 	head, err := in.Peek(len(proofHeader))
 	if err != nil && !errors.Is(err, io.EOF) {

@@ -57,8 +57,10 @@ type regionReader struct {
 	hidden []ledger.Hash // the leaves' commitments, where openings are here
 	opened uint64        // one past the last leaf that was opened
 	// partial are the leaves of a receipt by index; nil for a pack.
-	partial  map[uint64]ledger.Hash
-	chains   map[string]chain
+	partial map[uint64]ledger.Hash
+	chains  map[string]chain
+	// segments are those whose receipts may be here.
+	segments segments
 	quoted   []quote
 	unseen   int
 	bundle   map[string]bool // hashes of bundles that leaves name
@@ -104,6 +106,8 @@ func (r *regionReader) file(n name, data []byte) error {
 		return r.takeTail(data)
 	case dirOpenings:
 		return parseOpenings(data, r.takeOpening)
+	case dirSegments:
+		return parseSegments(data, r.takeSegment)
 	}
 	return nil
 }
@@ -240,6 +244,9 @@ func (r *regionReader) judge(index uint64, l *ledger.Leaf) {
 	}
 	if l.Kind == kindSegment && l.Accepted() {
 		r.judgeSegment(index, l)
+		if r.v.receipted[r.desc.Name] {
+			r.segments.note(index, l)
+		}
 	}
 }
 

@@ -19,15 +19,17 @@ type verifier struct {
 	f      *findings
 	id     [sha256.Size]byte
 	desc   *Description
-	opens  map[string]bool              // regions that have openings here
-	tables map[string]map[string][]byte // of law packs, until the first region
-	packs  Packs
-	judged map[string]error // judgements repeated before
-	done   []*regionReader
-	at     *regionReader
-	whole  bool              // it was read to its end
-	kind   string            // of evidence: KindPack or KindReceipt
-	aside  map[string]string // verdicts that do not count for this kind, and why
+	opens  map[string]bool // regions that have openings here
+	// receipted are the regions whose inference receipts are here.
+	receipted map[string]bool
+	tables    map[string]map[string][]byte // of law packs, until the first region
+	packs     Packs
+	judged    map[string]error // judgements repeated before
+	done      []*regionReader
+	at        *regionReader
+	whole     bool              // it was read to its end
+	kind      string            // of evidence: KindPack or KindReceipt
+	aside     map[string]string // verdicts that do not count for this kind, and why
 }
 
 // pack judges one pack.
@@ -40,6 +42,8 @@ func (v *verifier) pack(r io.Reader) error {
 	for _, e := range a.Entries() {
 		if n, err := parseName(e.Name); err == nil && n.kind == dirOpenings {
 			v.opens[n.region] = true
+		} else if err == nil && n.kind == dirSegments {
+			v.receipted[n.region] = true
 		}
 	}
 	for i := 0; ; i++ {
