@@ -195,6 +195,7 @@ func (g *Group) Run(ctx context.Context) error {
 	parts.Go(func() { g.digests(inner) })
 	parts.Go(func() { g.noteCommitted(inner, stores) })
 	parts.Go(func() { g.keepLedger(inner) })
+	parts.Go(func() { g.erase(inner) })
 	parts.Go(func() { g.compareClocks(inner, net) })
 	parts.Go(func() { _ = g.Lead(inner, func(ctx context.Context) { g.steward(ctx, r, net) }) })
 

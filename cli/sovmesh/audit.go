@@ -10,7 +10,7 @@ import (
 )
 
 func (p *program) auditCommands() *cli.Command {
-	return group("audit", "evidence for outsiders, and how it holds", p.auditReceipt(), p.auditExport(), p.auditVerify(), p.auditReport(), p.auditPolicy())
+	return group("audit", "evidence for outsiders, and how it holds", p.auditReceipt(), p.auditExport(), p.auditVerify(), p.auditReport(), p.auditPolicy(), p.auditErase())
 }
 
 func (p *program) auditVerify() *cli.Command {

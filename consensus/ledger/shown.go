@@ -67,6 +67,11 @@ const (
 	ShownDropped   = "dropped"
 	ShownMissing   = "missing"
 	ShownRecovered = "recovered"
+	// ShownErased are leaves, joined by spaces, whose openings were erased.
+	ShownErased = "erased"
+	// ShownRead is what an auditor read, export or entries; ShownCount how often
+	// since the last leaf that says so.
+	ShownRead = "read"
 	// ShownVersion is a state version.
 	ShownVersion = "version"
 )

@@ -32,8 +32,8 @@ func (c *call) showPeerLeaf(region placement.RegionID, l LeafRef) {
 	}
 }
 
-// maxLeaves is how many leaves a job remembers: its first, and the newest.
-const maxLeaves = 32
+// MaxJobLeaves is how many leaves a job remembers: its first, and the newest.
+const MaxJobLeaves = 32
 
 // noteLeaf remembers that the command under way, whose leaf is the next one, is
 // about the job.
@@ -43,7 +43,7 @@ func (s *State) noteLeaf(r *jobRecord) {
 		return
 	}
 	leaves := append(slices.Clone(r.Leaves), next)
-	if len(leaves) > maxLeaves {
+	if len(leaves) > MaxJobLeaves {
 		leaves = slices.Delete(leaves, 1, 2)
 	}
 	r.Leaves = leaves

@@ -127,6 +127,10 @@ func (s *State) runLog(c *call, cmd Command) (*Refused, bool) {
 		return s.dropWitness(c, k), true
 	case CommitSegment:
 		return s.commitSegment(c, k), true
+	case EraseOpenings:
+		return s.eraseOpenings(c, k), true
+	case RecordRead:
+		return s.recordRead(c, k), true
 	}
 	return nil, false
 }
@@ -327,6 +331,7 @@ func (s *State) restartLog(c *call, k RestartLog) *Refused {
 	s.tree = ledger.NewTree()
 	s.Marks, s.checkpoints = nil, newTable[*Checkpoint]()
 	s.forgetLeaves()
+	s.erasures = newTable[*Erasure]() // of the log before, which is not served any more
 	c.show(ledger.ShownOrigin, s.LogOrigin())
 	c.show(ledger.ShownPrevious, k.Previous)
 	c.id = s.LogOrigin()

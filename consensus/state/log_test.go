@@ -256,12 +256,12 @@ func TestJobsRememberTheirLeaves(t *testing.T) {
 	if len(leaves) < 3 {
 		t.Fatalf("leaves of the job: %v", leaves)
 	}
-	for range 3 * maxLeaves {
+	for range 3 * MaxJobLeaves {
 		f.ok(SetContact{Nodes: []placement.NodeID{"n1"}, Contact: placement.ContactUnknown})
 		f.ok(SetContact{Nodes: []placement.NodeID{"n1"}, Contact: placement.ContactAlive})
 	}
 	now := f.s.JobLeaves(id)
-	if len(now) != maxLeaves || now[0] != leaves[0] || now[len(now)-1] != f.s.LedgerSize()-1 {
+	if len(now) != MaxJobLeaves || now[0] != leaves[0] || now[len(now)-1] != f.s.LedgerSize()-1 {
 		t.Errorf("%d leaves, from %d to %d of %d", len(now), now[0], now[len(now)-1], f.s.LedgerSize())
 	}
 }

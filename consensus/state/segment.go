@@ -44,7 +44,7 @@ func segmentReader(k Kind) func([]byte) (Command, error) {
 	if k == KindCommitSegment {
 		return read[CommitSegment]
 	}
-	return nil
+	return auditReader(k)
 }
 
 // Segment is where the chain of a node's segments ends.

@@ -48,6 +48,7 @@ const (
 	recWitness     = 'S'
 	recWitnessed   = 'T'
 	recSegment     = 'U'
+	recErasure     = 'V'
 	recEnd         = 'Z'
 
 	maxRecord = 16 << 20
@@ -156,6 +157,7 @@ func (v *View) records(w *recordWriter) {
 	writeTable(w, recWitness, v.witnesses)
 	writeTable(w, recWitnessed, v.witnessed)
 	writeTable(w, recSegment, v.segments)
+	writeTable(w, recErasure, v.erasures)
 }
 
 // Restore reads a snapshot. It is strict: order, unknown fields, trailing bytes
@@ -356,6 +358,8 @@ func (s *State) restoreRest(table byte, data []byte) error {
 		return restoreRow(data, s.witnessed, func(w *Witnessed) string { return w.Origin })
 	case recSegment:
 		return restoreRow(data, s.segments, func(g *Segment) string { return string(g.Node) })
+	case recErasure:
+		return restoreRow(data, s.erasures, func(e *Erasure) string { return seqKey(e.Seq) })
 	}
 	return fmt.Errorf("no such table")
 }

@@ -79,6 +79,7 @@ func New() *State {
 			witnesses:    newTable[*Witness](),
 			witnessed:    newTable[*Witnessed](),
 			segments:     newTable[*Segment](),
+			erasures:     newTable[*Erasure](),
 			policies:     newPolicyCache(),
 		},
 		salts: map[[16]byte]uint64{},
@@ -100,6 +101,7 @@ func (s *State) Freeze() *View {
 	v.held = s.held.snapshot()
 	v.fifoKeys, v.fifoGrants = s.fifoKeys.snapshot(), s.fifoGrants.snapshot()
 	v.checkpoints, v.witnesses, v.witnessed, v.segments = s.checkpoints.snapshot(), s.witnesses.snapshot(), s.witnessed.snapshot(), s.segments.snapshot()
+	v.erasures = s.erasures.snapshot()
 	v.grants, v.revoked, v.idempotency = s.grants.snapshot(), s.revoked.snapshot(), s.idempotency.snapshot()
 	return &v
 }

@@ -44,6 +44,7 @@ type View struct {
 	witnesses    table[*Witness]    // outside ones, by name
 	witnessed    table[*Witnessed]  // other logs, by origin
 	segments     table[*Segment]    // ends of the nodes' chains
+	erasures     table[*Erasure]    // by sequence
 	held         table[peerHold]    // by peer; derived from the reservations
 	policies     *policyCache
 	// What the specs of jobs take, in bytes: of those not over, of those ended;

@@ -44,6 +44,9 @@ func auditExport(s *Server, c *call) error {
 	if err != nil {
 		return err
 	}
+	if err := s.recordRead(c, "export"); err != nil {
+		return err
+	}
 	files, err := s.ledgerFiles()
 	if err != nil {
 		return err

@@ -36,6 +36,9 @@ func hashTile(s *Server, c *call) error {
 
 // entryBundle serves the leaves themselves, to auditors of this region.
 func entryBundle(s *Server, c *call) error {
+	if err := s.recordRead(c, "entries"); err != nil {
+		return err
+	}
 	return s.ledgerTile(c, "tile/entries/"+c.r.PathValue("path"), func(t ledger.Tile) bool { return t.Level == ledger.EntriesLevel })
 }
 

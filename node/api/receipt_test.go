@@ -281,3 +281,66 @@ func TestARegionTellsAPeerNothingOfItsNodes(t *testing.T) {
 		}
 	}
 }
+
+// What a person asks to be forgotten is erased once the job is over, by an
+// administrator alone; and that is a leaf.
+func TestErasingIsForAdministratorsAndLeavesALeaf(t *testing.T) {
+	_, fra, _, _ := mesh3(t)
+	fra.keeps()
+	out, err := fra.admin().Submit(t.Context(), readJob(t, jobText("EU")), SubmitOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := out.Job.ID
+	path := Prefix + "/audit/openings?job=" + string(id)
+	others := bearer(fra.token(state.Token{ID: "aud", Roles: []state.Role{state.RoleViewer, state.RoleSubmitter, state.RoleOperator, state.RoleAuditor}}))
+	admin := bearer(fra.token(state.Token{ID: "adm", Roles: []state.Role{state.RoleAdmin}}))
+	if status, p, _ := fra.do(t, http.MethodDelete, path, others, ""); status != http.StatusForbidden {
+		t.Errorf("without the role: %d %s", status, p.Code)
+	}
+	if _, err := fra.admin().EraseOpenings(t.Context(), id); CodeOf(err) != "job.alive" {
+		t.Errorf("of a job that lives: %v", err)
+	}
+	fra.ledger.must(t, state.StopJob{Job: id})
+	leaves := fra.ledger.View().JobLeaves(id)
+	status, p, head := fra.do(t, http.MethodDelete, path, admin, "")
+	if status != http.StatusOK || head.Get(HeaderReceipt) == "" {
+		t.Fatalf("%d %s", status, p.Detail)
+	}
+	if all := fra.ledger.View().Erasures(0); len(all) != 1 || len(all[0].Leaves) != len(leaves) {
+		t.Errorf("erased: %+v, want %v", all, leaves)
+	}
+	if j := fra.ledger.View().Job(id); j.Name != "" || len(j.Spec.Command) > 0 {
+		t.Errorf("the record keeps %+v", j)
+	}
+}
+
+// Reads of auditors are recorded before they are answered, and not each of many.
+func TestAuditorsReadsAreRecorded(t *testing.T) {
+	w, fra, _, _ := mesh3(t)
+	fra.keeps()
+	auditor := bearer(fra.token(state.Token{ID: "aud", Roles: []state.Role{state.RoleAuditor}, Expires: w.clock.now().Add(24 * time.Hour)}))
+	read := func() uint64 {
+		t.Helper()
+		if status, p, _ := fra.do(t, http.MethodGet, Prefix+"/ledger/tile/entries/000.p/3", auditor, ""); status != http.StatusOK {
+			t.Fatalf("%d %s", status, p.Detail)
+		}
+		return fra.ledger.View().LedgerSize()
+	}
+	first := read()
+	if read() != first || read() != first {
+		t.Error("each read of many has a leaf")
+	}
+	w.clock.add(readsEvery)
+	if read() != first+1 {
+		t.Fatal("the reads since the last record are not recorded")
+	}
+	entry, err := fra.ledger.files.Entry(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := ledger.Decode(entry)
+	if err != nil || leaf.Kind != string(state.KindRecordRead) || leaf.Get(ledger.ShownCount) != "3" || leaf.Get(ledger.ShownRole) != "auditor" {
+		t.Errorf("%+v %v", leaf, err)
+	}
+}

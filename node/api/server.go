@@ -157,6 +157,7 @@ type Server struct {
 	quic    http.Handler
 	openapi []byte
 	streams chan struct{} // one place for each stream
+	reads   auditReads
 	waitsMu sync.Mutex
 	waits   map[placement.RegionID]int // questions of peers that wait; guarded by waitsMu
 }
