@@ -31,6 +31,7 @@ type rule struct {
 var rules = []rule{
 	{regexp.MustCompile(`(sm_[a-z0-9-]+_)[A-Za-z0-9_-]{43}`), "SECRET", true},
 	{regexp.MustCompile(`(\b[a-z][a-z0-9-]*\.)[0-9a-z]{26}\b`), "JOB", true},
+	{regexp.MustCompile(`(/(?:ledger|witness)\+)[0-9a-f]{8}\+[A-Za-z0-9+/]+={0,2}`), "KEY", false},
 	{regexp.MustCompile(`\b[0-9a-f]{64}\b`), "HASH", true},
 	{regexp.MustCompile(`(sha256:)[0-9a-f]{12}\b`), "HASH", true},
 	{regexp.MustCompile(`\b(?:[0-9a-z]{4}-){7}[0-9a-z]{4}\b`), "FINGERPRINT", true},
