@@ -78,7 +78,9 @@ type Ruling struct {
 	Finding // the one that decides: a refusal before an unknown
 	// Policy is what was judged: every layer, the border's rules included.
 	Policy residency.Policy
-	// Findings are all answers, one for each pack and place, for the record.
+	// Findings are the answers about the destination, one for each pack, for the
+	// record. What could not be asked, for want of a pack or of a layer that can be
+	// read, and whether Via lies on the path, decide and are no findings.
 	Findings []Finding
 }
 
@@ -134,7 +136,9 @@ func (x Crossing) Judge() Ruling {
 	own := [1]*residency.Pack{x.Law.Pack}
 	packs, missing := x.packs(own[:])
 	for _, pack := range packs {
-		r.take(x.there(&r, pack))
+		f := x.there(&r, pack)
+		r.Findings = append(r.Findings, f)
+		r.take(f)
 		if x.Via != nil {
 			r.take(x.through(&r, x.Via.Facts.Site(x.Via.ID, x.ViaSite), pack))
 		}
@@ -281,9 +285,8 @@ func (x Crossing) through(r *Ruling, site residency.Site, pack *residency.Pack) 
 	return f
 }
 
-// take notes an answer; what refuses decides, else what is not known.
+// take lets what refuses decide, else what is not known.
 func (r *Ruling) take(f Finding) {
-	r.Findings = append(r.Findings, f)
 	if r.Verdict == "" || r.Permitted() || r.Verdict == residency.Unknown && f.Verdict == residency.Refused {
 		r.Finding = f
 	}
@@ -294,6 +297,5 @@ func (x Crossing) unknown(r Ruling, rule, reason string) Ruling {
 	if x.Law.Pack != nil {
 		r.Pack = x.Law.Pack.Hash()
 	}
-	r.Findings = append(r.Findings, r.Finding)
 	return r
 }

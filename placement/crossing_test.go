@@ -131,6 +131,27 @@ func TestBothPacksMustPermit(t *testing.T) {
 	}
 }
 
+// A ledger records what was said of the destination, so that it can be judged
+// again: nothing else may stand among the findings.
+func TestOnlyTheDestinationIsRecorded(t *testing.T) {
+	fr, de := at(t, "fra-1", "FR"), at(t, "ber-1", "DE")
+	for _, tt := range []struct {
+		x    Crossing
+		want int
+	}{
+		{Crossing{Layers: own("DE,FR"), From: fr, To: de, Via: fr}, 1},
+		{Crossing{Layers: own("DE"), From: fr, To: de, Via: fr}, 1},
+		{Crossing{Layers: own("EU"), From: fr, To: at(t, "ber-1", "DE", packed("newer"))}, 1},
+		{Crossing{Layers: own("ATLANTIS"), To: de}, 0},
+	} {
+		tt.x.Law = law(t)
+		r := tt.x.Judge()
+		if len(r.Findings) != tt.want || tt.want == 1 && (!(r.Findings[0].Verdict == residency.Permitted) || r.Findings[0].Site.Region != "ber-1") {
+			t.Errorf("%v: %+v", tt.x.Layers, r.Findings)
+		}
+	}
+}
+
 func TestAcrossWritesIntoNobodysLayers(t *testing.T) {
 	layers := make([]Layer, 1, 4)
 	layers[0] = own("EU")[0]

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,7 +16,11 @@ func policy(t *testing.T, tag string) residency.Policy {
 	if t != nil {
 		t.Helper()
 	}
-	p, err := residency.ParsePolicy(tag, residency.Embedded(), residency.DateOf(time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)))
+	var layers []placement.Layer
+	for wire := range strings.SplitSeq(tag, " & ") {
+		layers = append(layers, placement.Layer{Origin: residency.OriginJob, Tag: wire})
+	}
+	p, err := placement.ReadLayers(layers, residency.Embedded(), residency.DateOf(time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)))
 	if err != nil {
 		panic(err)
 	}

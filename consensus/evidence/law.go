@@ -12,6 +12,9 @@ import (
 // be held at all; no place was judged.
 const ruleAdmission = "tag.read"
 
+// rulePath is the rule of a judgement by which a place may be passed.
+const rulePath = "transit.via"
+
 // Packs are law packs by their hash. A pack is found by hash alone, so it does
 // not matter who supplied it.
 type Packs map[string]*residency.Pack
@@ -42,7 +45,10 @@ func Rejudge(j *ledger.Judgement, packs Packs) error {
 	if j.Facts == nil {
 		return rejudgeAdmission(j, policy, pack, on)
 	}
-	return rejudgeSite(j, policy.ForScope("compute"), pack, on)
+	if j.Rule != rulePath {
+		policy = policy.ForScope("compute")
+	}
+	return rejudgeSite(j, policy, pack, on)
 }
 
 func rejudgeAdmission(j *ledger.Judgement, policy residency.Policy, pack *residency.Pack, on residency.Date) error {
@@ -57,6 +63,13 @@ func rejudgeAdmission(j *ledger.Judgement, policy residency.Policy, pack *reside
 
 func rejudgeSite(j *ledger.Judgement, policy residency.Policy, pack *residency.Pack, on residency.Date) error {
 	site, o := siteOf(j.Facts), residency.Options{On: on}
+	if j.Rule == rulePath && j.Verdict == string(residency.Permitted) && j.Place == "" {
+		// The region may hold it on its way. Nothing is placed on a node by this rule.
+		if err := residency.CheckTransit(policy, site, pack, o); err != nil {
+			return fmt.Errorf("%s was recorded as lying on the path, and does not: %w", j.Tag, err)
+		}
+		return nil
+	}
 	d := residency.Evaluate(policy, site, pack, o)
 	if string(d.Verdict) != j.Verdict {
 		return fmt.Errorf("%s was recorded as %s (rule %s), and is %s (rule %s: %s)", j.Tag, j.Verdict, j.Rule, d.Verdict, d.Rule, d.Reason)

@@ -14,6 +14,14 @@ func judged(tag, country, verdict, rule string) *ledger.Judgement {
 		Facts: &ledger.Facts{Region: "r-1", Country: country, Home: country, Parent: "none", Location: "documented", Operator: "documented", AsOf: "2026-10-01"}}
 }
 
+// viaFR allows DE, by a path that leads through France.
+const viaFR = "json:eyJyZXNpZGVuY3kiOnsiYWxsb3ciOlsiREUiXX0sInRyYW5zaXQiOnsidmlhIjpbIkZSIl19fQ"
+
+func onNode(j *ledger.Judgement) *ledger.Judgement {
+	j.Place = "a node"
+	return j
+}
+
 func TestDecisionsAreRepeated(t *testing.T) {
 	pack := residency.Embedded()
 	packs := Packs{pack.Hash(): pack}
@@ -28,6 +36,9 @@ func TestDecisionsAreRepeated(t *testing.T) {
 		{"a placement outside the tag", judged("EU", "US", "permitted", "tag.allow"), "is refused"},
 		{"a lawful one denied", judged("EU", "FR", "refused", "tag.allow"), "is permitted"},
 		{"another rule than that which decided", judged("EU", "US", "refused", "tag.deny"), "no layer of it says so"},
+		{"held on its way", judged(viaFR, "FR", "permitted", "transit.via"), ""},
+		{"held off its way", judged(viaFR, "US", "permitted", "transit.via"), "the path"},
+		{"run where it may only pass", onNode(judged(viaFR, "FR", "permitted", "transit.via")), "is refused"},
 		{"a tag that is none", judged("Europe", "FR", "permitted", "tag.allow"), "Europe"},
 		{"an admitted policy that excludes itself", &ledger.Judgement{Verdict: "permitted", Rule: "tag.read", Tag: "DE & FR", LawPack: pack.Hash(), On: "2026-11-21"}, "no place"},
 		{"an admission", &ledger.Judgement{Verdict: "permitted", Rule: "tag.read", Tag: "EU", LawPack: pack.Hash(), On: "2026-11-21"}, ""},

@@ -240,7 +240,7 @@ func unknownLaw(d residency.Decision) *Error {
 // said names a layer's origin as the caller of an inference request knows it.
 func said(o residency.Origin) string {
 	switch o {
-	case residency.OriginJob:
+	case residency.OriginJob, "policy": // as read back from a head, where nobody is named
 		return "request"
 	case residency.OriginToken:
 		return "key"

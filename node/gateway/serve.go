@@ -90,7 +90,7 @@ func (g *Gateway) received(ctx context.Context, j *judge, from sender, head tran
 	if err := validModel(head.Model); err != nil {
 		return none, badRequest("invalid_body", "model", err)
 	}
-	p, err := residency.ParsePolicy(head.Tag, j.law.Pack, j.law.On)
+	p, err := residency.ParseCanonical(head.Tag, j.law.Pack, j.law.On)
 	if err != nil {
 		return none, badRequest("tag.syntax", "", fmt.Errorf("the policy cannot be read here: %w", err))
 	}

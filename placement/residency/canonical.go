@@ -14,7 +14,7 @@ const maxCanonicalLayers = 64
 // the decision pins. Who added which layer is not in the form: the layers'
 // origin is "policy". Errors are *[Error].
 func ParseCanonical(s string, p *Pack, on Date) (Policy, error) {
-	words := strings.Split(s, " & ")
+	words := strings.Split(s, layerSeparator)
 	if len(words) > maxCanonicalLayers {
 		return Policy{}, &Error{Code: "tag.too-long", Message: "the policy has too many layers", Help: "a policy has at most 64 layers"}
 	}

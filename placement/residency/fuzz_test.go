@@ -108,22 +108,3 @@ func FuzzLoadPack(f *testing.F) {
 		}
 	})
 }
-
-func FuzzParsePolicy(f *testing.F) {
-	for _, s := range []string{"EU", "EU & FR", " & ", "EU &FR", "json:" + b64(fullCanonical) + " & EEA,!HU", strings.Repeat("FR & ", 40)} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		p, err := ParsePolicy(s, Embedded(), day(today))
-		if err != nil {
-			if !strings.HasPrefix(code(err), "tag.") {
-				t.Fatalf("%q: %v", s, err)
-			}
-			return
-		}
-		again, err := ParsePolicy(p.Canonical(), Embedded(), day(today))
-		if err != nil || again.Canonical() != p.Canonical() || len(p.Layers()) > maxPolicyLayers {
-			t.Fatalf("%q -> %q, %v", s, p.Canonical(), err)
-		}
-	})
-}

@@ -46,27 +46,6 @@ func ParseWire(s string, p *Pack, on Date) (Tag, error) {
 	return t, nil
 }
 
-// maxPolicyLayers bounds the layers of a policy that comes over the wire.
-const maxPolicyLayers = 32
-
-// ParsePolicy reads what [Policy.Canonical] wrote, as an inference head carries
-// it. Who said which layer is not in it; all count as the job's.
-func ParsePolicy(canonical string, p *Pack, on Date) (Policy, error) {
-	parts := strings.Split(canonical, layerSeparator)
-	if len(parts) > maxPolicyLayers {
-		return Policy{}, tooLong(fmt.Sprintf("a policy of %d layers", len(parts)))
-	}
-	layers := make([]Layer, 0, len(parts))
-	for _, part := range parts {
-		t, err := ParseWire(part, p, on)
-		if err != nil {
-			return Policy{}, err
-		}
-		layers = append(layers, Layer{OriginJob, t})
-	}
-	return NewPolicy(layers...), nil
-}
-
 func shortened(s string) string {
 	if len(s) > 200 {
 		return s[:200] + "..."
