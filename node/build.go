@@ -28,8 +28,9 @@ import (
 const maxSkew = time.Minute
 
 func (n *Node) buildConsensus() error {
-	n.ledger, n.blank = &ledger{n: n}, state.New().Freeze()
+	n.ledger = &ledger{n: n}
 	if n.who.Role == placement.RoleWorker {
+		n.facts = newFacts(n)
 		return nil
 	}
 	cfg := consensus.DefaultConfig()
@@ -98,8 +99,8 @@ func (n *Node) buildGossip() error {
 	return err
 }
 
-// voters are the other nodes that hold the region's state, as raft has them,
-// or as the region told when this node joined.
+// voters are the other nodes that hold the region's state, as raft or, on a
+// worker, the facts have them, or as the region told when this node joined.
 func (n *Node) voters() []transport.Peer {
 	var out []transport.Peer
 	add := func(node placement.NodeID, addr string) {
@@ -110,6 +111,15 @@ func (n *Node) voters() []transport.Peer {
 	if n.group != nil {
 		for _, p := range n.group.Peers() {
 			add(p.Node, p.Addr)
+		}
+	}
+	if n.facts != nil {
+		for _, role := range []placement.NodeRole{placement.RoleVoter, placement.RoleStandby} {
+			for _, p := range n.facts.View().Nodes() {
+				if p.Role == role {
+					add(p.ID, p.QUIC)
+				}
+			}
 		}
 	}
 	if len(out) == 0 {
@@ -151,7 +161,7 @@ func (n *Node) buildWork() (err error) {
 func (n *Node) lawful(_ placement.Task, job placement.Job) error {
 	view := n.ledger.View()
 	if view.Self() == nil {
-		return nil // a worker holds no facts: its voters judged, and it runs what they committed
+		return errors.New("this node does not know what is lawful here")
 	}
 	self := view.Node(n.who.Node)
 	if self == nil {
@@ -237,6 +247,9 @@ func (n *Node) isReady() error {
 	case <-n.ready:
 	default:
 		return errors.New("this node has not found its region's leader yet")
+	}
+	if n.facts != nil {
+		return n.facts.ready()
 	}
 	if _, ok := n.ledger.Leader(); !ok {
 		return errors.New("the region has no leader now")

@@ -16,8 +16,8 @@ import (
 )
 
 // ledger is the region's replicated state as this node reaches it: its own
-// replica on voters and standbys, a voter's on workers. The API, the
-// controller, the runner and the gateway see no difference.
+// replica on voters and standbys; on workers, what most voters tell alike. The
+// API, the controller, the runner and the gateway see no difference.
 type ledger struct{ n *Node }
 
 // errNoReplica is the answer of a worker to what only a replica can do.
@@ -25,15 +25,14 @@ var errNoReplica = errors.New("this node holds no replica of its region's ledger
 
 func (l *ledger) View() *state.View {
 	if l.n.group == nil {
-		return l.n.blank
+		return l.n.facts.View()
 	}
 	return l.n.group.View()
 }
 
 func (l *ledger) Wait(ctx context.Context, after uint64) (*state.View, error) {
 	if l.n.group == nil {
-		<-ctx.Done()
-		return nil, ctx.Err()
+		return l.n.facts.Wait(ctx, after)
 	}
 	return l.n.group.Wait(ctx, after)
 }
@@ -158,15 +157,9 @@ func (l *ledger) Report(ctx context.Context, reports []placement.TaskReport) err
 	return nil
 }
 
-// assignmentsWait bounds one question of a worker for its tasks.
-const assignmentsWait = 30 * time.Second
-
 // Next is this node's committed set of tasks, once it is newer than after.
 func (l *ledger) Next(ctx context.Context, after uint64) (runner.Wanted, error) {
-	if l.n.group == nil {
-		return l.ask(ctx, after)
-	}
-	view, err := l.n.group.Wait(ctx, after)
+	view, err := l.Wait(ctx, after)
 	if err != nil {
 		return runner.Wanted{}, err
 	}
@@ -177,25 +170,6 @@ func (l *ledger) Next(ctx context.Context, after uint64) (runner.Wanted, error) 
 		}
 	}
 	return out, nil
-}
-
-func (l *ledger) ask(ctx context.Context, after uint64) (runner.Wanted, error) {
-	err := error(errNoReplica)
-	for _, voter := range l.n.voters() {
-		asked, cancel := context.WithTimeout(ctx, assignmentsWait+5*time.Second)
-		answer, e := l.n.mesh.Assignments(asked, voter, after, assignmentsWait)
-		cancel()
-		if e != nil {
-			err = e
-			continue
-		}
-		out := runner.Wanted{Index: answer.Index}
-		for _, t := range answer.Tasks {
-			out.Tasks = append(out.Tasks, runner.Want{Task: t.Task, Job: t.Job})
-		}
-		return out, nil
-	}
-	return runner.Wanted{}, err
 }
 
 // ledgerFiles is the replica's ledger on disk, nil until the group has opened it.

@@ -55,7 +55,7 @@ type Node struct {
 	endpoint   *transport.Endpoint
 	mesh       *api.MeshClient
 	group      *consensus.Group // nil on a worker
-	blank      *state.View      // what a worker knows of the ledger: nothing
+	facts      *facts           // of a worker; nil on the others
 	ledger     *ledger
 	gossip     *gossip.Pool
 	keyring    *keyring
@@ -156,8 +156,11 @@ func (n *Node) revoked(id identity.ID, serial *big.Int) bool {
 	if view.Revoked(serial.String()) {
 		return true
 	}
-	if n.group == nil || id.Region != n.who.Region || view.Self() == nil || view.Node(id.Node) != nil {
+	if id.Region != n.who.Region || view.Self() == nil || view.Node(id.Node) != nil {
 		return false
+	}
+	if n.group == nil {
+		return true // whom a worker must hear is among the nodes that it was told of
 	}
 	// A replica that lags may not have heard of a member of its own group: it
 	// must listen to it, or it would never hear.

@@ -35,6 +35,9 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.group != nil {
 		parts = append(parts, part{name: "consensus", run: n.group.Run}, part{name: "founding", run: n.found, ready: n.founded})
 	}
+	if n.facts != nil {
+		parts = append(parts, part{name: "facts", run: n.facts.run}, part{name: "voters", run: n.facts.keepVoters})
+	}
 	if err := n.publish(); err != nil {
 		return err
 	}
@@ -117,6 +120,11 @@ func (n *Node) settle(ctx context.Context) error {
 	}
 	if ctx.Err() != nil {
 		return nil // told to end before it was ready
+	}
+	if n.facts != nil {
+		if _, err := n.facts.Wait(ctx, 0); err != nil {
+			return nil
+		}
 	}
 	n.readyOnce.Do(func() { close(n.ready) })
 	for ctx.Err() == nil {

@@ -135,12 +135,8 @@ func (s *Server) appCaller(r *http.Request, v *state.View) (*Caller, error) {
 // tokenCaller looks a bearer token up by its hash. A token of another region is
 // refused before: what was sent here by mistake is not even compared.
 func (s *Server) tokenCaller(ctx context.Context, token string, v *state.View) (*Caller, error) {
-	region, ok := identity.RegionOfBearer(token)
-	if !ok {
-		return nil, newProblem(http.StatusUnauthorized, CodeBadToken, "the bearer token is not one of this mesh", "create one: sovmesh token create")
-	}
-	if region != s.cfg.Region {
-		return nil, newProblem(http.StatusUnauthorized, CodeForeignToken, "the bearer token belongs to region "+string(region)+", and this is "+string(s.cfg.Region), "never send a token to another region; revoke it if that was a mistake: sovmesh token revoke ID")
+	if err := s.ownToken(token); err != nil {
+		return nil, err
 	}
 	hash := identity.HashBearer(token)
 	t := v.Token(hex.EncodeToString(hash[:]))
@@ -157,7 +153,19 @@ func (s *Server) tokenCaller(ctx context.Context, token string, v *state.View) (
 	case !t.Expires.IsZero() && !s.now().Before(t.Expires):
 		return nil, newProblem(http.StatusUnauthorized, CodeExpiredToken, "the bearer token expired", "ask an administrator for a new one")
 	}
-	return &Caller{Kind: CallerToken, Region: region, Token: t, Tenant: t.Tenant, Actor: t.ID}, nil
+	return &Caller{Kind: CallerToken, Region: s.cfg.Region, Token: t, Tenant: t.Tenant, Actor: t.ID}, nil
+}
+
+// ownToken refuses a token that says itself that it is not of this region.
+func (s *Server) ownToken(token string) error {
+	region, ok := identity.RegionOfBearer(token)
+	if !ok {
+		return newProblem(http.StatusUnauthorized, CodeBadToken, "the bearer token is not one of this mesh", "create one: sovmesh token create")
+	}
+	if region != s.cfg.Region {
+		return newProblem(http.StatusUnauthorized, CodeForeignToken, "the bearer token belongs to region "+string(region)+", and this is "+string(s.cfg.Region), "never send a token to another region; revoke it if that was a mistake: sovmesh token revoke ID")
+	}
+	return nil
 }
 
 // meshCaller is whom the certificate on an HTTP/3 connection names.

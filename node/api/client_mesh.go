@@ -119,13 +119,6 @@ func (m *MeshClient) Propose(ctx context.Context, p transport.Peer, raw []byte) 
 	return *out, nil
 }
 
-// Assignments are the caller's own tasks, as soon as the index of one of them
-// is beyond after, or after the wait.
-func (m *MeshClient) Assignments(ctx context.Context, p transport.Peer, after uint64, wait time.Duration) (*Assignments, error) {
-	path := "/assignments?after=" + strconv.FormatUint(after, 10) + "&wait=" + wait.String()
-	return meshJSON[Assignments](ctx, m, p, meshCall{method: http.MethodGet, path: path, cargo: cargo(transport.CargoStatus)}, nil)
-}
-
 // Certificate renews the caller's own certificates.
 func (m *MeshClient) Certificate(ctx context.Context, p transport.Peer, r CertificateRequest) (*CertificateAnswer, error) {
 	return meshJSON[CertificateAnswer](ctx, m, p, meshCall{method: http.MethodPost, path: "/certificate", cargo: cargo(transport.CargoCertificate)}, r)

@@ -74,57 +74,6 @@ func mayPropose(c *Caller, cmd state.Command) bool {
 	return false
 }
 
-// assignments are the caller's own live tasks, as soon as one of them, or their
-// number, changed after the index that it has.
-func assignments(s *Server, c *call) error {
-	o, err := c.listQuery()
-	if err != nil {
-		return err
-	}
-	if after := c.r.URL.Query().Get("after"); after != "" {
-		if _, err := fmt.Sscanf(after, "%d", &o.Index); err != nil {
-			return &InputError{Code: CodeUsage, Message: "after cannot be " + quoteWord(after), Help: "send the index of the answer before"}
-		}
-	}
-	known := fingerprintOf(nil)
-	changed := func(v *state.View) bool {
-		return o.Index == 0 || fingerprintOf(v.TasksOn(c.caller.Node)) != known || v.Index() < o.Index
-	}
-	known = fingerprintAt(c.view, c.caller.Node, o.Index)
-	v := c.view
-	if o.Wait > 0 {
-		if v, err = c.await(o, changed); err != nil {
-			return err
-		}
-	}
-	out := Assignments{Index: v.Index(), Node: c.caller.Node, Tasks: []AssignedTask{}}
-	for _, t := range v.TasksOn(c.caller.Node) {
-		if j := v.Job(t.Job); j != nil {
-			out.Tasks = append(out.Tasks, AssignedTask{Task: *t, Job: *j})
-		}
-	}
-	return c.writeJSON(http.StatusOK, out)
-}
-
-// fingerprintOf tells two lists of tasks apart by what a node acts on.
-func fingerprintOf(tasks []*placement.Task) string {
-	out := make([]byte, 0, 64*len(tasks))
-	for _, t := range tasks {
-		out = fmt.Appendf(out, "%s %v %d;", t.ID, t.Stop, t.LeaseUntil.Unix())
-	}
-	return string(out)
-}
-
-// fingerprintAt is what the node saw at an index: what it sees now, unless a
-// task came later, which it must be told at once.
-func fingerprintAt(v *state.View, node placement.NodeID, index uint64) string {
-	tasks := v.TasksOn(node)
-	if slices.ContainsFunc(tasks, func(t *placement.Task) bool { return t.Index > index }) {
-		return "newer"
-	}
-	return fingerprintOf(tasks)
-}
-
 // renewCertificate gives the caller new certificates under its own name.
 func renewCertificate(s *Server, c *call) error {
 	var in CertificateRequest

@@ -109,7 +109,7 @@ func meshOps() []operation {
 		{Method: http.MethodGet, Path: MeshPrefix + "/hello", ID: "hello", Summary: "A node's clock", Verb: VerbNode, NoState: true, Out: Hello{}, Handler: hello},
 		{Method: http.MethodPost, Path: MeshPrefix + "/propose", ID: "propose", Summary: "Propose an encoded command", Verb: VerbNode, Handler: proposeRaw},
 		{Method: http.MethodPost, Path: MeshPrefix + "/judge", ID: "judge", Summary: "Would the body of a request with these headers be read", Verb: VerbPublic, Grant: grantSubmit, Relay: true, Handler: judgeRelayed},
-		{Method: http.MethodGet, Path: MeshPrefix + "/assignments", ID: "assignments", Summary: "The caller's own tasks", Verb: VerbNode, Out: Assignments{}, Handler: assignments},
+		{Method: http.MethodGet, Path: MeshPrefix + "/facts", ID: "facts", Summary: "What a node without a replica may know", Verb: VerbNode, Out: Facts{}, Query: []parameter{{"have", "string", "digests of the tables that the caller has, in their order"}, {"want", "string", "digests of tables to send whole"}, {"wait", "string", "hold the answer until the tables are others, at most this long"}}, Handler: facts},
 		{Method: http.MethodPost, Path: MeshPrefix + "/certificate", ID: "certificate", Summary: "Renew the caller's certificates", Verb: VerbNode, In: CertificateRequest{}, Out: CertificateAnswer{}, Handler: renewCertificate},
 		{Method: http.MethodGet, Path: MeshPrefix + "/authority", ID: "authority", Summary: "The region's CA, for voters", Verb: VerbVoter, Out: AuthoritySecrets{}, Handler: authoritySecrets},
 		{Method: http.MethodGet, Path: MeshPrefix + "/keyring", ID: "keyring", Summary: "The gossip keys", Verb: VerbNode, Out: Keyring{}, Handler: keyring},

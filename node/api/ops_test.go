@@ -485,11 +485,32 @@ func TestMeshWithinTheRegion(t *testing.T) {
 		t.Fatal(err)
 	}
 	fra.place(t, out.Job.ID)
-	if a, err := voter.Assignments(t.Context(), peer, 0, 0); err != nil || len(a.Tasks) != 1 || a.Tasks[0].Job.ID != out.Job.ID {
-		t.Errorf("assignments: %+v %v", a, err)
+	told := func(m *MeshClient) map[string]string {
+		f, err := m.Facts(t.Context(), peer, "", nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := map[string]string{}
+		for _, table := range f.Tables {
+			out[table.Name] = string(table.Data)
+			if table.Data != nil && state.FactDigest(table.Data) != table.Digest {
+				t.Errorf("table %s is not what its digest says", table.Name)
+			}
+		}
+		return out
 	}
-	if a, err := worker.Assignments(t.Context(), peer, 0, 0); err != nil || len(a.Tasks) != 0 {
-		t.Errorf("another node's: %+v %v", a, err)
+	if got := told(voter)["jobs"]; !strings.Contains(got, string(out.Job.ID)) {
+		t.Errorf("a node's own jobs: %q", got)
+	}
+	if got := told(worker); got["jobs"] != "" || got["tasks"] != "" || got["nodes"] == "" {
+		t.Errorf("another node's: %v", got)
+	}
+	now, err := worker.Facts(t.Context(), peer, "", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := worker.Facts(t.Context(), peer, now.Digests(), nil, time.Minute/1000); err != nil || again.Digests() != now.Digests() {
+		t.Errorf("after a wait without news: %v", err)
 	}
 	abroad := NewMeshClient(speaker{w.net, identity.ID{Region: "ber-1", Mesh: testMesh, Node: "ber-1-n1"}, fra.ledger})
 	s, err := abroad.Summary(t.Context(), peer, ber.server.cfg.Verifier, w.clock.now())

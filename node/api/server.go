@@ -153,6 +153,8 @@ type Server struct {
 	mesh    *MeshClient
 	tags    tags
 	admits  admissions
+	facts   factCache
+	bearers bearers
 	app     http.Handler
 	quic    http.Handler
 	openapi []byte

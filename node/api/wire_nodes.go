@@ -107,19 +107,6 @@ type GPU struct {
 	Task placement.TaskID `json:"task,omitempty"`
 }
 
-// Assignments are a node's own tasks with their jobs, at an index.
-type Assignments struct {
-	Index uint64           `json:"index"`
-	Tasks []AssignedTask   `json:"tasks"`
-	Node  placement.NodeID `json:"node"`
-}
-
-// AssignedTask is one committed assignment and what to run.
-type AssignedTask struct {
-	Task placement.Task `json:"task"`
-	Job  placement.Job  `json:"job"`
-}
-
 // CertificateRequest renews the caller's own certificates.
 type CertificateRequest struct {
 	CSR        []byte   `json:"csr"`
