@@ -19,6 +19,10 @@ const (
 	// factsWait bounds one question for facts, factsWithin the fetching of tables.
 	factsWait   = 30 * time.Second
 	factsWithin = 10 * time.Second
+	// factsTables and factsInline bound what is kept of a voter's word before
+	// others have confirmed it.
+	factsTables = 64
+	factsInline = 64 << 10
 	// clockAge is how old the time of accepted facts may be when they are read:
 	// the law is read for a day.
 	clockAge = time.Minute
@@ -34,9 +38,9 @@ type facts struct {
 	n *Node
 
 	mu      sync.Mutex
-	view    *state.View // the accepted set; guarded by mu
-	digests string      // of it; guarded by mu
-	tables  map[string][]byte
+	view    *state.View                    // the accepted set; guarded by mu
+	digests string                         // of it; guarded by mu
+	tables  map[string][]byte              // of it, by digest; guarded by mu
 	changed chan struct{}                  // closed when view changes; guarded by mu
 	told    map[placement.NodeID]api.Facts // the newest word of each voter; guarded by mu
 }
@@ -158,6 +162,14 @@ func (f *facts) forget(voter placement.NodeID) {
 
 // hear notes a voter's word, and takes the set if most voters now say the same.
 func (f *facts) hear(ctx context.Context, peer transport.Peer, said api.Facts) error {
+	if len(said.Tables) > factsTables {
+		return fmt.Errorf("%d tables are more than %d", len(said.Tables), factsTables)
+	}
+	for i := range said.Tables {
+		if t := &said.Tables[i]; len(t.Data) > factsInline {
+			t.Data = nil // nobody asked for it: if most voters say so, it is fetched
+		}
+	}
 	known := f.known()
 	f.mu.Lock()
 	f.told[peer.ID.Node] = said
@@ -207,22 +219,25 @@ func (f *facts) agreed(said api.Facts, known map[placement.NodeID]transport.Peer
 // itself has. The caller holds mu.
 func (f *facts) missing(said api.Facts) (out []string) {
 	for _, t := range said.Tables {
-		if f.content(t, nil) == nil {
+		if _, ok := f.content(t, nil); !ok {
 			out = append(out, t.Digest)
 		}
 	}
 	return out
 }
 
-// content is what a table holds, nil if that is not at hand. Whoever sent it,
-// its digest is what most voters said. The caller holds mu.
-func (f *facts) content(t api.FactTable, fetched map[string][]byte) []byte {
-	for _, data := range [][]byte{f.tables[t.Digest], t.Data, fetched[t.Digest]} {
+// content is what a table holds. Whoever sent it, its digest is what most voters
+// said. The caller holds mu.
+func (f *facts) content(t api.FactTable, fetched map[string][]byte) (data []byte, ok bool) {
+	if data, ok = f.tables[t.Digest]; ok {
+		return data, true
+	}
+	for _, data := range [][]byte{t.Data, fetched[t.Digest]} {
 		if state.FactDigest(data) == t.Digest {
-			return append([]byte{}, data...)
+			return data, true
 		}
 	}
-	return nil
+	return nil, false
 }
 
 // take makes the set the node's own, if it is still what most voters say.
@@ -235,8 +250,8 @@ func (f *facts) take(said api.Facts, known map[placement.NodeID]transport.Peer, 
 	}
 	named, tables := map[string][]byte{}, map[string][]byte{}
 	for _, t := range said.Tables {
-		data := f.content(t, fetched)
-		if data == nil {
+		data, ok := f.content(t, fetched)
+		if !ok {
 			return fmt.Errorf("table %s was not sent as it was told: it has changed meanwhile", t.Name)
 		}
 		named[t.Name], tables[t.Digest] = data, data

@@ -218,7 +218,7 @@ func (h *host) deps(socket net.PacketConn, listener net.Listener) node.Deps {
 		Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			return h.m.tcp.dial(ctx, h.addr, addr)
 		},
-		Drivers: map[string]runner.Driver{string(placement.KindFake): h.world.Driver()},
+		Drivers: map[string]runner.Driver{string(placement.KindFake): h.world.Driver(), string(placement.KindInference): h.world.Driver()},
 		Devices: func(context.Context) ([]placement.Device, error) {
 			devices := make([]placement.Device, len(h.region.spec.GPUs))
 			for i, d := range h.region.spec.GPUs {
