@@ -17,7 +17,7 @@ import (
 // meshPaths are the operations of the mesh listener that are for nodes of the
 // own region only.
 var meshPaths = []struct{ method, path string }{
-	{http.MethodGet, "/hello"}, {http.MethodPost, "/propose"}, {http.MethodPost, "/judge"}, {http.MethodGet, "/assignments"},
+	{http.MethodGet, "/hello"}, {http.MethodPost, "/propose"}, {http.MethodPost, "/judge"}, {http.MethodGet, "/facts"},
 	{http.MethodPost, "/certificate"}, {http.MethodGet, "/authority"}, {http.MethodGet, "/keyring"}, {http.MethodPut, "/keyring"}, {http.MethodGet, "/tasks/fra-1.x/0.1/logs"},
 }
 
