@@ -230,6 +230,7 @@ func (n *Node) buildFront() (err error) {
 	gw := gateway.DefaultConfig()
 	gw.Region, gw.Node, gw.Views, gw.Mesh, gw.Peers = n.who.Region, n.who.Node, n.ledger, gateway.Over(n.endpoint), gatewayPeers{n.links}
 	gw.Auth, gw.Models = n.bearer, modelsOf(n.deps.Models)
+	gw.Receipts = noReceipts{}
 	if n.receipts != nil {
 		gw.Receipts = gatewayReceipts{n}
 	}

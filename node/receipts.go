@@ -17,8 +17,8 @@ import (
 	"github.com/sovmesh/sovmesh/transport/identity"
 )
 
-// buildReceipts gives a replica its keeper of inference receipts. A worker
-// answers no inference, so it keeps none.
+// buildReceipts gives a replica its keeper of inference receipts. A worker keeps
+// none, see [noReceipts].
 func (n *Node) buildReceipts() (err error) {
 	if n.group == nil {
 		return nil

@@ -187,8 +187,12 @@ func TestAWorkerServesModels(t *testing.T) {
 	Run(t, func(t *testing.T) {
 		m := New(t, Region("fra-1", "FR", 8))
 		m.modelServer("127.0.0.1:8000")
-		for model, on := range map[string]string{"near": "n8", "far": "n2"} {
-			job := m.At("fra-1").Submit(`{"kind":"inference","type":"service","restart":{"policy":"on-failure"},"residency":"FR","node":"` + on + `","models":["` + model + `"],"upstream":"http://127.0.0.1:8000","command":["run","1h"]}`)
+		for model, on := range map[string]string{"near": "n8", "far": "n2", "proven": "n8"} {
+			evidence := "best-effort"
+			if model == "proven" {
+				evidence = "required"
+			}
+			job := m.At("fra-1").Submit(`{"kind":"inference","type":"service","evidence":"` + evidence + `","restart":{"policy":"on-failure"},"residency":"FR","node":"` + on + `","models":["` + model + `"],"upstream":"http://127.0.0.1:8000","command":["run","1h"]}`)
 			m.Within(20*time.Second, "the model server runs", job.Is(placement.JobRunning))
 		}
 		tok, err := m.At("fra-1").CreateToken(t.Context(), api.TokenRequest{Roles: []state.Role{state.RoleSubmitter}, Residency: "FR"})
@@ -200,17 +204,23 @@ func TestAWorkerServesModels(t *testing.T) {
 		chat := func(node placement.NodeID, model, token string) (int, string) {
 			return ask(node, http.MethodPost, "/v1/chat/completions", token, `{"model":"`+model+`","messages":[{"role":"user","content":"bonjour"}]}`)
 		}
-		m.Within(10*time.Second, "the worker lists both models", func() bool {
-			status, text := ask("n8", http.MethodGet, "/v1/models", tok.Secret, "")
-			return status == http.StatusOK && strings.Contains(text, `"near"`) && strings.Contains(text, `"far"`)
-		})
+		for _, node := range []placement.NodeID{"n8", "n1"} {
+			m.Within(10*time.Second, string(node)+" lists all models", func() bool {
+				status, text := ask(node, http.MethodGet, "/v1/models", tok.Secret, "")
+				return status == http.StatusOK && strings.Contains(text, `"near"`) && strings.Contains(text, `"far"`) && strings.Contains(text, `"proven"`)
+			})
+		}
 		for _, c := range []struct {
 			node  placement.NodeID
 			model string
-		}{{"n8", "near"}, {"n8", "far"}, {"n1", "near"}} {
+		}{{"n8", "near"}, {"n8", "far"}, {"n1", "near"}, {"n1", "proven"}} {
 			if status, text := chat(c.node, c.model, tok.Secret); status != http.StatusOK || !strings.Contains(text, "salut") {
 				t.Errorf("%s through %s: %d %s", c.model, c.node, status, text)
 			}
+		}
+		// A worker keeps no receipts: where one is required it answers nothing.
+		if status, text := chat("n8", "proven", tok.Secret); status != http.StatusTooManyRequests || !strings.Contains(text, "evidence_busy") {
+			t.Errorf("required evidence at a worker: %d %s", status, text)
 		}
 		for name, token := range map[string]string{"nobody's token": tok.Secret + "x", "no token": ""} {
 			if status, text := chat("n8", "near", token); status != http.StatusUnauthorized {
