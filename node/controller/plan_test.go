@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -163,10 +164,10 @@ func TestANewTermSeesWhatTheOldOneCommitted(t *testing.T) {
 // keeps it.
 func TestALeaderBeingDrainedHandsOver(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
-		transfers, failures := 0, 2
+		const failures = 2
+		var transfers atomic.Int64
 		w.cfg.Transfer = func(context.Context) error {
-			transfers++
-			if transfers <= failures {
+			if transfers.Add(1) <= failures {
 				return errors.New("no voter is near enough")
 			}
 			return nil
@@ -174,16 +175,16 @@ func TestALeaderBeingDrainedHandsOver(t *testing.T) {
 		w.node("n2", 4)
 		w.lead()
 		w.pass(time.Minute)
-		if transfers != 0 {
-			t.Fatalf("the leadership was given away %d times for nothing", transfers)
+		if n := transfers.Load(); n != 0 {
+			t.Fatalf("the leadership was given away %d times for nothing", n)
 		}
 		w.ok(state.DrainNode{Node: "n1"})
 		synctest.Wait()
-		if transfers == 0 {
+		if transfers.Load() == 0 {
 			t.Error("the leader stays on a node that somebody is about to switch off")
 		}
 		w.pass(10 * time.Second)
-		if transfers <= failures {
+		if transfers.Load() <= failures {
 			t.Errorf("it gave up after %d failures", transfers)
 		}
 	})

@@ -17,6 +17,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/sovmesh/sovmesh/consensus"
+	"github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/consensus/ledger/store"
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/placement"
@@ -58,8 +59,12 @@ func (f fakePool) Members() []gossip.Member { return f.members }
 func aView(t *testing.T) *state.View {
 	t.Helper()
 	s := state.New()
+	signer, err := ledger.NewSigner("fra-1.mesh.example/ledger", [ledger.SeedSize]byte{1})
+	if err != nil {
+		t.Fatal(err)
+	}
 	first := state.InitRegion{
-		Region: placement.Region{ID: "fra-1", Mesh: "mesh.example", Bundle: []byte(`{"spiffe_sequence":1}`), Fingerprint: "f",
+		Region: placement.Region{ID: "fra-1", Mesh: "mesh.example", LogKey: signer.Verifier().String(), Bundle: []byte(`{"spiffe_sequence":1}`), Fingerprint: "f",
 			Facts: placement.RegionFacts{Country: "FR", Operator: placement.Operator{Home: "FR", Parent: "none"}}},
 		LawPack: residency.Embedded().Tables(),
 		Node: placement.Node{ID: "n1", QUIC: "127.0.0.1:7443", API: "https://127.0.0.1:7443", Inventory: placement.Inventory{
@@ -67,13 +72,27 @@ func aView(t *testing.T) *state.View {
 			Devices: []placement.Device{{UUID: "a", Model: "m", Memory: 1, Health: placement.DeviceOK}, {UUID: "b", Model: "m", Memory: 1, Health: placement.DeviceLost}},
 		}},
 	}
-	raw, err := state.Encode(state.Head{Version: 1, Time: day, Actor: "node:n1"}, first)
+	apply := func(salt byte, cmd state.Command) {
+		raw, err := state.Encode(state.Head{Version: 1, Time: day, Salt: [16]byte{salt}, Actor: "node:n1"}, cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := s.Apply(uint64(salt), raw); r.Refused != nil {
+			t.Fatal(r.Refused)
+		}
+	}
+	apply(1, first)
+	apply(2, state.MarkLog{})
+	c := ledger.Checkpoint{Origin: s.LogOrigin(), Size: s.LedgerSize(), Root: s.LedgerRoot()}
+	line, err := signer.Sign(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r := s.Apply(1, raw); r.Refused != nil {
-		t.Fatal(r.Refused)
+	note, err := ledger.NewSignedCheckpoint(c, line)
+	if err != nil {
+		t.Fatal(err)
 	}
+	apply(3, state.SignLog{Size: c.Size, Note: string(note.Encode())})
 	return s.Freeze()
 }
 
@@ -181,9 +200,11 @@ func TestValues(t *testing.T) {
 		{"sovmesh_certificate_not_after_timestamp_seconds", []string{"use=app"}, float64(day.Unix() + 3600)},
 		{"sovmesh_consensus_leader", nil, 1},
 		{"sovmesh_consensus_healthy", nil, 1},
-		{"sovmesh_consensus_applied_index", nil, 1},
+		{"sovmesh_consensus_applied_index", nil, 3},
 		{"sovmesh_consensus_peers", []string{"role=standby"}, 1},
 		{"sovmesh_ledger_leaves_total", nil, 1},
+		{"sovmesh_ledger_unsigned_leaves", nil, 0},
+		{"sovmesh_ledger_checkpoint_timestamp_seconds", nil, float64(day.Unix())},
 		{"sovmesh_region_nodes", []string{"state=ready"}, 1},
 		{"sovmesh_region_nodes_contact", []string{"contact=unknown"}, 0},
 		{"sovmesh_region_devices", []string{"health=lost"}, 1},
