@@ -227,7 +227,9 @@ func (r *compactReader) part() string {
 	return s
 }
 
-// string is a string of its own.
+// string is a string of its own, for what a job keeps: a part would keep the
+// whole body alive with it. Words that many jobs share are parts, as the state
+// keeps one copy of them.
 func (r *compactReader) string() string { return strings.Clone(r.part()) }
 
 // count reads the number of members of a list; each takes a byte at least.
@@ -247,7 +249,7 @@ func (r *compactReader) list() []string {
 	}
 	out := make([]string, 0, min(n, 64))
 	for range n {
-		out = append(out, r.part())
+		out = append(out, r.string())
 	}
 	return out
 }
@@ -259,7 +261,7 @@ func (r *compactReader) submit(k *SubmitJob, flags byte) {
 	if flags&flagExpires != 0 {
 		k.GrantExpires = r.time()
 	}
-	j.ID, j.Name, j.Kind, j.Tenant = placement.JobID(r.string()), r.part(), placement.Kind(r.part()), placement.TenantID(r.string())
+	j.ID, j.Name, j.Kind, j.Tenant = placement.JobID(r.string()), r.string(), placement.Kind(r.part()), placement.TenantID(r.string())
 	j.Residency, j.EntryRegion, j.Origin = r.part(), placement.RegionID(r.part()), placement.RegionID(r.string())
 	j.Hops = r.small()
 	if n := r.count(); n > 0 {
@@ -270,7 +272,7 @@ func (r *compactReader) submit(k *SubmitJob, flags byte) {
 	}
 	s.Name, s.Kind = j.Name, j.Kind
 	if flags&flagNamed != 0 {
-		s.Name = r.part()
+		s.Name = r.string()
 	}
 	if flags&flagKinded != 0 {
 		s.Kind = placement.Kind(r.part())
@@ -280,7 +282,7 @@ func (r *compactReader) submit(k *SubmitJob, flags byte) {
 
 func (r *compactReader) spec(s *placement.JobSpec) {
 	s.Type, s.Evidence, s.OnDrain = placement.JobType(r.part()), placement.Evidence(r.part()), placement.OnDrain(r.part())
-	s.Upstream, s.Image, s.Site, s.NodeName = r.part(), r.part(), r.part(), placement.NodeID(r.part())
+	s.Upstream, s.Image, s.Site, s.NodeName = r.string(), r.string(), r.string(), placement.NodeID(r.string())
 	s.Restart.Policy, s.Resources.GPUModel = r.part(), r.part()
 	s.Priority, s.Restart.Attempts, s.StopGrace = r.small(), r.small(), placement.Duration(r.int())
 	s.Resources.CPU, s.Resources.Memory, s.Resources.GPUs, s.Resources.GPUMemory = r.cpu(), r.bytes(), r.small(), r.bytes()
@@ -292,7 +294,7 @@ func (r *compactReader) spec(s *placement.JobSpec) {
 	s.Env = make(map[string]string, min(n, 64))
 	last := ""
 	for i := range n {
-		name, value := r.part(), r.part()
+		name, value := r.string(), r.string()
 		if i > 0 && name <= last {
 			r.fail("variable %q is not sorted", clip(name))
 			return
