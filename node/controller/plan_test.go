@@ -185,7 +185,7 @@ func TestALeaderBeingDrainedHandsOver(t *testing.T) {
 		}
 		w.pass(10 * time.Second)
 		if transfers.Load() <= failures {
-			t.Errorf("it gave up after %d failures", transfers)
+			t.Errorf("it gave up after %d failures", transfers.Load())
 		}
 	})
 }
