@@ -50,6 +50,7 @@ func (b *bench) all(ctx context.Context) error {
 		{"single", true, b.single},
 		{"many", true, b.many},
 		{"pending", true, b.pending},
+		{"ledger", false, b.ledger},
 	} {
 		if !b.wants(m.name) {
 			continue
