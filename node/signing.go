@@ -133,7 +133,7 @@ func (n *Node) signing() api.Signing {
 		out.Unsigned = s.Leaves - s.Size
 	}
 	for _, w := range s.Witnesses {
-		out.Witnesses = append(out.Witnesses, api.SigningWitness{Name: w.Name, Region: w.Region, Size: w.Size, At: w.At, Problem: w.Problem})
+		out.Witnesses = append(out.Witnesses, api.SigningWitness{Name: w.Name, Region: w.Region, Size: w.Size, At: w.At, Problem: w.Problem, SetBack: w.SetBack})
 	}
 	return out
 }

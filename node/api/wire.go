@@ -119,6 +119,8 @@ type SigningWitness struct {
 	At     time.Time          `json:"at,omitzero"`      // when that checkpoint was signed
 	// Problem is why it did not cosign the last time, as the leader knows.
 	Problem string `json:"problem,omitempty"`
+	// SetBack is how often it had forgotten what it cosigned, as the leader knows.
+	SetBack int `json:"set_back,omitempty"`
 }
 
 // LedgerState is how complete a region's ledger is.

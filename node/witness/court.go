@@ -127,17 +127,49 @@ func (s *Service) ask(ctx context.Context, t Target, c state.Checkpoint, seen *u
 			if answer.Type != ledger.SizeType || err != nil {
 				return fmt.Errorf("witness %s refuses without saying what it has seen: %s", t.Name(), words(answer))
 			}
-			if size == *seen {
+			switch {
+			case size == *seen:
 				return fmt.Errorf("witness %s has seen %d leaves and refuses a proof from there", t.Name(), size)
+			case size < *seen:
+				s.noteSetBack(t.Name(), *seen, size)
 			}
 			*seen = size
 		case http.StatusUnprocessableEntity:
 			return s.dispute(ctx, t, "it says this log does not extend what it has cosigned: "+words(answer))
 		default:
-			return fmt.Errorf("witness %s answers %d: %s", t.Name(), answer.Status, words(answer))
+			return refused(t, c, answer)
 		}
 	}
 	return fmt.Errorf("witness %s changes its mind about what it has seen", t.Name())
+}
+
+// refused is what a witness's no means for the operator of this region.
+func refused(t Target, c state.Checkpoint, a Answer) error {
+	origin, _, _ := strings.Cut(c.Note, "\n")
+	says := words(a)
+	switch a.Status {
+	case http.StatusForbidden:
+		return fmt.Errorf("witness %s knows %s under another key (403): %s; give its operator the key of sovmesh audit policy", t.Name(), origin, says)
+	case http.StatusNotFound:
+		return fmt.Errorf("witness %s does not know the log %s (404): %s; have its operator add it, with the key of sovmesh audit policy", t.Name(), origin, says)
+	case http.StatusTooManyRequests:
+		return fmt.Errorf("witness %s wants to be asked less often (429): %s", t.Name(), says)
+	}
+	if a.Status >= 300 && a.Status < 400 {
+		return fmt.Errorf("witness %s answers %d, and nobody follows it elsewhere; configure the address that it has now", t.Name(), a.Status)
+	}
+	return fmt.Errorf("witness %s answers %d: %s", t.Name(), a.Status, says)
+}
+
+// noteSetBack counts a witness that has forgotten what it cosigned. What it
+// cosigned stays valid and is kept, and it is shown the way from where it is
+// now; but for this while it could have cosigned a fork.
+func (s *Service) noteSetBack(name string, had, has uint64) {
+	s.mu.Lock()
+	s.setBack[name]++
+	s.mu.Unlock()
+	s.cfg.Logger.Warn("a witness has forgotten what it cosigned: it was set back, or is not what it was", "witness", name, "cosigned", had, "remembers", has,
+		"hint", "ask its operator; until it has cosigned again, it would not notice a fork above what it remembers")
 }
 
 // submit sends a checkpoint with the proof that it extends what was seen.

@@ -204,6 +204,11 @@ func (s *Service) keepHalts(all []Target) {
 			delete(s.said, name)
 		}
 	}
+	for name := range s.setBack {
+		if !names[name] {
+			delete(s.setBack, name)
+		}
+	}
 }
 
 func (s *Service) halted() bool {

@@ -31,6 +31,9 @@ type WitnessStatus struct {
 	At   time.Time
 	// Problem is why it did not cosign the last time, as far as this node knows.
 	Problem string
+	// SetBack is how often it had forgotten what it cosigned, as far as this node
+	// knows.
+	SetBack int
 }
 
 // Status reads how things stand, on any voter.
@@ -44,7 +47,7 @@ func (s *Service) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, t := range targets(v) {
-		w := WitnessStatus{Name: t.Name(), Region: t.Region, Problem: s.said[t.Name()]}
+		w := WitnessStatus{Name: t.Name(), Region: t.Region, Problem: s.said[t.Name()], SetBack: s.setBack[t.Name()]}
 		for _, c := range all {
 			if slices.Contains(c.Witnesses, w.Name) {
 				w.Size, w.At = c.Size, c.At

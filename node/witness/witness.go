@@ -147,6 +147,8 @@ type Service struct {
 	halts map[string]string
 	// said is the last trouble with each witness, empty for none.
 	said map[string]string
+	// setBack is how often each witness had forgotten what it cosigned.
+	setBack map[string]int
 	// hitch is what keeps this node from signing apart from halts.
 	hitch string
 }
@@ -156,7 +158,7 @@ func New(cfg Config) (*Service, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Service{cfg: cfg, halts: map[string]string{}, said: map[string]string{}}, nil
+	return &Service{cfg: cfg, halts: map[string]string{}, said: map[string]string{}, setBack: map[string]int{}}, nil
 }
 
 // Run puts the configured outside witness into the state, and asks the witnesses
