@@ -52,7 +52,7 @@ func TestErasedBytesLeaveEveryDisk(t *testing.T) {
 	cmd := r.job()
 	cmd.Job.Name = marker
 	cmd.Job.Spec.Command, cmd.Job.Spec.Env = []string{"run", marker}, map[string]string{"WHO": marker}
-	job := propose(cmd).Job()
+	job := placement.JobID(propose(cmd).ID)
 	propose(state.StopJob{Job: job, Reason: marker})
 	all := []placement.NodeID{"n1", "n2", "n3"}
 	r.within("all have it", func() bool {

@@ -84,17 +84,6 @@ func (g *Group) barrierOnce(ctx context.Context, r *raft.Raft) error {
 	return nil
 }
 
-// Barrier returns once everything committed before it is applied here; the
-// node must lead.
-func (g *Group) Barrier(ctx context.Context) error {
-	r := g.raft.Load()
-	if r == nil || r.State() != raft.Leader {
-		leader, _ := g.leader(r)
-		return &NotLeader{leader.Node, leader.Addr}
-	}
-	return wait(ctx, r.Barrier(0))
-}
-
 // wait waits for a future or for ctx, whichever ends first. A future of a raft
 // that runs is always answered, so its goroutine ends.
 func wait(ctx context.Context, f raft.Future) error {

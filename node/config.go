@@ -56,8 +56,6 @@ type Config struct {
 	// SnapshotEvery is after how many raft entries a snapshot is taken; zero
 	// means the default of package consensus.
 	SnapshotEvery uint64
-	// QueueMax bounds the pending jobs of the region; zero means 100,000.
-	QueueMax int
 	// MetricsOpen shows /metrics to callers from this machine's loopback without
 	// a token: for a scraper beside the node. Whoever can open a socket on the
 	// machine sees the counts then, and behind a proxy on the machine everybody

@@ -35,7 +35,6 @@ type link struct {
 	summary *placement.RegionSummary
 	doors   []placement.FrontDoor
 	pack    string
-	door    int // index of the door that answered last
 }
 
 func newLinks(n *Node) *links { return &links{n: n, peers: map[placement.RegionID]*link{}} }

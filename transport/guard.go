@@ -14,20 +14,15 @@ type CargoKind string
 
 // What may cross a border. Nothing else does.
 const (
-	CargoSummary     CargoKind = "summary"     // RegionSummary
+	CargoSummary     CargoKind = "summary"     // RegionSummary, with the front doors, law pack and bundle of its region
 	CargoCheckpoint  CargoKind = "checkpoint"  // ledger checkpoints, cosignatures and hash tiles
 	CargoBundle      CargoKind = "bundle"      // trust bundles and federation
-	CargoFacts       CargoKind = "facts"       // the facts pinned at federation
-	CargoDirectory   CargoKind = "directory"   // the signed region directory
-	CargoFrontDoors  CargoKind = "frontdoors"  // front-door addresses
 	CargoCertificate CargoKind = "certificate" // certificates with opaque node ids
 	CargoReservation CargoKind = "reservation" // reservations and their answers
 	CargoStatus      CargoKind = "status"      // status of one's own forwarded job, region only
-	CargoReceipt     CargoKind = "receipt"
-	CargoGrant       CargoKind = "grant"
-	CargoEvidence    CargoKind = "evidence"  // entry bundles, for the role auditor of that region
-	CargoJob         CargoKind = "job"       // bytes of a job: body, input, logs, output; under its policy
-	CargoInference   CargoKind = "inference" // a prompt or its answer; under its policy
+	CargoEvidence    CargoKind = "evidence"    // entry bundles, for the role auditor of that region
+	CargoJob         CargoKind = "job"         // bytes of a job: body, input, logs, output; under its policy
+	CargoInference   CargoKind = "inference"   // a prompt or its answer; under its policy
 )
 
 // policed tells, for each kind, whether it goes under a policy.
@@ -35,8 +30,7 @@ func (k CargoKind) policed() (needsPolicy, known bool) {
 	switch k {
 	case CargoJob, CargoInference:
 		return true, true
-	case CargoSummary, CargoCheckpoint, CargoBundle, CargoFacts, CargoDirectory, CargoFrontDoors,
-		CargoCertificate, CargoReservation, CargoStatus, CargoReceipt, CargoGrant, CargoEvidence:
+	case CargoSummary, CargoCheckpoint, CargoBundle, CargoCertificate, CargoReservation, CargoStatus, CargoEvidence:
 		return false, true
 	}
 	return false, false

@@ -74,7 +74,7 @@ func TestResidencyGuard(t *testing.T) {
 		{"a kind nobody listed", "fr", "de", Cargo{Kind: "logs"}, "-"},
 		{"no kind", "fr", "de", Cargo{}, "-"},
 		{"a summary", "fr", "us", Cargo{Kind: CargoSummary}, ""},
-		{"a receipt", "fr", "us", Cargo{Kind: CargoReceipt}, ""},
+		{"a certificate", "fr", "us", Cargo{Kind: CargoCertificate}, ""},
 		{"a summary to a region nobody approved", "fr", "xx", Cargo{Kind: CargoSummary}, "-"},
 		{"a job to a region nobody approved", "fr", "xx", Cargo{Kind: CargoJob, Policy: anyPolicy()}, "-"},
 		{"a bundle to a region not approved yet", "fr", "xx", Cargo{Kind: CargoBundle}, ""},

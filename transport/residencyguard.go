@@ -41,7 +41,7 @@ func (g *ResidencyGuard) PermitEgress(_ context.Context, from, to placement.Regi
 	there := g.Region(to)
 	if there == nil {
 		// A bundle is how two regions come to know each other.
-		if cargo.Kind == CargoBundle || cargo.Kind == CargoFacts {
+		if cargo.Kind == CargoBundle {
 			return nil
 		}
 		return ErrRegionUnknown

@@ -14,7 +14,7 @@ func TestAJobRunsToItsEnd(t *testing.T) {
 	f := newFixture(t)
 	id := f.submit(1, "EU")
 	f.wantJob(id, placement.JobPending)
-	if w := f.s.Wanted(10); len(w) != 1 || w[0].ID != id {
+	if w := f.s.Snapshot(f.now).Wanted; len(w) != 1 || w[0].ID != id {
 		t.Fatalf("wanted: %v", w)
 	}
 	task := f.assign(id, "n1")
@@ -159,7 +159,7 @@ func TestQueueOrder(t *testing.T) {
 	high := f.submit(2, "EU", func(j *placement.Job) { j.Spec.Priority = 90 })
 	late := f.submit(3, "EU")
 	var got []placement.JobID
-	for _, j := range f.s.Wanted(10) {
+	for _, j := range f.s.Snapshot(f.now).Wanted {
 		got = append(got, j.ID)
 	}
 	if len(got) != 3 || got[0] != high || got[1] != low || got[2] != late {

@@ -123,12 +123,12 @@ func TestForwarding(t *testing.T) {
 	}
 	f.refused("residency.refused", to("iad-1", placement.ForwardAsking, 1))
 	f.ok(to("ber-1", placement.ForwardAsking, 1))
-	if f.s.WantedCount() != 0 {
+	if f.s.queue.len() != 0 {
 		t.Error("a job that asks elsewhere is still placed here")
 	}
 	f.refused("job.away", Assign{Assignments: []placement.Assignment{f.assignment(id, "n1")}})
 	f.ok(to("ber-1", "", 1))
-	if f.s.WantedCount() != 1 {
+	if f.s.queue.len() != 1 {
 		t.Error("a job that came back does not wait here")
 	}
 	f.refused("forward.stale", to("ber-1", placement.ForwardAsking, 0))
@@ -162,7 +162,7 @@ func TestADeadPeersJobs(t *testing.T) {
 	f.ok(LeavePeer{Region: "ber-1", Dead: true})
 	f.wantJob(batch, placement.JobLost)
 	f.wantJob(svc, placement.JobPending)
-	if f.s.WantedCount() != 1 {
+	if f.s.queue.len() != 1 {
 		t.Error("the service is not wanted here")
 	}
 }

@@ -229,8 +229,8 @@ func checkInvariants(t testingT, s *State) {
 		u.CPU += r.Resources.CPU
 		used[r.Node] = u
 	}
-	if waiting != s.PendingCount() || wanted != s.WantedCount() || s.ended.len() > s.Limits.Terminal {
-		t.Fatalf("%d wait (counted %d), %d wanted (queued %d), %d ended", waiting, s.PendingCount(), wanted, s.WantedCount(), s.ended.len())
+	if waiting != s.PendingCount() || wanted != s.queue.len() || s.ended.len() > s.Limits.Terminal {
+		t.Fatalf("%d wait (counted %d), %d wanted (queued %d), %d ended", waiting, s.PendingCount(), wanted, s.queue.len(), s.ended.len())
 	}
 	if counted, _ := s.held.get(""); counted != held || s.liveBytes+s.endedBytes != bytes || s.endedBytes > s.Limits.Bytes {
 		t.Fatalf("reservations hold %+v (counted %+v), jobs take %d bytes (counted %d and %d)", held, counted, bytes, s.liveBytes, s.endedBytes)

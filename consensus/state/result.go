@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/ledger"
-	"github.com/sovmesh/sovmesh/placement"
 )
 
 // Result is Apply's answer to one command, the same on every replica.
@@ -38,9 +37,6 @@ func (r Result) Err() error {
 	}
 	return r.Refused
 }
-
-// Job is ID as a job's.
-func (r Result) Job() placement.JobID { return placement.JobID(r.ID) }
 
 // recentMax is how many results are remembered so that a command proposed twice
 // takes effect once. At 10,000 commands a second it is three seconds of them,

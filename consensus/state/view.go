@@ -287,9 +287,6 @@ func (v *View) PackByHash(hash string) *residency.Pack {
 // Packs are the packs held, sorted by hash.
 func (v *View) Packs() []*residency.Pack { return v.packs.values() }
 
-// Invites are the open invitations to other regions, sorted by hash.
-func (v *View) Invites() []*Invite { return v.invites.values() }
-
 // Invite finds an open invitation by the hash of its secret; nil if there is none.
 func (v *View) Invite(hash string) *Invite {
 	i, _ := v.invites.get(hash)

@@ -58,22 +58,6 @@ func (v *View) TasksOn(node placement.NodeID) []*placement.Task {
 // LiveTasks is the number of live tasks in the region.
 func (v *View) LiveTasks() int { return v.onNode.len() }
 
-// Wanted are at most limit jobs that want one more task, in queue order: by
-// priority, then by submission. Whether NotBefore has come is the caller's to see.
-func (v *View) Wanted(limit int) []*placement.Job {
-	var out []*placement.Job
-	v.queue.ascend("", func(_ string, id placement.JobID) bool {
-		if len(out) < limit {
-			out = append(out, v.Job(id))
-		}
-		return len(out) < limit
-	})
-	return out
-}
-
-// WantedCount is the number of jobs that want one more task.
-func (v *View) WantedCount() int { return v.queue.len() }
-
 // Unsettled are the live tasks on nodes that are cordoned, draining or drained,
 // or that cannot be reached.
 func (v *View) Unsettled() []*placement.Task {

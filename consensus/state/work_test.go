@@ -177,7 +177,7 @@ func TestCapacity(t *testing.T) {
 	b := f.assignment(bad, "n1")
 	b.Devices = []string{"n1-gpu1"}
 	f.refused("capacity.devices", Assign{Assignments: []placement.Assignment{a, b}})
-	if f.s.Node("n1").Used.Tasks != 0 || len(f.s.TasksOf(big)) != 0 || f.s.WantedCount() != 2 {
+	if f.s.Node("n1").Used.Tasks != 0 || len(f.s.TasksOf(big)) != 0 || f.s.queue.len() != 2 {
 		t.Fatal("an assignment of two was taken by half")
 	}
 	f.ok(Assign{Assignments: []placement.Assignment{a}})

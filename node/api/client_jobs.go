@@ -143,11 +143,6 @@ func checkOf(job *JobFile) CheckRequest {
 	}
 }
 
-// Resolve asks home where something may go: tag and size only.
-func (c *Client) Resolve(ctx context.Context, r ResolveRequest) (*Resolution, error) {
-	return one[Resolution](ctx, c, http.MethodPost, "/resolve", r)
-}
-
 // Directory is what the home region knows about the mesh. It is fetched over
 // the verified connection to home.
 func (c *Client) Directory(ctx context.Context) (*Directory, error) {

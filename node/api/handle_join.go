@@ -79,11 +79,10 @@ func joinNode(s *Server, c *call) error {
 		}
 	}
 	node := placement.Node{ID: in.Node, Site: in.Site, QUIC: in.QUIC, API: in.API, Inventory: in.Inventory}
-	_, v, err := c.propose(state.JoinNode{TokenHash: hex.EncodeToString(hash[:]), Node: node}, "node:"+string(in.Node))
-	if err != nil {
+	if _, _, err := c.propose(state.JoinNode{TokenHash: hex.EncodeToString(hash[:]), Node: node}, "node:"+string(in.Node)); err != nil {
 		return err
 	}
-	out, err := s.certify(c, a, in, v)
+	out, err := s.certify(c, a, in)
 	if err != nil {
 		return err
 	}
@@ -110,7 +109,7 @@ func (s *Server) checkJoin(t identity.JoinToken, in JoinRequest) error {
 }
 
 // certify gives an admitted node all that it needs to speak.
-func (s *Server) certify(c *call, a Authority, in JoinRequest, v *state.View) (*JoinAnswer, error) {
+func (s *Server) certify(c *call, a Authority, in JoinRequest) (*JoinAnswer, error) {
 	ctx := c.r.Context()
 	chain, serial, notAfter, err := a.IssueNode(ctx, in.CSR, in.Node)
 	if err != nil {
@@ -120,7 +119,7 @@ func (s *Server) certify(c *call, a Authority, in JoinRequest, v *state.View) (*
 	if err != nil {
 		return nil, &InputError{Code: CodeBody, Message: "the serving certificate request is not acceptable: " + err.Error(), Help: "send DNS names and IP addresses as hosts"}
 	}
-	_, v, err = c.propose(state.IssueCertificate{Node: in.Node, Serial: serial, NotAfter: notAfter}, "node:"+string(in.Node))
+	_, v, err := c.propose(state.IssueCertificate{Node: in.Node, Serial: serial, NotAfter: notAfter}, "node:"+string(in.Node))
 	if err != nil {
 		return nil, err
 	}

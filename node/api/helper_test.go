@@ -554,21 +554,6 @@ func readJob(t testing.TB, text string) *JobFile {
 	return j
 }
 
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			t.Fatalf("%s did not happen within 10 s", what)
-		}
-	}
-}
-
 func residencyPolicy(t testing.TB, wire string) residency.Policy {
 	t.Helper()
 	tag, _, err := residency.Parse(wire, residency.Embedded())

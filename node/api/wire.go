@@ -42,7 +42,6 @@ const (
 	MaxJobBytes    = 1 << 20
 	MaxBodyBytes   = 1 << 20 // every other JSON body, but law packs
 	MaxLawBytes    = 16 << 20
-	MaxHeaderTag   = 4 << 10
 	MaxPage        = 1000
 	DefaultPage    = 100
 	MaxWait        = 5 * time.Minute

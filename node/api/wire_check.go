@@ -11,16 +11,11 @@ const (
 	CheckNoHardware = "no-hardware"  // lawful, but nothing here could ever hold it: exit 11
 	CheckUnlawful   = "not-lawful"   // exit 20; Code is residency.never or residency.refused
 	CheckUnknown    = "unknown"      // a region needed for the answer is out of contact: exit 30
-	VerdictYes      = "permitted"    // of one region
-	VerdictNo       = "refused"      // of one region
-	VerdictUnknown  = "unknown"      // of one region
 	LinkUp          = "up"           // the region was heard of lately
 	LinkUnknown     = "unknown"      // no contact; never "gone"
 	LinkSelf        = "self"         // the answering region
 	RegionPlaceable = "would place"  // of one region in a dry run
-	RegionAsk       = "ask"          // its summary withholds the answer
 	RegionFull      = "no room"      // by its last summary
-	RegionUnlawful  = "not lawful"   // by the tag
 	RegionNoContact = "out of reach" // no summary to go by
 )
 

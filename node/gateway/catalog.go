@@ -72,19 +72,6 @@ func newCatalog(v *state.View) *catalog {
 	return c
 }
 
-// Exported are the names of the models that a region's summary lists: those of
-// running deployments that all may call. shared is [Config.Shared].
-func Exported(v *state.View, shared func(*placement.Job) bool) []string {
-	names := []string{}
-	for model, list := range newCatalog(v).models {
-		if slices.ContainsFunc(list, func(d deployment) bool { return shared(d.job) && d.running() }) {
-			names = append(names, model)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
 func (d deployment) running() bool {
 	return slices.ContainsFunc(d.tasks, func(t *placement.Task) bool { return t.Status == placement.TaskRunning })
 }

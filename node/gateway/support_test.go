@@ -356,7 +356,7 @@ func (p *peersOf) Link(r placement.RegionID) Link {
 func (p *peersOf) learn(b *book, addrs ...string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.models[b.id] = Exported(b.View(), DefaultConfig().Shared)
+	p.models[b.id] = announced(b.View())
 	p.up[b.id] = true
 	p.doors[b.id] = nil
 	for _, a := range addrs {
@@ -545,4 +545,17 @@ func stream(events ...string) func(w http.ResponseWriter, r *http.Request) {
 			w.(http.Flusher).Flush()
 		}
 	}
+}
+
+// announced are the models that a region's summary names: those of running
+// deployments that every tenant may call.
+func announced(v *state.View) []string {
+	names := []string{}
+	for model, list := range newCatalog(v).models {
+		if slices.ContainsFunc(list, func(d deployment) bool { return DefaultConfig().Shared(d.job) && d.running() }) {
+			names = append(names, model)
+		}
+	}
+	slices.Sort(names)
+	return names
 }

@@ -118,9 +118,6 @@ func (p *Pack) Members(group string, on Date) []string {
 	return out
 }
 
-// Laws lists the ids that exposed_to.deny may name, in the order of the table.
-func (p *Pack) Laws() []string { return slices.Clone(p.lawIDs) }
-
 func holds(spans []span, on Date) bool {
 	for _, s := range spans {
 		if s.holds(on) {

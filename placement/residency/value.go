@@ -45,16 +45,6 @@ type Field struct {
 	Value        Value
 }
 
-// Get gives the first field of that name.
-func (v Value) Get(name string) (Value, bool) {
-	for _, f := range v.Fields {
-		if f.Name == name {
-			return f.Value, true
-		}
-	}
-	return Value{}, false
-}
-
 // Bounds of a JSON document that holds a tag.
 const (
 	maxValueBytes = 256 << 10

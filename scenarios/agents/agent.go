@@ -198,13 +198,6 @@ func (a *Agent) Exit(ctx context.Context) (int, error) {
 	}
 }
 
-// Ended is closed once the process of the last start is gone.
-func (a *Agent) Ended() <-chan struct{} {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.ended
-}
-
 // Output is everything the agent has written.
 func (a *Agent) Output() string {
 	data, err := os.ReadFile(a.Log)

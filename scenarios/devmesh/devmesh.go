@@ -222,15 +222,6 @@ func (m *Mesh) stop() {
 	}
 }
 
-// Names are the regions in the order they were given.
-func (m *Mesh) Names() []placement.RegionID {
-	var out []placement.RegionID
-	for _, r := range m.regions {
-		out = append(out, r.Name)
-	}
-	return out
-}
-
 // Nodes are the nodes of a region; none if there is no such region.
 func (m *Mesh) Nodes(name placement.RegionID) []*Node {
 	if r := m.find(name); r != nil {

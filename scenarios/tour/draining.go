@@ -19,9 +19,9 @@ func draining() []step {
 }
 
 const (
-	drained  placement.NodeID = "ber-1-n1"
-	pinned                    = "vault"
-	movables                  = 6
+	drained  = placement.NodeID("ber-1-n1")
+	pinned   = "vault"
+	movables = 6
 )
 
 // planDrain first gives the node work: services of Germany, and one whose tag

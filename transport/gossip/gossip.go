@@ -46,11 +46,10 @@ type Config struct {
 	// itself once a member was held dead for 15 s: those of Join that are not
 	// alive in the pool are joined again, for ever.
 	Join func() []transport.Peer
-	// OnRecord and OnEvent are called one at a time, in order, from one
-	// goroutine; they may call the pool. Either may be nil.
-	OnRecord func(Record)
-	OnEvent  func(Member)
-	Log      *slog.Logger
+	// OnEvent is called for one change at a time, in order, from one goroutine;
+	// it may call the pool. It may be nil.
+	OnEvent func(Member)
+	Log     *slog.Logger
 
 	// ProbeInterval is how often one member is probed; ProbeTimeout is a bound on
 	// the round trip within the region.

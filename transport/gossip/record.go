@@ -163,8 +163,7 @@ func (p *Pool) resign() {
 	}
 }
 
-// accept verifies a statement that came in and, if it is news, keeps it and
-// tells OnRecord.
+// accept verifies a statement that came in and keeps it if it is news.
 func (p *Pool) accept(statement string) {
 	p.mu.Lock()
 	_, known := p.held[hashOf([]byte(statement))]
@@ -192,9 +191,6 @@ func (p *Pool) accept(statement string) {
 		return
 	}
 	p.counts.records.Add(1)
-	if p.cfg.OnRecord != nil {
-		p.cfg.OnRecord(r)
-	}
 }
 
 // keepLocked puts a record in the place of the one held; mu is held.

@@ -47,12 +47,3 @@ func NewKeyringKey() []byte {
 	_, _ = rand.Read(key)
 	return key
 }
-
-// NewStatelessResetKey makes the key by which a node's QUIC endpoint signs
-// stateless resets; it is kept, so that a restarted node can still end the
-// connections of its predecessor (RFC 9000 section 10.3).
-func NewStatelessResetKey() [32]byte {
-	var key [32]byte
-	_, _ = rand.Read(key[:])
-	return key
-}

@@ -36,8 +36,8 @@ type MapBundles struct {
 	accepted map[string]Bundle // guarded by mu
 }
 
-// Set accepts b in the place of any earlier bundle of its trust domain. The
-// caller has checked it: see [Accept].
+// Set accepts b in the place of any earlier bundle of its trust domain. Whether
+// it may is the caller's: a peer's bundle changes only with a new approval.
 func (m *MapBundles) Set(b Bundle) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -60,25 +60,6 @@ func (m *MapBundles) Bundle(trustDomain string) (Bundle, bool) {
 	defer m.mu.RUnlock()
 	b, ok := m.accepted[trustDomain]
 	return b, ok
-}
-
-// Accept reports whether next may replace old, the bundle held so far. Both
-// speak for one trust domain; the sequence never falls; and at the same sequence
-// the content is the same.
-func Accept(old, next Bundle) error {
-	if err := next.Validate(); err != nil {
-		return err
-	}
-	switch {
-	case old.TrustDomain != next.TrustDomain:
-		return fmt.Errorf("a bundle of %s cannot replace that of %s", next.TrustDomain, old.TrustDomain)
-	case next.Sequence < old.Sequence:
-		return fmt.Errorf("bundle of %s: sequence %d is older than %d, which is held; an old bundle is never taken back",
-			next.TrustDomain, next.Sequence, old.Sequence)
-	case next.Sequence == old.Sequence && next.Fingerprint() != old.Fingerprint():
-		return fmt.Errorf("bundle of %s: two different bundles have sequence %d", next.TrustDomain, next.Sequence)
-	}
-	return nil
 }
 
 // Validate reports whether the bundle is complete and every certificate in it

@@ -95,34 +95,6 @@ func manyRoots(c *x509.Certificate, n int) (list []*x509.Certificate) {
 	return list
 }
 
-func TestOlderBundleIsNeverTakenBack(t *testing.T) {
-	old := newCA(t, "fra-1").Bundle()
-	old.Sequence = 5
-	change := func(f func(*Bundle)) Bundle {
-		b := newCA(t, "fra-1").Bundle() // other keys
-		b.Sequence = 6
-		f(&b)
-		return b
-	}
-	if err := Accept(old, change(func(*Bundle) {})); err != nil {
-		t.Errorf("a newer bundle: %v", err)
-	}
-	if err := Accept(old, old); err != nil {
-		t.Errorf("the same bundle: %v", err)
-	}
-	for name, next := range map[string]Bundle{
-		"lower sequence":             change(func(b *Bundle) { b.Sequence = 4 }),
-		"same sequence, other roots": change(func(b *Bundle) { b.Sequence = 5 }),
-		"no roots":                   change(func(b *Bundle) { b.Roots = nil }),
-		"another domain":             change(func(b *Bundle) { *b = newCA(t, "ber-1").Bundle(); b.Sequence = 7 }),
-		"another domain's roots":     change(func(b *Bundle) { b.Roots = newCA(t, "ber-1").Bundle().Roots }),
-	} {
-		if err := Accept(old, next); err == nil {
-			t.Errorf("%s: accepted", name)
-		}
-	}
-}
-
 func TestFingerprintIsComparedWhole(t *testing.T) {
 	b := newCA(t, "fra-1").Bundle()
 	f := b.Fingerprint()

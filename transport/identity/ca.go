@@ -152,12 +152,6 @@ func clampEnd(tmpl, parent *x509.Certificate) {
 	}
 }
 
-// Region is the region this CA speaks for.
-func (ca *CA) Region() placement.RegionID { return ca.region }
-
-// Mesh is the mesh that the region belongs to.
-func (ca *CA) Mesh() string { return ca.mesh }
-
 // TrustDomain is the trust domain this CA speaks for.
 func (ca *CA) TrustDomain() string { return TrustDomain(ca.region, ca.mesh) }
 

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
-	"time"
 )
 
 // Serving is the certificate of the app listener: DNS names and IP addresses,
@@ -49,9 +48,6 @@ func ParseServing(data []byte) (*Serving, error) {
 	return NewServing(key, chain)
 }
 
-// RenewAt is as [Credential.RenewAt].
-func (s *Serving) RenewAt(jitter float64) time.Time { return renewAt(s.Leaf, jitter) }
-
 // ServingSource holds the app listener's certificate while it is renewed. The
 // zero value holds none and refuses handshakes until Swap.
 type ServingSource struct{ current atomic.Pointer[Serving] }
@@ -75,10 +71,4 @@ func ServingConfig(src *ServingSource) *tls.Config {
 			return &tls.Certificate{Certificate: s.Chain, PrivateKey: s.Key, Leaf: s.Leaf}, nil
 		},
 	}
-}
-
-// ClientConfigServing is for a program that holds a region's bundle and calls
-// its app listener: the ordinary check, against that region's serving roots.
-func ClientConfigServing(b Bundle) *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool(b.ServingRoots)}
 }

@@ -25,13 +25,11 @@ func TestAppListenerServesOrdinaryClients(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	held := ClientConfigServing(m.fra.Bundle())
-	held.ServerName, held.Time = "app.example", m.verifier.Clock
+	held := &tls.Config{RootCAs: pool(m.fra.Bundle().ServingRoots), ServerName: "app.example", Time: m.verifier.Clock}
 	if _, _, err := shake(t, server, held); err != nil {
 		t.Errorf("with the bundle: %v", err)
 	}
-	foreign := ClientConfigServing(m.ber.Bundle())
-	foreign.ServerName, foreign.Time = "app.example", m.verifier.Clock
+	foreign := &tls.Config{RootCAs: pool(m.ber.Bundle().ServingRoots), ServerName: "app.example", Time: m.verifier.Clock}
 	if _, _, err := shake(t, server, foreign); err == nil {
 		t.Error("the listener of fra-1 was taken for one of ber-1")
 	}
