@@ -24,6 +24,7 @@ func filterFlags() []cli.Flag {
 		&cli.StringFlag{Name: "to", Usage: "leaves up to then, in the same words"},
 		&cli.StringFlag{Name: "job", Usage: "with what the leaves about this `JOB` commit to: its names and commands"},
 		&cli.StringFlag{Name: "tenant", Usage: "with what the leaves about this `TENANT`'s jobs commit to"},
+		&cli.BoolFlag{Name: "acts", Usage: "with who administered and where from: ids of tokens, nodes, addresses"},
 		&cli.StringFlag{Name: "regime", Usage: "arrange reports by `nis2,ai-act,gdpr`: one or more of " + strings.Join(evidence.Regimes(), ",")},
 	}
 }
@@ -31,7 +32,7 @@ func filterFlags() []cli.Flag {
 func (p *program) auditExport() *cli.Command {
 	return &cli.Command{
 		Name: "export", Usage: "write an evidence pack of the region to a file",
-		Description: "A pack holds all leaves of the time, so that a missing one shows, and no name or\ncommand except of --job or --tenant. It holds one region; verify those of several\ntogether, and what they say of each other is compared. Needs the role auditor.",
+		Description: "A pack holds all leaves of the time, so that a missing one shows, and no name or\ncommand except of --job, --tenant or --acts. It holds one region; verify those of several\ntogether, and what they say of each other is compared. Needs the role auditor.",
 		UsageText:   "sovmesh audit export --out fra-1.tar --from 2026-11-01 --to 2026-12-01",
 		Flags:       append(append([]cli.Flag{&cli.StringFlag{Name: "out", Usage: "the `FILE` to write; - is stdout"}}, filterFlags()...), connectionFlags()...),
 		Action: func(c *cli.Context) error {
@@ -87,7 +88,7 @@ func (p *program) filter(c *cli.Context) (f evidence.Filter, err error) {
 			}
 		}
 	}
-	f.Job, f.Tenant = c.String("job"), c.String("tenant")
+	f.Job, f.Tenant, f.Acts = c.String("job"), c.String("tenant"), c.Bool("acts")
 	f.Regime, err = regimes(c)
 	return f, err
 }

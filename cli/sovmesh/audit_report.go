@@ -39,8 +39,8 @@ func (p *program) auditReport() *cli.Command {
 				}
 				defer remove()
 				q.Files = []string{pack}
-			} else if !filter.From.IsZero() || !filter.To.IsZero() || filter.Tenant != "" {
-				return usage("leave them out, or leave FILE out", "--from, --to and --tenant are for an export; the packs given are what they are")
+			} else if !filter.From.IsZero() || !filter.To.IsZero() || filter.Tenant != "" || filter.Acts {
+				return usage("leave them out, or leave FILE out", "--from, --to, --tenant and --acts are for an export; the packs given are what they are")
 			}
 			page, err := q.Page(filter.Job, filter.Regime)
 			if err != nil {

@@ -40,6 +40,7 @@ type RegionAccount struct {
 	More         int   `json:"more,omitempty"` // leaves that fit into no row
 
 	rows map[string]map[string]*Row
+	acts map[uint64]*act
 }
 
 // Row is one line: what is alike, how often, and from when to when.
@@ -70,13 +71,25 @@ func (a *Account) Leaf(region string, index uint64, l *ledger.Leaf) {
 		}
 	case l.Kind == kindAssign && about:
 		for i := range l.Judged {
-			r.add("places", index, l, placeWords(&l.Judged[i]), &l.Judged[i])
+			r.add("places", index, l.Time, placeWords(&l.Judged[i]), &l.Judged[i])
 		}
-	case (l.Kind == kindForward || l.Kind == kindGrant || l.Kind == kindReserve) && about:
+	case (l.Kind == kindForward || l.Kind == kindGrant || l.Kind == kindReserve || byGrant(l)) && about:
 		r.transfer(index, l)
 	}
 	if l.Accepted() {
+		r.certificates(index, l)
 		r.act(index, l)
+	}
+}
+
+func (r *RegionAccount) certificates(index uint64, l *ledger.Leaf) {
+	for _, s := range l.Shown {
+		switch s.Name {
+		case ledger.ShownCertificate:
+			r.add("certificates", index, l.Time, []string{"issued", s.Value}, nil)
+		case ledger.ShownRevoked:
+			r.add("certificates", index, l.Time, []string{"revoked", s.Value}, nil)
+		}
 	}
 }
 
@@ -86,12 +99,12 @@ func (a *Account) region(name string) *RegionAccount {
 			return r
 		}
 	}
-	r := &RegionAccount{Name: name, rows: map[string]map[string]*Row{}}
+	r := &RegionAccount{Name: name, rows: map[string]map[string]*Row{}, acts: map[uint64]*act{}}
 	a.Regions = append(a.Regions, r)
 	return r
 }
 
-func (r *RegionAccount) add(table string, index uint64, l *ledger.Leaf, what []string, j *ledger.Judgement) {
+func (r *RegionAccount) add(table string, index uint64, at time.Time, what []string, j *ledger.Judgement) {
 	rows := r.rows[table]
 	if rows == nil {
 		rows = map[string]*Row{}
@@ -104,7 +117,7 @@ func (r *RegionAccount) add(table string, index uint64, l *ledger.Leaf, what []s
 		r.More++
 		return
 	case row == nil:
-		row = &Row{What: what, First: l.Time, Leaf: index}
+		row = &Row{What: what, First: at, Leaf: index}
 		if j != nil {
 			one := *j
 			row.judged = &one
@@ -112,7 +125,7 @@ func (r *RegionAccount) add(table string, index uint64, l *ledger.Leaf, what []s
 		rows[key] = row
 	}
 	row.Count++
-	row.Last = l.Time
+	row.Last = at
 }
 
 // placeWords: country, operator, tag, rule, law pack and day.
@@ -132,10 +145,21 @@ func orNone(s string) string {
 	return s
 }
 
+// byGrant reports whether a job came in by a grant of another region: what
+// others forward is told where room was held for it.
+func byGrant(l *ledger.Leaf) bool {
+	return l.Kind == kindSubmit && l.Get(ledger.ShownRole) == "grant"
+}
+
 func (r *RegionAccount) transfer(index uint64, l *ledger.Leaf) {
 	if l.Kind == kindGrant {
 		// The job itself goes from its owner to the other region, which judges it.
-		r.add("transfers", index, l, []string{"to, by a grant", l.Get(ledger.ShownRegion), "", "", "", ""}, nil)
+		r.add("transfers", index, l.Time, []string{"to, by a grant", l.Get(ledger.ShownRegion), "", "", "", ""}, nil)
+		return
+	}
+	if byGrant(l) {
+		from, _, _ := strings.Cut(l.Get(ledger.ShownPeerLeaf), " ")
+		r.add("transfers", index, l.Time, []string{"from, by a grant", from, "", "", "", ""}, nil)
 		return
 	}
 	for i := range l.Judged {
@@ -146,7 +170,7 @@ func (r *RegionAccount) transfer(index uint64, l *ledger.Leaf) {
 		} else if j.Facts != nil {
 			other, country = j.Facts.Region, j.Facts.Country
 		}
-		r.add("transfers", index, l, []string{direction, other, country, j.Tag, j.Rule, j.LawPack + " of " + j.On}, j)
+		r.add("transfers", index, l.Time, []string{direction, other, country, j.Tag, j.Rule, j.LawPack + " of " + j.On}, j)
 	}
 }
 
@@ -160,42 +184,13 @@ func (r *RegionAccount) refusal(index uint64, l *ledger.Leaf) {
 			}
 		}
 	}
-	r.add("refusals", index, l, []string{l.Kind, l.Code, rule, tag, country}, nil)
-}
-
-// act tells what somebody with a role changed. Nodes and regions act all the
-// time; what they do is told elsewhere.
-func (r *RegionAccount) act(index uint64, l *ledger.Leaf) {
-	role := l.Get(ledger.ShownRole)
-	for _, s := range l.Shown {
-		switch s.Name {
-		case ledger.ShownCertificate:
-			r.add("certificates", index, l, []string{"issued", s.Value}, nil)
-		case ledger.ShownRevoked:
-			r.add("certificates", index, l, []string{"revoked", s.Value}, nil)
-		}
-	}
-	administers := strings.Contains(role, "admin") || strings.Contains(role, "operator") || strings.Contains(role, "auditor")
-	setting := strings.HasPrefix(l.Kind, "region.") || strings.HasPrefix(l.Kind, "law.") || strings.HasPrefix(l.Kind, "token.") ||
-		strings.HasPrefix(l.Kind, "peer.") || strings.HasPrefix(l.Kind, "tenant.") || strings.HasPrefix(l.Kind, "audit.")
-	// To run jobs is no act of administration, whoever does it; to stop one is.
-	use := strings.HasPrefix(l.Kind, "task.") || l.Kind == "job.submit" || l.Kind == kindGrant
-	if !setting && (!administers || use) {
-		return
-	}
-	var words []string
-	for _, s := range l.Shown {
-		switch s.Name {
-		case ledger.ShownRegion, ledger.ShownPack, ledger.ShownGranted, ledger.ShownTag, ledger.ShownExport, ledger.ShownImport, ledger.ShownState, ledger.ShownFingerprint:
-			words = append(words, s.Name+" "+s.Value)
-		}
-	}
-	r.add("acts", index, l, []string{l.Kind, orNone(role), orNone(l.Actor), strings.Join(words, ", ")}, nil)
+	r.add("refusals", index, l.Time, []string{l.Kind, l.Code, rule, tag, country}, nil)
 }
 
 // Close orders the rows, and finds the basis of transfers in the law packs.
 func (a *Account) Close(packs Packs) {
 	for _, r := range a.Regions {
+		r.closeActs()
 		r.Places, r.Refusals = r.table("places"), r.table("refusals")
 		r.Acts, r.Certificates, r.Transfers = r.table("acts"), r.table("certificates"), r.table("transfers")
 		for i := range r.Transfers {
@@ -216,7 +211,7 @@ func (r *RegionAccount) table(name string) []Row {
 // basis is what the law pack of a decision says of data that goes to a country.
 func (r *RegionAccount) basis(row *Row, packs Packs) string {
 	j := row.judged
-	if row.What[0] == "from" {
+	if row.What[0] == "from" || row.What[0] == "from, by a grant" {
 		return "the exporter's to name: see its pack"
 	}
 	if row.What[0] == "to, by a grant" {

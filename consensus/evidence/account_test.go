@@ -41,15 +41,16 @@ func TestAnAccountTellsWhatHappened(t *testing.T) {
 	}
 	l.add(t, kindGrant, showing(ledger.ShownRole, "admin"), showing(ledger.ShownRegion, "ber-1"))
 	l.add(t, "job.submit", judging(l.here("EU")), showing(ledger.ShownRole, "admin"))
-	l.add(t, "node.drain", showing(ledger.ShownRole, "admin+operator"), showing(ledger.ShownState, "draining"), func(x *ledger.Leaf) { x.Actor = "h:<script>alert(1)</script>" })
+	l.add(t, "node.drain", showing(ledger.ShownRole, "admin+operator"), showing(ledger.ShownState, "draining <script>alert(1)</script>"), func(x *ledger.Leaf) { x.Actor = "h:<script>alert(2)</script>" })
 	l.add(t, "node.certificate", showing(ledger.ShownRole, "node"), showing(ledger.ShownCertificate, "4711 2026-12-01T00:00:00Z"))
+	l.add(t, kindSubmit, showing(ledger.ShownRole, "grant"), showing(ledger.ShownPeerLeaf, "waw-1 7 "+strings.Repeat("ab", 32)))
 	l.sign()
 	p := paged(t, m, "", "gdpr", "nis2")
 	r := p.Account.Regions[0]
-	if len(r.Places) != 1 || r.Places[0].Count != 2 || r.Country != "FR" || len(r.Refusals) != 1 || len(r.Certificates) != 1 || len(r.Transfers) != 4 || len(r.Acts) != 2 {
+	if len(r.Places) != 1 || r.Places[0].Count != 2 || r.Country != "FR" || len(r.Refusals) != 1 || len(r.Certificates) != 1 || len(r.Transfers) != 5 || len(r.Acts) != 2 {
 		t.Fatalf("%+v", r)
 	}
-	for i, want := range []string{"it stays in the EEA", "adequacy ", "a basis outside of the law pack must be named", "judged by the region that took the job"} {
+	for i, want := range []string{"it stays in the EEA", "adequacy ", "a basis outside of the law pack must be named", "judged by the region that took the job", "the exporter's to name"} {
 		if got := r.Transfers[i].What; !strings.Contains(got[len(got)-1], want) {
 			t.Errorf("basis of a transfer to %s: %q, want %q", got[2], got[len(got)-1], want)
 		}
@@ -73,6 +74,37 @@ func TestAnAccountTellsWhatHappened(t *testing.T) {
 	}
 	if one := paged(t, m, "j1").Account.Regions[0]; len(one.Places) != 1 || one.Places[0].Count != 1 || len(one.Transfers) != 0 {
 		t.Errorf("of one job: %+v", one)
+	}
+}
+
+// Who acted and where from stand in a leaf as commitments: the account says so,
+// or opens them where the openings are here and fit.
+func TestAnAccountOpensWhoActed(t *testing.T) {
+	salt := ledger.Salt{7}
+	command := func(actor string) []byte {
+		out := append([]byte{1, 10}, "node.drain01234567"...)
+		out = append(out, salt[:]...)
+		out = append(out, byte(len(actor)>>8), byte(len(actor)))
+		return append(append(out, actor...), "{}"...)
+	}
+	leaf := &ledger.Leaf{Kind: "node.drain", Actor: ledger.Opaque(salt, "tok-1"), Time: noon,
+		Shown: []ledger.Shown{{Name: ledger.ShownRole, Value: "operator"}, {Name: ledger.ShownWhere, Value: ledger.Opaque(salt, "n2 192.0.2.7")}}}
+	for _, tt := range []struct{ actor, who, where string }{
+		{"", "hidden: the region can open it", "hidden: the region can open it"},
+		{"tok-1@n2 192.0.2.7", "tok-1", "n2 192.0.2.7"},
+		{"tok-2@n2 192.0.2.7", "hidden: the region can open it", "n2 192.0.2.7"},
+		{"tok-1@n2 192.0.2.8", "tok-1", "hidden: the region can open it"},
+	} {
+		a := &Account{}
+		a.Leaf("fra-1", 9, leaf)
+		if tt.actor != "" {
+			a.Opening("fra-1", 9, command(tt.actor))
+		}
+		a.Opening("fra-1", 9, []byte{1, 200})
+		a.Close(nil)
+		if acts := a.Regions[0].Acts; len(acts) != 1 || acts[0].What[2] != tt.who || acts[0].What[3] != tt.where {
+			t.Errorf("opened with %q: %+v", tt.actor, acts)
+		}
 	}
 }
 

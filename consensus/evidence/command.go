@@ -94,7 +94,7 @@ func (q *Request) Run(w io.Writer) (exit int, err error) {
 func (q *Request) Page(job string, regimes []string) (*Page, error) {
 	p := &Page{Account: &Account{Job: job}}
 	told := *q
-	told.Leaf = p.Account.Leaf
+	told.Leaf, told.Opening = p.Account.Leaf, p.Account.Opening
 	a, err := told.judged()
 	if err != nil {
 		return nil, err

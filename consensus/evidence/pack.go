@@ -67,6 +67,9 @@ type Filter struct {
 	Job    string    `json:"job,omitempty"`
 	Tenant string    `json:"tenant,omitempty"`
 	Regime []string  `json:"regime,omitempty"`
+	// Acts asks for what the leaves of administrators' acts commit to: who acted,
+	// and where from.
+	Acts bool `json:"acts,omitempty"`
 }
 
 // Region describes one region's part.
@@ -212,6 +215,24 @@ func commandSalt(command []byte) (salt [16]byte, kind string, ok bool) {
 	}
 	copy(salt[:], command[2+n+8:])
 	return salt, string(command[2 : 2+n]), true
+}
+
+// commandActor finds who asked in the bytes of a command: behind the salt, a
+// length of two bytes and that many.
+func commandActor(command []byte) (salt [16]byte, actor string, ok bool) {
+	salt, kind, ok := commandSalt(command)
+	if !ok {
+		return salt, "", false
+	}
+	rest := command[2+len(kind)+8+16:]
+	if len(rest) < 2 {
+		return salt, "", false
+	}
+	n := int(binary.BigEndian.Uint16(rest))
+	if len(rest) < 2+n {
+		return salt, "", false
+	}
+	return salt, string(rest[2 : 2+n]), true
 }
 
 func parseSize(s string) (uint64, bool) {

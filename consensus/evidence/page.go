@@ -42,7 +42,7 @@ func sections(r *RegionAccount) []section {
 		{"Where jobs ran, and under which rule", []string{"country", "operator and assurance", "tag", "rule", "law pack and day"}, r.Places, "no placement in this time"},
 		{"Transfers, and their basis", []string{"direction", "region", "country", "tag", "rule", "law pack and day", "basis in the law pack"}, r.Transfers, "no job crossed to or from another region"},
 		{"Refusals", []string{"asked for", "answer", "rule", "tag", "country"}, r.Refusals, "nothing was refused"},
-		{"Who administered", []string{"act", "role", "actor (a commitment that the region can open)", "what it set"}, r.Acts, "no act of an administrator"},
+		{"Who administered", []string{"act", "role", "who", "from where", "what it set"}, r.Acts, "no act of an administrator"},
 		{"Certificates", []string{"what", "serial, and end"}, r.Certificates, "none was issued or revoked"},
 	}
 }

@@ -12,6 +12,9 @@ const (
 	// ShownRole is what the actor was allowed to do when it asked: roles of a
 	// token joined by "+", or node, region, grant.
 	ShownRole = "role"
+	// ShownWhere is where the actor asked from, as a salted commitment like the
+	// actor: the region can open both.
+	ShownWhere = "where"
 	// ShownJob is "<job id> <status>[ <exit code>]": the command gave the job
 	// this status.
 	ShownJob = "job"

@@ -26,7 +26,8 @@ type Head struct {
 	// Salt is fresh randomness: it hides the leaf's commitment and makes a
 	// command that is proposed twice recognisable.
 	Salt [16]byte
-	// Actor is an opaque id of who asked: a token's or a node's id.
+	// Actor is an opaque id of who asked: a token's or a node's id, with where
+	// from behind it, see [From].
 	Actor string
 }
 

@@ -56,10 +56,13 @@ func (c *call) showRegion(r *placement.Region) {
 
 // allShown gives the fields for the leaf. A refused command changed nothing:
 // its leaf says who asked and no more than what was judged.
-func (c *call) allShown(role string, refused *Refused) []ledger.Shown {
+func (c *call) allShown(role, where string, refused *Refused) []ledger.Shown {
 	var out []ledger.Shown
 	if role != "" {
 		out = append(out, ledger.Shown{Name: ledger.ShownRole, Value: role})
+	}
+	if where != "" {
+		out = append(out, ledger.Shown{Name: ledger.ShownWhere, Value: where})
 	}
 	if refused != nil {
 		return out
@@ -71,24 +74,35 @@ func (c *call) allShown(role string, refused *Refused) []ledger.Shown {
 	return out
 }
 
-// speaker is who asked, as the leaf may say it: an opaque id, and the role in
-// clear. Names of nodes appear as salted commitments that the region can open.
-func (s *State) speaker(c *call) (actor, role string) {
-	kind, name, _ := strings.Cut(c.head.Actor, ":")
+// From adds to an actor where it asked from: the node that took the request,
+// and the address it came from. No id has an @.
+func From(actor string, node placement.NodeID, address string) string {
+	return actor + "@" + string(node) + " " + address
+}
+
+// speaker is who asked, as the leaf may say it: the role in clear, and who and
+// where from as salted commitments that the region can open. In clear are regions
+// and grants, which another region's ledger has as well.
+func (s *State) speaker(c *call) (actor, role, where string) {
+	who, where, _ := strings.Cut(c.head.Actor, "@")
+	if where != "" {
+		where = ledger.Opaque(c.head.Salt, where)
+	}
+	kind, name, _ := strings.Cut(who, ":")
 	switch {
-	case c.head.Actor == "":
-		return "", ""
+	case who == "":
+		return "", "", where
 	case kind == "node" && name != "":
-		return ledger.Opaque(c.head.Salt, name), "node"
+		return ledger.Opaque(c.head.Salt, name), "node", where
 	case kind == "region" && placement.ValidName(name):
-		return c.head.Actor, "region"
+		return who, "region", where
 	case kind == "grant" && validID(name):
-		return c.head.Actor, "grant"
+		return who, "grant", where
 	}
-	if t, ok := s.tokens.get(c.head.Actor); ok {
-		return t.ID, rolesText(t.Roles)
+	if t, ok := s.tokens.get(who); ok {
+		role = rolesText(t.Roles)
 	}
-	return ledger.Opaque(c.head.Salt, c.head.Actor), ""
+	return ledger.Opaque(c.head.Salt, who), role, where
 }
 
 func rolesText(roles []Role) string {

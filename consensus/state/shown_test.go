@@ -33,7 +33,9 @@ func TestLeavesShowRolesAndHideNames(t *testing.T) {
 		actor, role string
 		hidden      string
 	}{
-		{"tok-admin", "admin+auditor", ""},
+		{"tok-admin", "admin+auditor", "tok-admin"},
+		{From("tok-admin", "name-of-a-node", "192.0.2.7"), "admin+auditor", "name-of-a-node"},
+		{From("tok-admin", "name-of-a-node", "192.0.2.7"), "admin+auditor", "192.0.2.7"},
 		{"node:name-of-a-machine", "node", "name-of-a-machine"},
 		{"region:ber-1", "region", ""},
 		{"grant:g-1", "grant", ""},
@@ -45,6 +47,12 @@ func TestLeavesShowRolesAndHideNames(t *testing.T) {
 			t.Errorf("%s acts as %q, want %q", tt.actor, got, tt.role)
 		}
 		entry, _ := leaf.Encode()
+		if who, where, told := strings.Cut(tt.actor, "@"); told {
+			opened := ledger.Salt(salt(f.index))
+			if leaf.Actor != ledger.Opaque(opened, who) || leaf.Get(ledger.ShownWhere) != ledger.Opaque(opened, where) {
+				t.Errorf("the region cannot open who and where: %q %q", leaf.Actor, leaf.Get(ledger.ShownWhere))
+			}
+		}
 		if tt.hidden != "" && bytes.Contains(entry, []byte(tt.hidden)) {
 			t.Errorf("the leaf holds %q", tt.hidden)
 		}
@@ -69,7 +77,7 @@ func TestShownFieldsAreBounded(t *testing.T) {
 	for range 3000 {
 		c.show(ledger.ShownJob, strings.Repeat("x", 40))
 	}
-	all := c.allShown("node", nil)
+	all := c.allShown("node", "", nil)
 	more := slices.IndexFunc(all, func(s ledger.Shown) bool { return s.Name == ledger.ShownMore })
 	if more < 0 || all[more].Value == "0" {
 		t.Errorf("%d fields of 3000, and nothing is said of the rest", len(all))

@@ -182,9 +182,9 @@ func (s *State) record(c *call, cmd Command, raw []byte, refused *Refused) Resul
 		s.remember(recentResult{Salt: c.head.Salt, Index: c.index, Leaf: result.Leaf, ID: c.id, Refused: refused})
 		return result
 	}
-	actor, role := s.speaker(c)
+	actor, role, where := s.speaker(c)
 	leaf := ledger.Leaf{
-		Index: c.index, Time: c.now, Actor: actor, Subject: c.subject, Judged: c.judged, Shown: c.allShown(role, refused),
+		Index: c.index, Time: c.now, Actor: actor, Subject: c.subject, Judged: c.judged, Shown: c.allShown(role, where, refused),
 		Salt: ledger.LeafSalt(c.head.Salt), Commitment: ledger.Commit(c.head.Salt, raw),
 	}
 	if cmd != nil {

@@ -29,6 +29,9 @@ func (c *Client) Export(ctx context.Context, f evidence.Filter) (io.ReadCloser, 
 	}
 	set("job", f.Job)
 	set("tenant", f.Tenant)
+	if f.Acts {
+		set("acts", "true")
+	}
 	set("regime", strings.Join(f.Regime, ","))
 	res, err := c.home.send(ctx, request{method: http.MethodGet, path: Prefix + "/audit/export", query: q})
 	if err != nil {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/pem"
@@ -36,7 +37,7 @@ func auditExport(s *Server, c *call) error {
 		return err
 	}
 	defer release()
-	filter, err := exportFilter(c.r)
+	filter, err := exportFilter(c)
 	if err != nil {
 		return err
 	}
@@ -47,6 +48,7 @@ func auditExport(s *Server, c *call) error {
 	if err := s.recordRead(c, "export"); err != nil {
 		return err
 	}
+	v = s.witnessed(c.r.Context(), v)
 	files, err := s.ledgerFiles()
 	if err != nil {
 		return err
@@ -72,6 +74,25 @@ func auditExport(s *Server, c *call) error {
 	return ledgerProblem(err)
 }
 
+// witnessed waits until all witnesses have seen what the view has: whoever
+// exports expects to find what happened just now, and a pack ends where its last
+// checkpoint does. While a witness is away the pack ends before.
+func (s *Server) witnessed(ctx context.Context, v *state.View) *state.View {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.WitnessWait)
+	defer cancel()
+	last := max(v.LedgerSize(), 1) - 1
+	for {
+		if st := v.Standing(last); st.Checkpoint != nil && st.Seen >= st.Asked {
+			return v
+		}
+		next, err := s.cfg.Ledger.Wait(ctx, v.Index())
+		if err != nil || ctx.Err() != nil {
+			return v
+		}
+		v = next
+	}
+}
+
 // packAnswer begins the answer with its first byte, so that what fails before
 // is answered as a problem.
 type packAnswer struct {
@@ -91,8 +112,8 @@ func (p *packAnswer) Write(data []byte) (int, error) {
 	return p.w.Write(data)
 }
 
-func exportFilter(r *http.Request) (f evidence.Filter, err error) {
-	q := r.URL.Query()
+func exportFilter(c *call) (f evidence.Filter, err error) {
+	q := c.r.URL.Query()
 	for name, at := range map[string]*time.Time{"from": &f.From, "to": &f.To} {
 		if text := q.Get(name); text != "" {
 			if *at, err = time.Parse(time.RFC3339, text); err != nil {
@@ -107,6 +128,9 @@ func exportFilter(r *http.Request) (f evidence.Filter, err error) {
 	f.Job, f.Tenant = q.Get("job"), q.Get("tenant")
 	if f.Job != "" && !placement.JobID(f.Job).Valid() {
 		return f, &InputError{Code: CodeUsage, Message: quoteWord(f.Job) + " is no job id", Help: "give the whole id; see: sovmesh job list"}
+	}
+	if f.Acts, err = boolQuery(c, "acts"); err != nil {
+		return f, err
 	}
 	if f.Tenant != "" && !placement.ValidName(f.Tenant) {
 		return f, &InputError{Code: CodeUsage, Message: quoteWord(f.Tenant) + " is no tenant", Help: "see: sovmesh tenant list"}
@@ -156,11 +180,11 @@ func (s *Server) ownChain() map[string][]byte {
 }
 
 // selects picks the leaves whose openings a filter wants: those about one job,
-// or about a tenant's jobs. Without either none, as openings hold names and
+// or about a tenant's jobs, and acts of administration. Without either none, as openings hold names and
 // commands. Jobs that the state has forgotten are known by their submission, if
 // its opening was not erased.
 func selects(v *state.View, f evidence.Filter) func(*ledger.Leaf, func() []byte) bool {
-	if f.Job == "" && f.Tenant == "" {
+	if f.Job == "" && f.Tenant == "" && !f.Acts {
 		return nil
 	}
 	mine := map[string]bool{}
@@ -178,7 +202,7 @@ func selects(v *state.View, f evidence.Filter) func(*ledger.Leaf, func() []byte)
 	}
 	return func(l *ledger.Leaf, open func() []byte) bool {
 		ids := evidence.JobsOf(l)
-		if f.Job == "" && l.Kind == string(state.KindSubmitJob) && l.Accepted() {
+		if f.Tenant != "" && f.Job == "" && l.Kind == string(state.KindSubmitJob) && l.Accepted() {
 			if _, cmd, err := state.Decode(open()); err == nil {
 				if k, ok := cmd.(state.SubmitJob); ok && string(k.Job.Tenant) == f.Tenant {
 					for _, id := range ids {
@@ -187,7 +211,7 @@ func selects(v *state.View, f evidence.Filter) func(*ledger.Leaf, func() []byte)
 				}
 			}
 		}
-		return slices.ContainsFunc(ids, func(id string) bool { return mine[id] })
+		return f.Acts && evidence.Administers(l) || slices.ContainsFunc(ids, func(id string) bool { return mine[id] })
 	}
 }
 

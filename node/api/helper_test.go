@@ -328,6 +328,7 @@ func (w *world) add(id placement.RegionID, country string, gpus int) *region {
 	r.bundles.Set(r.ca.Bundle())
 	r.ledger = newMemLedger(r.node, w.clock.now)
 	cfg := DefaultConfig()
+	cfg.WitnessWait = time.Millisecond // nobody signs here but where a test does
 	cfg.Region, cfg.Mesh, cfg.Self = id, testMesh, r.node
 	cfg.Ledger, cfg.Peers, cfg.Tasks, cfg.Links = r.ledger, speaker{w.net, identity.ID{Region: id, Mesh: testMesh, Node: r.node}, r.ledger}, r.tasks, r.links
 	cfg.Keyring = testRing{}

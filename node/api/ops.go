@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -53,12 +54,42 @@ func paging() []parameter {
 
 // call is one request on its way through a handler.
 type call struct {
-	s      *Server
-	op     *operation
-	w      http.ResponseWriter
-	r      *http.Request
-	caller *Caller
-	view   *state.View // as it was when the caller was judged; nil if op.NoState
+	s       *Server
+	op      *operation
+	w       http.ResponseWriter
+	r       *http.Request
+	caller  *Caller
+	view    *state.View // as it was when the caller was judged; nil if op.NoState
+	relayed *relayed    // if a worker passed it on
+}
+
+// relayed is where a request came in that was passed on: at which node, and from
+// which address.
+type relayed struct {
+	node    placement.NodeID
+	address string
+}
+
+// at is who asks, for the ledger: for people where they asked from as well.
+func (c *call) at(actor string) string {
+	switch {
+	case c.caller.Kind != CallerToken:
+		return actor
+	case c.relayed != nil:
+		return state.From(actor, c.relayed.node, c.relayed.address)
+	}
+	return state.From(actor, c.s.cfg.Self, addressOf(c.r.RemoteAddr))
+}
+
+// addressOf is the IP address of a remote address, or one by itself.
+func addressOf(remote string) string {
+	if at, err := netip.ParseAddrPort(remote); err == nil {
+		return at.Addr().WithZone("").Unmap().String()
+	}
+	if at, err := netip.ParseAddr(remote); err == nil {
+		return at.WithZone("").Unmap().String()
+	}
+	return "unknown"
 }
 
 type listener int
@@ -171,7 +202,8 @@ func (c *call) identify(on listener) (*Caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	if who.Kind == CallerNode && c.r.Header.Get(HeaderRelayed) != "" && c.op.Relay && c.view != nil {
+	if from := c.r.Header.Get(HeaderRelayed); who.Kind == CallerNode && from != "" && c.op.Relay && c.view != nil {
+		c.relayed = &relayed{who.Node, addressOf(from)}
 		return c.s.appCaller(c.r, c.view)
 	}
 	return who, nil

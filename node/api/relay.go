@@ -98,7 +98,7 @@ func (s *Server) relaySend(c *call, method, uri string, body []byte) (*http.Resp
 				req.Header[name] = v
 			}
 		}
-		req.Header.Set(HeaderRelayed, string(s.cfg.Self))
+		req.Header.Set(HeaderRelayed, addressOf(c.r.RemoteAddr))
 		res, err := s.cfg.Peers.Do(c.r.Context(), peer, cargo(transport.CargoStatus), req)
 		if err == nil {
 			res.Request = req

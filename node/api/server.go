@@ -118,13 +118,15 @@ type Config struct {
 	// WriteTimeout bounds a proposal; ForeignTimeout an answer of another
 	// region: beyond it the answer is unknown.
 	WriteTimeout, ForeignTimeout time.Duration
+	// WitnessWait is how long an export waits for the witnesses of what it ends with.
+	WitnessWait time.Duration
 	// StreamsMax is how many event streams and log followers run at once.
 	StreamsMax int
 }
 
 // DefaultConfig has the bounds.
 func DefaultConfig() Config {
-	return Config{Version: "dev", WriteTimeout: 10 * time.Second, ForeignTimeout: 800 * time.Millisecond, StreamsMax: 256}
+	return Config{Version: "dev", WriteTimeout: 10 * time.Second, ForeignTimeout: 800 * time.Millisecond, WitnessWait: 3 * time.Second, StreamsMax: 256}
 }
 
 // Validate reports every problem at once.
@@ -264,7 +266,7 @@ func (s *Server) propose(ctx context.Context, c state.Command, actor string) (st
 // propose is [Server.propose] for a caller, who is told which leaf its write left:
 // that of a refusal too.
 func (c *call) propose(cmd state.Command, actor string) (state.Result, *state.View, error) {
-	res, v, err := c.s.propose(c.r.Context(), cmd, actor)
+	res, v, err := c.s.propose(c.r.Context(), cmd, c.at(actor))
 	if now := c.s.cfg.Ledger.View(); res.Index > 0 && now != nil && now.Self() != nil {
 		c.w.Header().Add(HeaderReceipt, now.ReceiptID(res.Leaf))
 	}

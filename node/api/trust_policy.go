@@ -151,12 +151,12 @@ func (s *Server) changeWitnesses(c *call, in RegionPolicyRequest) error {
 		if err != nil {
 			return &InputError{Code: "input.witness", Message: err.Error(), Help: "write it as 'VKEY URL': the witness's verifier key, and the address that its add-checkpoint is below"}
 		}
-		if _, _, err := s.propose(c.r.Context(), state.PutWitness{Key: key.String(), URL: address}, c.caller.Actor); err != nil {
+		if _, _, err := c.propose(state.PutWitness{Key: key.String(), URL: address}, c.caller.Actor); err != nil {
 			return err
 		}
 	}
 	if in.DropWitness != nil {
-		if _, _, err := s.propose(c.r.Context(), state.DropWitness{Name: *in.DropWitness}, c.caller.Actor); err != nil {
+		if _, _, err := c.propose(state.DropWitness{Name: *in.DropWitness}, c.caller.Actor); err != nil {
 			return err
 		}
 	}

@@ -30,7 +30,8 @@ const (
 	// their order, each as "<origin>#<leaf>"; a refusal leaves one too.
 	HeaderReceipt = "X-Sovmesh-Receipt"
 	// HeaderRelayed marks a request that a worker passed on to a voter of its
-	// own region, so that it is passed on once only.
+	// own region, so that it is passed on once only. It holds the address that
+	// the request came from.
 	HeaderRelayed = "X-Sovmesh-Relayed"
 )
 
