@@ -66,6 +66,33 @@ func forwarded(t *testing.T, w *world, fra, ber *region, tag string) (*MeshClien
 	return m, peer, id
 }
 
+// What the ledger says of a refusal may name whom it concerns: a peer gets the
+// code, and words of a closed list. Its answer names no node of this region.
+func TestAPeerIsRefusedInClosedWords(t *testing.T) {
+	w, fra, ber, _ := mesh3(t)
+	ber.ledger.must(t, state.SetTenant{Tenant: state.Tenant{ID: "fra-1/acme", Quota: state.Quota{Jobs: 1}}})
+	m, peer, _ := forwarded(t, w, fra, ber, "EU")
+	policy := []placement.Layer{{Origin: residency.OriginJob, Tag: "EU"}}
+	id := placement.NewJobID("fra-1", w.clock.now())
+	ask := ReserveRequest{Job: id, Attempt: 1, Kind: "process", Resources: placement.Resources{CPU: 100, Memory: placement.MiB}, Policy: policy, LawPack: ber.ledger.View().Pack().Hash(), Expires: w.clock.now().Add(time.Minute)}
+	held, err := m.Reserve(t.Context(), peer, ask)
+	if err != nil || !held.Held {
+		t.Fatalf("%+v %v", held, err)
+	}
+	_, err = m.Forward(t.Context(), peer, residencyPolicy(t, "EU"), ForwardedJob{
+		Job: id, Tenant: "acme", Residency: "EU", Policy: policy, Reservation: held.Key, SubmittedAt: w.clock.now(), Hops: 1,
+		Spec: placement.JobSpec{Kind: "process", Type: placement.TypeBatch, Command: []string{"x"}, Resources: ask.Resources},
+	})
+	if err == nil || !strings.HasPrefix(CodeOf(err), "quota.") || strings.Contains(err.Error()+HintOf(err), "acme") || !strings.Contains(err.Error(), "region ber-1 holds as much") {
+		t.Errorf("refused as %s: %v (%s)", CodeOf(err), err, HintOf(err))
+	}
+	rec := httptest.NewRecorder()
+	ber.server.Mesh().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, MeshPrefix+"/summary", nil).WithContext(transport.WithPeer(t.Context(), fraNode())))
+	if name := rec.Header().Get(HeaderRequestID); name == "" || strings.Contains(name, "ber-1") {
+		t.Errorf("the request is called %q", name)
+	}
+}
+
 // Output is bytes like any other: the export rule of the region where it came
 // to be counts, also one set after the job had arrived.
 func TestOutputLeavesUnderTheExportRule(t *testing.T) {

@@ -1,11 +1,14 @@
 package api
 
 import (
+	"errors"
+	"net/http"
 	"strings"
 
 	"github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/residency"
 	"github.com/sovmesh/sovmesh/placement/scheduler"
 )
 
@@ -78,8 +81,31 @@ func refusalAbroad(here placement.RegionID, code string) (reason, hint string) {
 		return region + " does not hold the law pack that home decides by", "an administrator there imports it: sovmesh law import FILE"
 	case "quota":
 		return region + " holds as much for its peer as it may", "wait, or ask another region"
+	case "queue":
+		return "the queue of " + region + " is full", "wait, or ask another region"
 	case "peer":
 		return region + " does not know this region as an active peer", "federate again"
 	}
-	return region + " refused to hold room (" + code + ")", "ask again, or another region"
+	return region + " refused it (" + code + ")", "ask again, or another region"
+}
+
+// problem is what a caller is told of an error. Another region's node gets what
+// the ledger, raft and this node's own parts said in words of the closed list:
+// theirs may name nodes, tenants and people.
+func (c *call) problem(err error) *Problem {
+	p := problemOf(err)
+	if c.caller == nil || c.caller.Kind != CallerForeign {
+		return p
+	}
+	var own *Problem
+	var refused *state.Refused
+	var decision *residency.Refusal
+	switch {
+	case errors.As(err, &own), errors.As(err, &decision): // our words, and those of the law
+	case errors.As(err, &refused):
+		p.Detail, p.Advice = refusalAbroad(c.s.cfg.Region, refused.Code)
+	case p.Status >= http.StatusInternalServerError:
+		p.Detail, p.Advice = "region "+string(c.s.cfg.Region)+" cannot do it now", "ask again"
+	}
+	return p
 }

@@ -1,13 +1,13 @@
 package api
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -99,20 +99,20 @@ const (
 	onMesh
 )
 
-// requestIDs number the requests of a process; the node's name goes before.
-type requestIDs struct{ last atomic.Uint64 }
+// requestID names a request in the log and in its answer. It tells nobody which
+// node answered, nor how many requests that node had: answers cross borders.
+func requestID() string { return strings.ToLower(rand.Text()[:16]) }
 
 // routes builds the mux of one listener.
 func (s *Server) routes(on listener) http.Handler {
 	mux := http.NewServeMux()
-	ids := &requestIDs{}
 	for i := range s.ops {
 		op := &s.ops[i]
 		isMesh := len(op.Path) > len(MeshPrefix) && op.Path[:len(MeshPrefix)] == MeshPrefix
 		if isMesh && on == onApp {
 			continue
 		}
-		mux.Handle(op.Method+" "+op.Path, s.handler(op, on, ids))
+		mux.Handle(op.Method+" "+op.Path, s.handler(op, on))
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		p := newProblem(http.StatusNotFound, CodeUsage, fmt.Sprintf("there is nothing at %s %s", r.Method, quoteWord(r.URL.Path)), "see the operations at "+Prefix+"/openapi.json")
@@ -137,16 +137,16 @@ func allowedMethods(mux *http.ServeMux, r *http.Request) []string {
 }
 
 // handler is the way of every request: who asks, may they, then the operation.
-func (s *Server) handler(op *operation, on listener, ids *requestIDs) http.Handler {
+func (s *Server) handler(op *operation, on listener) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		id := string(s.cfg.Self) + "-" + strconv.FormatUint(ids.last.Add(1), 36)
+		id := requestID()
 		w.Header().Set(HeaderRequestID, id)
 		c := &call{s: s, op: op, w: w, r: r}
 		err := c.run(on)
 		if err == nil {
 			return
 		}
-		p := problemOf(err)
+		p := c.problem(err)
 		if p.Status >= 500 && p.Code == CodeInternal {
 			s.cfg.Log.Error("request failed", "request", id, "op", op.ID, "err", err)
 		}

@@ -11,6 +11,7 @@
 package mesh
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -43,6 +44,10 @@ type Spec struct {
 	ID      placement.RegionID
 	Country string
 	Nodes   int
+	// Names are the names of the nodes, in their order; without one it is n1, n2, …
+	Names []placement.NodeID
+	// Operator is the name of who runs it; it has one without.
+	Operator string
 	// GPUs are the devices of every node.
 	GPUs []placement.Device
 	// Sites are the sites of the nodes, in their order; a node beyond them has none.
@@ -95,16 +100,27 @@ type host struct {
 // of them take jobs. Call it inside a bubble, see [Run].
 func New(t *testing.T, specs ...Spec) *Mesh {
 	t.Helper()
+	m := newMesh(t)
+	m.begin(specs...)
+	return m
+}
+
+// newMesh is a network with nothing on it yet.
+func newMesh(t *testing.T) *Mesh {
 	// Cleanups run last first: the directories have to outlive the nodes.
 	m := &Mesh{t: t, log: newEvents(t), dir: t.TempDir()}
 	m.wan = newWan(1, m.delay)
 	m.tcp = newTCP(m.wan)
 	t.Cleanup(m.stop)
+	return m
+}
+
+func (m *Mesh) begin(specs ...Spec) {
+	m.t.Helper()
 	for i, spec := range specs {
 		m.startRegion(i, spec)
 	}
 	m.federate()
-	return m
 }
 
 // delay is 1 ms within a region and 15 ms between two.
@@ -126,7 +142,7 @@ func (m *Mesh) startRegion(index int, spec Spec) {
 	founded, err := node.Found(first.config(), node.Founding{
 		Region: spec.ID, Mesh: Domain, Now: time.Now(),
 		Facts: placement.RegionFacts{
-			Country: spec.Country, Operator: placement.Operator{Name: string(spec.ID) + " operator", Home: spec.Country, Parent: "none"},
+			Country: spec.Country, Operator: placement.Operator{Name: cmp.Or(spec.Operator, string(spec.ID)+" operator"), Home: spec.Country, Parent: "none"},
 			Assurance: placement.Assurance{Location: "documented", Operator: "documented", AsOf: Begin.Format("2006-01-02")},
 		},
 	})
@@ -150,6 +166,9 @@ func (m *Mesh) startRegion(index int, spec Spec) {
 func (m *Mesh) addHost(r *region) *host {
 	i := len(r.hosts) + 1
 	name := placement.NodeID(fmt.Sprintf("n%d", i))
+	if i <= len(r.spec.Names) {
+		name = r.spec.Names[i-1]
+	}
 	h := &host{
 		m: m, region: r, name: name, world: fake.NewWorld(),
 		addr: netip.AddrFrom4([4]byte{10, 0, byte(r.index + 1), byte(i)}),

@@ -22,6 +22,12 @@ type wan struct {
 	loss     float64                                  // guarded by mu; of packets between regions
 	rand     *rand.Rand                               // guarded by mu
 	delay    func(from, to netip.Addr) time.Duration
+	// border, if set, gets what goes from one region to another instead of the
+	// host that it is for. It is set before the first packet.
+	border interface {
+		packet(simnet.Packet)
+		stream(from netip.Addr, to netip.AddrPort, dialed net.Conn) net.Conn
+	}
 }
 
 type pair struct{ from, to netip.Addr }
@@ -41,10 +47,21 @@ func (w *wan) SendPacket(p simnet.Packet) error {
 	drop := w.cut[pair{from.Addr(), to.Addr()}] || w.loss > 0 && w.rand.Float64() < w.loss
 	host := w.hosts[to]
 	w.mu.Unlock()
-	if !drop && host != nil {
+	switch {
+	case drop || host == nil:
+	case w.border != nil && crosses(from.Addr(), to.Addr()):
+		w.border.packet(p)
+	default:
 		host.RecvPacket(p)
 	}
 	return nil
+}
+
+// crosses reports whether two machines are in different regions; what is outside
+// of all of them is an attacker's.
+func crosses(from, to netip.Addr) bool {
+	a, b := from.As4(), to.As4()
+	return a[1] == 0 && b[1] == 0 && a[2] != b[2]
 }
 
 // AddNode is how a simnet link makes itself known to its router.
@@ -174,6 +191,9 @@ func (t *tcp) dial(ctx context.Context, from netip.Addr, addr string) (net.Conn,
 	ours, theirs := net.Pipe()
 	select {
 	case l.conns <- theirs:
+		if from.IsValid() && t.net.border != nil && crosses(from, to.Addr()) {
+			return t.net.border.stream(from, to, ours), nil
+		}
 		return ours, nil
 	case <-l.done:
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
