@@ -223,7 +223,7 @@ func (n *Node) buildFront() (err error) {
 	}
 	cfg.Keyring, cfg.Votes = n.keyring, n.votes
 	cfg.Credential, cfg.Verifier, cfg.Dial, cfg.Now, cfg.Log = n.credential, n.verifier, n.deps.Dial, n.deps.now, n.logOf("api")
-	cfg.Ready = n.isReady
+	cfg.Ready, cfg.Refused = n.isReady, n.refusals.all
 	if n.server, err = api.New(cfg); err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ const (
 	dirRaft        = "raft"
 	dirRunner      = "runner"
 	dirReceipts    = "receipts" // of inference, in files per segment
+	dirRefused     = "refused"  // forged certificates that this node was shown
 )
 
 // whoami says which node a data directory belongs to. A directory is never

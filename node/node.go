@@ -47,6 +47,7 @@ type Node struct {
 	credential *identity.Source
 	serving    *identity.ServingSource
 	bundles    *identity.MapBundles
+	refusals   *refusals
 	verifier   *identity.Verifier
 	authority  *authority
 	inventory  placement.Inventory
@@ -138,8 +139,10 @@ func (n *Node) buildIdentity() (err error) {
 	if n.keyring, err = n.loadKeyring(); err != nil {
 		return err
 	}
+	n.refusals = newRefusals(n.dir.path(dirRefused), n.bundles.All, n.deps.now, n.logOf("identity"))
 	n.verifier = &identity.Verifier{
 		Home: n.who.Region, Mesh: n.who.Mesh, Bundles: n.bundles, Clock: n.deps.now,
+		Refused:  n.refusals.take,
 		Revoked:  n.revoked,
 		Since:    n.since,
 		RaftPeer: n.raftPeer,

@@ -48,6 +48,9 @@ type Exporter struct {
 	Enough int
 	// Certificates are chains of nodes as PEM, by the decimal serial of the first.
 	Certificates map[string][]byte
+	// Refused are forged chains that the region was shown and did not believe, as
+	// PEM by the hex of their SHA-256: evidence against whoever signed them.
+	Refused map[string][]byte
 	// Selects says of which leaves the openings are wanted; nil of none. A leaf is
 	// asked about once and in order, and open gives its opening.
 	Selects func(l *ledger.Leaf, open func() []byte) bool
@@ -356,6 +359,9 @@ func (x *export) held() error {
 	}
 	for _, serial := range sorted(x.Certificates) {
 		x.add(fileName(x.Region, dirCertificates, serial+".pem"), x.Certificates[serial])
+	}
+	for _, digest := range sorted(x.Refused) {
+		x.add(fileName(x.Region, dirRefused, digest+".pem"), x.Refused[digest])
 	}
 	return nil
 }

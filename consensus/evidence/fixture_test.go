@@ -32,6 +32,7 @@ type aLog struct {
 	bundle          []byte
 	ca              *identity.CA
 	certificates    map[string][]byte // PEM by serial
+	refused         map[string][]byte // PEM by its hash
 	openings        map[uint64][]byte
 	// cosignedBy is who witnesses it.
 	cosignedBy []*ledger.Cosigner
@@ -43,7 +44,7 @@ func seed(words ...string) (out [32]byte) { return sha256.Sum256(fmt.Append(nil,
 
 func newLog(t testing.TB, region, country, keys string) *aLog {
 	t.Helper()
-	l := &aLog{region: region, country: country, origin: region + ".mesh.example/ledger", openings: map[uint64][]byte{}, certificates: map[string][]byte{}}
+	l := &aLog{region: region, country: country, origin: region + ".mesh.example/ledger", openings: map[uint64][]byte{}, certificates: map[string][]byte{}, refused: map[string][]byte{}}
 	var err error
 	if l.ca, err = identity.NewCA(placement.RegionID(region), "mesh.example", noon.Add(-time.Hour)); err != nil {
 		t.Fatal(err)
@@ -132,6 +133,16 @@ func (l *aLog) keep(t testing.TB, chain [][]byte) string {
 	}
 	l.certificates[leaf.SerialNumber.String()] = text
 	return leaf.SerialNumber.String()
+}
+
+// refuse files a chain as one that the region was shown and did not believe.
+func (l *aLog) refuse(t testing.TB, chain [][]byte) {
+	t.Helper()
+	serial := l.keep(t, chain)
+	text := l.certificates[serial]
+	delete(l.certificates, serial)
+	sum := sha256.Sum256(text)
+	l.refused[hex.EncodeToString(sum[:])] = text
 }
 
 // story fills a log with one of everything.
@@ -254,6 +265,9 @@ func (l *aLog) files(t testing.TB) (out []file) {
 	out = append(out, file{fileName(l.region, dirBundles, hex.EncodeToString(sum[:])+".json"), l.bundle})
 	for _, serial := range sorted(l.certificates) {
 		out = append(out, file{fileName(l.region, dirCertificates, serial+".pem"), l.certificates[serial]})
+	}
+	for _, digest := range sorted(l.refused) {
+		out = append(out, file{fileName(l.region, dirRefused, digest+".pem"), l.refused[digest]})
 	}
 	for _, size := range l.sizes {
 		if size > l.first {

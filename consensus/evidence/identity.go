@@ -7,7 +7,9 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -83,10 +85,9 @@ func (r *regionReader) endBundles() {
 	}
 }
 
-// takeCertificate reads a node's chain, leaf first, in the one form that PEM has
-// here: what was read is written again as the same bytes.
-func (r *regionReader) takeCertificate(file string, data []byte) error {
-	var chain []*x509.Certificate
+// readChain reads certificates, leaf first, in the one form that PEM has here:
+// what was read is written again as the same bytes.
+func readChain(data []byte) (chain []*x509.Certificate, err error) {
 	var again []byte
 	for rest := data; len(rest) > 0 && len(chain) < 5 && len(data) <= maxPEM; {
 		var b *pem.Block
@@ -95,15 +96,43 @@ func (r *regionReader) takeCertificate(file string, data []byte) error {
 		}
 		c, err := x509.ParseCertificate(b.Bytes)
 		if err != nil {
-			return fmt.Errorf("%w: certificate %q of region %s: %v", ErrArchive, shorten(file), r.desc.Name, err)
+			return nil, err
 		}
 		chain = append(chain, c)
 		again = append(again, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b.Bytes})...)
 	}
-	if len(chain) == 0 || !bytes.Equal(again, data) || file != chain[0].SerialNumber.String()+".pem" || len(r.chained) >= maxCertificates {
+	if len(chain) == 0 || !bytes.Equal(again, data) {
+		return nil, errors.New("it is no chain in the form that packs have")
+	}
+	return chain, nil
+}
+
+// takeCertificate reads a chain of a node of the region.
+func (r *regionReader) takeCertificate(file string, data []byte) error {
+	chain, err := readChain(data)
+	if err != nil {
+		return fmt.Errorf("%w: certificate %q of region %s: %v", ErrArchive, shorten(file), r.desc.Name, err)
+	}
+	serial := chain[0].SerialNumber.String()
+	if file != serial+".pem" || len(r.chained) >= maxCertificates {
 		return fmt.Errorf("%w: certificate %q of region %s is no chain of that serial number", ErrArchive, shorten(file), r.desc.Name)
 	}
-	r.chained = append(r.chained, chainHeld{chain[0].SerialNumber.String(), chain})
+	r.chained = append(r.chained, chainHeld{serial, chain})
+	return nil
+}
+
+// takeRefused reads a chain that the region was shown and did not believe. Its
+// name is its hash: whoever forges chooses the serial number.
+func (r *regionReader) takeRefused(file string, data []byte) error {
+	chain, err := readChain(data)
+	sum := sha256.Sum256(data)
+	if err == nil && (file != hex.EncodeToString(sum[:])+".pem" || len(r.refused) >= maxCertificates) {
+		err = errors.New("it has another hash")
+	}
+	if err != nil {
+		return fmt.Errorf("%w: the refused certificate %q of region %s: %v", ErrArchive, shorten(file), r.desc.Name, err)
+	}
+	r.refused = append(r.refused, chainHeld{chain[0].SerialNumber.String(), chain})
 	return nil
 }
 
@@ -118,27 +147,59 @@ func (r *regionReader) endCertificates() {
 		r.v.f.fail(Origin, "region %s: the policy has root certificates, and none of this region: it is damaged, or too old", r.desc.Name)
 	}
 	for _, held := range r.chained {
-		id, ok := r.claimed(held)
-		if !ok {
-			continue
-		}
-		roots := r.v.policy.RootsOf(string(id.Region))
-		if len(roots) == 0 && len(r.v.policy.Roots()) == 0 {
-			r.rootless++
-			continue
-		}
-		if len(roots) == 0 {
-			r.v.f.fail(Origin, "region %s: certificate %s claims to be of region %s, which the policy does not know", r.desc.Name, held.serial, id.Region)
-			continue
-		}
-		if err := issued(held.chain, id, roots); err != nil {
-			r.v.f.fail(Origin, "region %s: FORGED certificate: serial %s claims to be node %s of region %s, whose authority did not issue it: %v", r.desc.Name, held.serial, id.Node, id.Region, err)
-			continue
-		}
-		if id.Region == placement.RegionID(r.desc.Name) && !r.serials[held.serial] && r.within(held.chain[0].NotBefore.Add(identity.Backdate)) {
+		id, ok := r.ofItsRegion(held)
+		if ok && id.Region == placement.RegionID(r.desc.Name) && !r.serials[held.serial] && r.within(held.chain[0].NotBefore.Add(identity.Backdate)) {
 			r.v.f.fail(Origin, "region %s: certificate %s of node %s was issued in the pack's time, and no leaf shows it", r.desc.Name, held.serial, id.Node)
 		}
 	}
+	for _, held := range r.refused {
+		if id, ok := r.ofItsRegion(held); ok {
+			r.v.f.fail(Origin, "region %s: certificate %s of node %s of region %s is good, and is filed as refused", r.desc.Name, held.serial, id.Node, id.Region)
+		}
+	}
+}
+
+// ofItsRegion judges a chain; ok is false if it does not hold, or nobody can say.
+func (r *regionReader) ofItsRegion(held chainHeld) (id identity.ID, ok bool) {
+	if id, ok = r.claimed(held); !ok {
+		return id, false
+	}
+	roots := r.v.policy.RootsOf(string(id.Region))
+	switch {
+	case len(roots) == 0 && len(r.v.policy.Roots()) == 0:
+		r.rootless++
+		return id, false
+	case len(roots) == 0:
+		r.v.f.fail(Origin, "region %s: certificate %s claims to be of region %s, which the policy does not know", r.desc.Name, held.serial, id.Region)
+		return id, false
+	}
+	if err := issued(held.chain, id, roots); err != nil {
+		by := ""
+		if f, known := identity.ForgeryOf(held.chain, r.authorities()); known {
+			by = fmt.Sprintf("; the authority of region %s signed it", f.By)
+		}
+		r.v.f.fail(Origin, "region %s: FORGED certificate: serial %s claims to be node %s of region %s, whose authority did not issue it%s: %v", r.desc.Name, held.serial, id.Node, id.Region, by, err)
+		return id, false
+	}
+	return id, true
+}
+
+// authorities are those of all regions that the policy has roots of.
+func (r *regionReader) authorities() (out []identity.Bundle) {
+	for _, root := range r.v.policy.Roots() {
+		cert, err := x509.ParseCertificate(root.DER)
+		if err != nil {
+			continue // the policy's parser has said so
+		}
+		domain := identity.TrustDomain(placement.RegionID(root.Region), r.v.desc.Mesh)
+		i := slices.IndexFunc(out, func(b identity.Bundle) bool { return b.TrustDomain == domain })
+		if i < 0 {
+			out = append(out, identity.Bundle{TrustDomain: domain})
+			i = len(out) - 1
+		}
+		out[i].Roots = append(out[i].Roots, cert)
+	}
+	return out
 }
 
 // claimed is who a certificate says it is of.

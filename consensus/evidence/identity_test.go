@@ -37,8 +37,17 @@ func TestCertificatesOfARegionHold(t *testing.T) {
 
 // forged is a certificate in which a region's authority names another region's
 // node: its own CA refuses that, so its keys are used by hand.
-func forged(t *testing.T, signer *identity.CA, uri string) [][]byte {
+func forged(t testing.TB, signer *identity.CA, uri string) [][]byte {
 	t.Helper()
+	return forgedAs(t, signer, uri, "666")
+}
+
+func forgedAs(t testing.TB, signer *identity.CA, uri, number string) [][]byte {
+	t.Helper()
+	serial, ok := new(big.Int).SetString(number, 10)
+	if !ok {
+		t.Fatal(number)
+	}
 	data, err := signer.Marshal()
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +61,7 @@ func forged(t *testing.T, signer *identity.CA, uri string) [][]byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(666), NotBefore: noon.Add(-identity.Backdate), NotAfter: noon.Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+	tmpl := &x509.Certificate{SerialNumber: serial, NotBefore: noon.Add(-identity.Backdate), NotAfter: noon.Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}, URIs: []*url.URL{id}, BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, issuer, &leafKey.PublicKey, key)
 	if err != nil {
@@ -74,6 +83,37 @@ func TestAttacksOnCertificates(t *testing.T) {
 		{"this region's authority names another's node", func(t *testing.T, m *aMesh) {
 			m.logs[0].keep(t, forged(t, m.logs[0].ca, "spiffe://ber-1.mesh.example/node/n1"))
 		}, Origin, "FORGED"},
+		{"shown to this region, and refused", func(t *testing.T, m *aMesh) {
+			m.logs[0].refuse(t, forged(t, m.logs[1].ca, "spiffe://fra-1.mesh.example/node/n1"))
+		}, Origin, "whose authority did not issue it; the authority of region ber-1 signed it"},
+		{"refused with the serial number of a good one", func(t *testing.T, m *aMesh) {
+			for serial := range m.logs[0].certificates {
+				kept := m.logs[0].certificates[serial]
+				m.logs[0].refuse(t, forgedAs(t, m.logs[1].ca, "spiffe://fra-1.mesh.example/node/n1", serial))
+				m.logs[0].certificates[serial] = kept
+			}
+		}, Origin, "the authority of region ber-1 signed it"},
+		{"a good one, filed as refused", func(t *testing.T, m *aMesh) {
+			for serial, text := range m.logs[0].certificates {
+				chain, err := readChain(text)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var der [][]byte
+				for _, c := range chain {
+					der = append(der, c.Raw)
+				}
+				delete(m.logs[0].certificates, serial)
+				m.logs[0].refuse(t, der)
+			}
+		}, Origin, "is good, and is filed as refused"},
+		{"a refused one under another name", func(t *testing.T, m *aMesh) {
+			m.logs[0].refuse(t, forged(t, m.logs[1].ca, "spiffe://fra-1.mesh.example/node/n1"))
+			for digest, text := range m.logs[0].refused {
+				delete(m.logs[0].refused, digest)
+				m.logs[0].refused[strings.Repeat("0", 64)] = text
+			}
+		}, Integrity, "another hash"},
 		{"of another mesh", func(t *testing.T, m *aMesh) {
 			m.logs[0].keep(t, forged(t, m.logs[0].ca, "spiffe://fra-1.other.example/node/n1"))
 		}, Origin, "no node of this mesh"},
@@ -126,7 +166,7 @@ func TestWithoutRootsNobodyKnowsWhoseNodes(t *testing.T) {
 }
 
 // issuingOf finds the issuing CA and its key in an authority's file.
-func issuingOf(t *testing.T, data []byte) (*x509.Certificate, any) {
+func issuingOf(t testing.TB, data []byte) (*x509.Certificate, any) {
 	t.Helper()
 	var blocks []*pem.Block
 	for len(blocks) < 5 {
@@ -147,7 +187,44 @@ func issuingOf(t *testing.T, data []byte) (*x509.Certificate, any) {
 	return cert, key
 }
 
-// Every byte of a chain counts.
+// Whoever exports is not fooled by a chain of its own make: see node.
+func TestAnExportHoldsWhatWasRefused(t *testing.T) {
+	m := newMesh(t, "")
+	m.logs[0].refuse(t, forged(t, m.logs[1].ca, "spiffe://fra-1.mesh.example/node/n1"))
+	e := m.logs[0].exporter(t)
+	mustHold(t, verified(t, m.policy, exported(t, e)))
+	e.Refused = m.logs[0].refused
+	rep := verified(t, m.policy, exported(t, e))
+	if v := rep.Verdict(Origin); v.State != Fails || !strings.Contains(strings.Join(v.Findings, "\n"), "FORGED certificate") {
+		t.Errorf("%s: %q", v.State, v.Findings)
+	}
+}
+
+// A chain that is read is written again as the same bytes.
+func FuzzChain(f *testing.F) {
+	m := newMesh(f, "")
+	m.logs[0].refuse(f, forged(f, m.logs[1].ca, "spiffe://fra-1.mesh.example/node/n1"))
+	for _, text := range m.logs[0].refused {
+		f.Add(text)
+		f.Add(append([]byte("\n"), text...))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		chain, err := readChain(data)
+		if err != nil {
+			return
+		}
+		var again []byte
+		for _, c := range chain {
+			again = append(again, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+		}
+		if !bytes.Equal(again, data) || len(data) > maxPEM || len(chain) > 5 {
+			t.Errorf("%d certificates of %d bytes", len(chain), len(data))
+		}
+	})
+}
+
+// Every byte of a chain counts, of a refused one too: what is read there is
+// another forgery, or none.
 func TestEveryByteOfACertificateCounts(t *testing.T) {
 	m := newMesh(t, "")
 	shownIssue(t, m)

@@ -18,6 +18,7 @@ import (
 //	and for each region, in the description's order:
 //	regions/<r>/bundles/<sha256>.json          the certificates it and its peers were known by
 //	regions/<r>/certificates/<serial>.pem      chains of its nodes
+//	regions/<r>/refused/<sha256>.pem           forged chains that it was shown
 //	regions/<r>/checkpoints/<size>             signed notes, oldest first
 //	regions/<r>/edge                           compact range of the log before the first leaf
 //	regions/<r>/entries/<n>                    the leaves, in runs
@@ -35,6 +36,7 @@ const (
 const (
 	dirBundles      = "bundles"
 	dirCertificates = "certificates"
+	dirRefused      = "refused"
 	dirCheckpoints  = "checkpoints"
 	fileEdge        = "edge"
 	dirEntries      = "entries"
@@ -141,7 +143,7 @@ func parseName(s string) (name, error) {
 		return name{region: words[1], kind: words[2]}, nil
 	case len(words) == 4 && words[0] == regionsDir:
 		switch words[2] {
-		case dirBundles, dirCertificates, dirCheckpoints, dirEntries, dirOpenings, dirSegments:
+		case dirBundles, dirCertificates, dirRefused, dirCheckpoints, dirEntries, dirOpenings, dirSegments:
 			return name{region: words[1], kind: words[2], file: words[3]}, nil
 		}
 	}

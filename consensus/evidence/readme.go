@@ -13,6 +13,7 @@ no name, command or prompt, except what was exported with --job or --tenant.
   law/                 the law packs that decisions pin, by their hash
   regions/R/bundles    the certificates by which the region and its peers are known
   regions/R/certificates  chains of the region's nodes
+  regions/R/refused    forged certificates that the region was shown and refused
   regions/R/checkpoints   signed states of the log, with witnesses' cosignatures:
   https://c2sp.org/tlog-checkpoint, https://c2sp.org/tlog-cosignature
   regions/R/edge       what the log's tree was before the first leaf here

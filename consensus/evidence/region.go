@@ -66,6 +66,7 @@ type regionReader struct {
 	bundle   map[string]bool // hashes of bundles that leaves name
 	held     map[string]bool // bundles in the pack
 	chained  []chainHeld     // certificates in the pack
+	refused  []chainHeld     // those that it was shown and did not believe
 	serials  map[string]bool // certificates that leaves show
 	rootless int             // certificates of regions that the policy has no root of
 
@@ -79,7 +80,7 @@ func newRegionReader(v *verifier, d Region) *regionReader {
 
 // rank orders the kinds of files.
 func rank(kind string) int {
-	return slices.Index([]string{dirBundles, dirCertificates, dirCheckpoints, fileEdge, dirEntries, fileTail, dirOpenings, dirSegments}, kind)
+	return slices.Index([]string{dirBundles, dirCertificates, dirRefused, dirCheckpoints, fileEdge, dirEntries, fileTail, dirOpenings, dirSegments}, kind)
 }
 
 func (r *regionReader) file(n name, data []byte) error {
@@ -93,6 +94,8 @@ func (r *regionReader) file(n name, data []byte) error {
 		return r.takeBundle(n.file, data)
 	case dirCertificates:
 		return r.takeCertificate(n.file, data)
+	case dirRefused:
+		return r.takeRefused(n.file, data)
 	case dirCheckpoints:
 		return r.takeCheckpoint(n.file, data)
 	case fileEdge:
@@ -357,26 +360,6 @@ func parseQuote(s string) (q quote, ok bool) {
 	q.index = n
 	copy(q.hash[:], raw)
 	return q, true
-}
-
-// judgeSegment follows the chain of a node's inference receipts.
-func (r *regionReader) judgeSegment(index uint64, l *ledger.Leaf) {
-	id := l.Get(ledger.ShownChain)
-	seq, err := strconv.ParseUint(l.Get(ledger.ShownSegment), 10, 63)
-	if err != nil || id == "" {
-		r.v.f.fail(Integrity, "region %s: leaf %d is a segment without a number", r.desc.Name, index)
-		return
-	}
-	count, _ := strconv.ParseUint(l.Get(ledger.ShownCount), 10, 63)
-	dropped, _ := strconv.ParseUint(l.Get(ledger.ShownDropped), 10, 63)
-	r.out.Segments++
-	r.out.Requests += count
-	r.out.Dropped += dropped
-	last, known := r.chains[id]
-	if r.partial == nil && (known && (seq != last.seq+1 || l.Get(ledger.ShownPrev) != last.root) || !known && r.desc.First == 0 && seq != 1) {
-		r.v.f.fail(Completeness, "region %s: leaf %d is segment %d of chain %s and follows segment %d: what is between is missing", r.desc.Name, index, seq, id, last.seq)
-	}
-	r.chains[id] = chain{seq, l.Get(ledger.ShownRoot)}
 }
 
 // takeTail reads the proof that the log of the last checkpoint begins with the

@@ -111,3 +111,23 @@ func (r *regionReader) takeSegment(leaf uint64, receipts [][]byte) error {
 	}
 	return nil
 }
+
+// judgeSegment follows the chain of a node's inference receipts.
+func (r *regionReader) judgeSegment(index uint64, l *ledger.Leaf) {
+	id := l.Get(ledger.ShownChain)
+	seq, err := strconv.ParseUint(l.Get(ledger.ShownSegment), 10, 63)
+	if err != nil || id == "" {
+		r.v.f.fail(Integrity, "region %s: leaf %d is a segment without a number", r.desc.Name, index)
+		return
+	}
+	count, _ := strconv.ParseUint(l.Get(ledger.ShownCount), 10, 63)
+	dropped, _ := strconv.ParseUint(l.Get(ledger.ShownDropped), 10, 63)
+	r.out.Segments++
+	r.out.Requests += count
+	r.out.Dropped += dropped
+	last, known := r.chains[id]
+	if r.partial == nil && (known && (seq != last.seq+1 || l.Get(ledger.ShownPrev) != last.root) || !known && r.desc.First == 0 && seq != 1) {
+		r.v.f.fail(Completeness, "region %s: leaf %d is segment %d of chain %s and follows segment %d: what is between is missing", r.desc.Name, index, seq, id, last.seq)
+	}
+	r.chains[id] = chain{seq, l.Get(ledger.ShownRoot)}
+}

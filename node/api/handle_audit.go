@@ -152,6 +152,9 @@ func (s *Server) exporter(v *state.View, files exportFiles, f evidence.Filter) *
 		Mesh: s.cfg.Mesh, Region: string(s.cfg.Region), Origin: v.LogOrigin(), Now: s.now(), Filter: f,
 		Source: &exportSource{files, v}, Enough: len(v.Witnesses()), Certificates: s.ownChain(), Selects: selects(v, f),
 	}
+	if s.cfg.Refused != nil {
+		e.Refused = s.cfg.Refused()
+	}
 	for _, c := range slices.Backward(v.Checkpoints()) {
 		e.Checkpoints = append(e.Checkpoints, evidence.Signed{Size: c.Size, Note: []byte(c.Note), At: c.At, Witnesses: len(c.Witnesses)})
 	}

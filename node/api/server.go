@@ -106,6 +106,9 @@ type Config struct {
 	// Credential signs statements; Verifier opens those of others.
 	Credential *identity.Source
 	Verifier   *identity.Verifier
+	// Refused are the forged certificate chains that this node was shown, as PEM
+	// by the hex of their SHA-256; nil: none are kept.
+	Refused func() map[string][]byte
 	// Ready reports whether the node takes requests; nil: always.
 	Ready func() error
 	// Dial opens TCP connections to front doors of other regions while

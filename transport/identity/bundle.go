@@ -1,12 +1,14 @@
 package identity
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"sync"
@@ -60,6 +62,15 @@ func (m *MapBundles) Bundle(trustDomain string) (Bundle, bool) {
 	defer m.mu.RUnlock()
 	b, ok := m.accepted[trustDomain]
 	return b, ok
+}
+
+// All are the accepted bundles, in the order of their trust domains.
+func (m *MapBundles) All() []Bundle {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	out := slices.Collect(maps.Values(m.accepted))
+	slices.SortFunc(out, func(a, b Bundle) int { return cmp.Compare(a.TrustDomain, b.TrustDomain) })
+	return out
 }
 
 // Validate reports whether the bundle is complete and every certificate in it

@@ -52,6 +52,11 @@ type Verifier struct {
 	// so a node that just joined answers yes for the voters it joined by.
 	RaftPeer func(id ID) bool
 
+	// Refused, if set, is given every chain that was not acceptable, leaf first,
+	// and why, while its handshake waits. Whoever reaches the port can have it
+	// called: it has to bound what it does.
+	Refused func(chain []*x509.Certificate, why *RefusedError)
+
 	// Clock is the time of a handshake; nil means time.Now.
 	Clock func() time.Time
 }
@@ -85,6 +90,9 @@ func (v *Verifier) verify(cs tls.ConnectionState, expect *ID) *RefusedError {
 	}
 	id, err := v.verifyChain(cs.PeerCertificates, usage, v.now())
 	if err != nil {
+		if v.Refused != nil && err.Reason == BadCertificate && len(cs.PeerCertificates) > 0 {
+			v.Refused(cs.PeerCertificates, err)
+		}
 		return err
 	}
 	class := Class(cs.NegotiatedProtocol)
