@@ -114,8 +114,13 @@ func (s *Server) ledgerTile(c *call, path string, wanted func(ledger.Tile) bool)
 }
 
 // ledgerProblem says in HTTP what the store said. A gap is 503 with its reason,
-// as every error with a hint.
+// as every error with a hint; what was changed on the disk has a code of its own,
+// and does not become better by asking again.
 func ledgerProblem(err error) error {
+	var rot *store.Rot
+	if errors.As(err, &rot) {
+		return newProblem(http.StatusInternalServerError, CodeDamaged, rot.Error(), rot.Hint()).final()
+	}
 	var beyond *store.Beyond
 	if errors.As(err, &beyond) {
 		return newProblem(http.StatusNotFound, CodeUsage, beyond.Error(), beyond.Hint())

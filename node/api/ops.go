@@ -147,7 +147,7 @@ func (s *Server) handler(op *operation, on listener) http.Handler {
 			return
 		}
 		p := c.problem(err)
-		if p.Status >= 500 && p.Code == CodeInternal {
+		if p.Code == CodeInternal || p.Code == CodeDamaged {
 			s.cfg.Log.Error("request failed", "request", id, "op", op.ID, "err", err)
 		}
 		if r.Context().Err() != nil {

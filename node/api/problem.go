@@ -70,6 +70,7 @@ const (
 	CodeQueueFull     = "queue.full"
 	CodeInternal      = "internal"
 	CodeUnavailable   = "unavailable"
+	CodeDamaged       = "ledger.damaged"
 )
 
 func newProblem(status int, code, detail, hint string) *Problem {

@@ -38,9 +38,33 @@ func (s *Service) Answer(ctx context.Context, from string, body []byte) Answer {
 	v := s.cfg.Log.View()
 	logs, last := known(v, request.Checkpoint.Unverified().Origin)
 	if err := ledger.Judge(logs, last, request); err != nil {
+		s.noteFork(last, request, err)
 		return refusal(err)
 	}
 	return s.admit(ctx, keys, logs, last, request)
+}
+
+// noteFork says, once for each log and text, that a log's key has signed what
+// contradicts what this region has cosigned of it. Of another root for the same
+// size nobody can say that only the proof was wrong.
+func (s *Service) noteFork(last ledger.Head, request *ledger.AddCheckpoint, err error) {
+	var no *ledger.WitnessRefusal
+	if !errors.As(err, &no) || no.Status != ledger.StatusUnprocessable {
+		return
+	}
+	c := request.Checkpoint.Unverified()
+	s.mu.Lock()
+	again := s.forks[c.Origin] == no.Error()
+	s.forks[c.Origin] = no.Error()
+	s.mu.Unlock()
+	switch {
+	case again:
+	case c.Size == last.Size:
+		s.cfg.Logger.Error("FORK: a log has signed two histories; this region cosigns the first alone", "log", c.Origin, "size", c.Size, "err", err,
+			"hint", "tell the region's operator and its other witnesses; both checkpoints, side by side, are the proof")
+	default:
+		s.cfg.Logger.Warn("does not cosign a log that is not shown to extend what was cosigned", "log", c.Origin, "size", c.Size, "err", err)
+	}
 }
 
 // known is the key of a log that this region witnesses, and what it has seen.

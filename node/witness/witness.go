@@ -149,6 +149,9 @@ type Service struct {
 	said map[string]string
 	// setBack is how often each witness had forgotten what it cosigned.
 	setBack map[string]int
+	// forks are the last words about each log that this region would not cosign;
+	// of logs that it knows alone.
+	forks map[string]string
 	// hitch is what keeps this node from signing apart from halts.
 	hitch string
 }
@@ -158,7 +161,7 @@ func New(cfg Config) (*Service, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Service{cfg: cfg, halts: map[string]string{}, said: map[string]string{}, setBack: map[string]int{}}, nil
+	return &Service{cfg: cfg, halts: map[string]string{}, said: map[string]string{}, setBack: map[string]int{}, forks: map[string]string{}}, nil
 }
 
 // Run puts the configured outside witness into the state, and asks the witnesses

@@ -83,3 +83,19 @@ func (e *events) count(who, text string) (n int) {
 	}
 	return n
 }
+
+// line is the last line of somebody with all of the words; empty if there is none.
+func (e *events) line(who string, words ...string) (found string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, line := range e.lines {
+		all := strings.Contains(line, who)
+		for _, word := range words {
+			all = all && strings.Contains(line, word)
+		}
+		if all {
+			found = line
+		}
+	}
+	return found
+}
