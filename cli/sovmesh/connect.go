@@ -65,12 +65,15 @@ func (p *program) target(c *cli.Context) (target, error) {
 }
 
 // client is a client of the region to talk to. It connects to nothing yet.
-func (p *program) client(c *cli.Context) (*api.Client, error) {
+func (p *program) client(c *cli.Context) (*api.Client, error) { return p.connect(c, nil) }
+
+// connect is client; receipt, if not nil, is told what writes leave in the ledger.
+func (p *program) connect(c *cli.Context, receipt func(id string)) (*api.Client, error) {
 	t, err := p.target(c)
 	if err != nil {
 		return nil, err
 	}
-	cfg := api.ClientConfig{Addr: t.Addr, Token: t.Token, Now: p.now}
+	cfg := api.ClientConfig{Addr: t.Addr, Token: t.Token, Now: p.now, Receipt: receipt}
 	if t.CA != "" {
 		if cfg.CA, err = readBounded(t.CA, maxYAMLFile); err != nil {
 			return nil, err
@@ -80,9 +83,9 @@ func (p *program) client(c *cli.Context) (*api.Client, error) {
 }
 
 // writer is a client for a change: it first says, on stderr, which region is
-// meant and who asks.
+// meant and who asks, and then which leaves of the ledger hold the change.
 func (p *program) writer(c *cli.Context) (*api.Client, *api.Whoami, error) {
-	client, err := p.client(c)
+	client, err := p.connect(c, func(id string) { fmt.Fprintf(p.err, "receipt: %s\n", clean(id)) })
 	if err != nil {
 		return nil, nil, err
 	}

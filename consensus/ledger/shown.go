@@ -72,7 +72,7 @@ const (
 	ShownRecovered = "recovered"
 	// ShownErased are leaves, joined by spaces, whose openings were erased.
 	ShownErased = "erased"
-	// ShownRead is what an auditor read, export or entries; ShownCount how often
+	// ShownRead is what an auditor read: export, entries or receipts; ShownCount how often
 	// since the last leaf that says so.
 	ShownRead = "read"
 	// ShownVersion is a state version.

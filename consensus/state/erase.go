@@ -26,7 +26,7 @@ type EraseOpenings struct {
 
 // RecordRead records that an auditor read what only auditors may.
 type RecordRead struct {
-	What  string `json:"what"`  // export or entries
+	What  string `json:"what"`  // export, entries or receipts
 	Count int    `json:"count"` // such reads since the last record of them
 }
 
@@ -119,8 +119,8 @@ func leavesText(leaves []uint64) string {
 }
 
 func (s *State) recordRead(c *call, k RecordRead) *Refused {
-	if k.What != "export" && k.What != "entries" || k.Count < 1 {
-		return refuse("audit.read", "say export or entries, and how many", "%q is nothing that auditors read", clip(k.What))
+	if !slices.Contains([]string{"export", "entries", "receipts"}, k.What) || k.Count < 1 {
+		return refuse("audit.read", "say export, entries or receipts, and how many", "%q is nothing that auditors read", clip(k.What))
 	}
 	c.subject = string(s.self.ID)
 	c.show(ledger.ShownRead, k.What)

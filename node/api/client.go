@@ -39,6 +39,9 @@ type ClientConfig struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Now is the client's clock; nil means time.Now.
 	Now func() time.Time
+	// Receipt, if set, is told each leaf that a request left in the home region's
+	// ledger, "<origin>#<leaf>"; a refusal leaves one too.
+	Receipt func(id string)
 }
 
 // Client speaks to a region's app listener, and lands jobs in other regions
@@ -72,6 +75,8 @@ type door struct {
 	others []string
 	auth   string // the Authorization header
 	http   *http.Client
+	// receipt, if set, is told the leaves that a request left in the ledger.
+	receipt func(id string)
 }
 
 // NewClient checks the configuration; it connects to nothing.
@@ -93,7 +98,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		}
 	}
 	c := &Client{cfg: cfg, packs: map[string]*residency.Pack{}, doors: map[string]*door{}, grants: map[placement.JobID]cachedGrant{}}
-	c.home = &door{base: base, http: c.httpClient(conf)}
+	c.home = &door{base: base, http: c.httpClient(conf), receipt: cfg.Receipt}
 	if cfg.Token != "" {
 		c.home.auth = "Bearer " + cfg.Token
 	}
@@ -273,6 +278,11 @@ func (d *door) sendTo(ctx context.Context, base string, r request) (*http.Respon
 	res, err := d.http.Do(req)
 	if err != nil {
 		return nil, unreachable(ctx, base, err)
+	}
+	if d.receipt != nil {
+		for _, id := range res.Header[HeaderReceipt] {
+			d.receipt(id)
+		}
 	}
 	if res.StatusCode/100 != 2 {
 		defer res.Body.Close()

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -46,16 +47,27 @@ func (c *Client) ReceiptFile(ctx context.Context, id placement.JobID) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
+	return c.receiptFile(ctx, d, Prefix+"/jobs"+seg(id)+"/receipt", url.Values{})
+}
+
+// LeafReceiptFile is the receipt of one leaf of the home region's log, as it is
+// verified offline. A log of another name is refused.
+func (c *Client) LeafReceiptFile(ctx context.Context, origin string, leaf uint64) ([]byte, error) {
+	return c.receiptFile(ctx, c.home, Prefix+"/ledger/receipts/"+strconv.FormatUint(leaf, 10), url.Values{"origin": {origin}})
+}
+
+func (c *Client) receiptFile(ctx context.Context, d *door, path string, q url.Values) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
-	res, err := d.send(ctx, request{method: http.MethodGet, path: Prefix + "/jobs" + seg(id) + "/receipt", query: url.Values{"format": {"proof"}}})
+	q.Set("format", "proof")
+	res, err := d.send(ctx, request{method: http.MethodGet, path: path, query: q})
 	if err != nil {
 		return nil, err
 	}
 	defer res.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(res.Body, evidence.MaxReceipt+1))
 	if err != nil {
-		return nil, fmt.Errorf("read the receipt of job %s: %w", id, err)
+		return nil, fmt.Errorf("read the receipt: %w", err)
 	}
 	if _, err := evidence.ParseReceipt(data); err != nil {
 		return nil, fmt.Errorf("the answer of %s: %w", d.base, err)

@@ -48,7 +48,7 @@ func auditExport(s *Server, c *call) error {
 	if err := s.recordRead(c, "export"); err != nil {
 		return err
 	}
-	v = s.witnessed(c.r.Context(), v)
+	v = s.witnessed(c.r.Context(), v, max(v.LedgerSize(), 1)-1)
 	files, err := s.ledgerFiles()
 	if err != nil {
 		return err
@@ -74,15 +74,14 @@ func auditExport(s *Server, c *call) error {
 	return ledgerProblem(err)
 }
 
-// witnessed waits until all witnesses have seen what the view has: whoever
-// exports expects to find what happened just now, and a pack ends where its last
-// checkpoint does. While a witness is away the pack ends before.
-func (s *Server) witnessed(ctx context.Context, v *state.View) *state.View {
+// witnessed waits a moment until all witnesses have seen a leaf: whoever asks for
+// evidence expects to find what happened just now, and evidence ends where its
+// last checkpoint does. While a witness is away it goes on with what there is.
+func (s *Server) witnessed(ctx context.Context, v *state.View, leaf uint64) *state.View {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.WitnessWait)
 	defer cancel()
-	last := max(v.LedgerSize(), 1) - 1
 	for {
-		if st := v.Standing(last); st.Checkpoint != nil && st.Seen >= st.Asked {
+		if st := v.Standing(leaf); st.Checkpoint != nil && st.Seen >= st.Asked {
 			return v
 		}
 		next, err := s.cfg.Ledger.Wait(ctx, v.Index())

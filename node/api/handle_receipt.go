@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/evidence"
 	"github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/consensus/state"
-	"github.com/sovmesh/sovmesh/placement"
 )
 
 // checkpointWait is how long a receipt waits for a checkpoint that covers it: one
@@ -34,13 +34,61 @@ func receipt(s *Server, c *call) error {
 	if err != nil {
 		return err
 	}
+	leaves := v.JobLeaves(j.ID)
 	if proof {
-		return s.receiptFile(c, v, j)
+		// Its leaves say where jobs were placed, so callers of other regions have no
+		// part in it.
+		if c.caller.Kind != CallerToken {
+			return newProblem(http.StatusForbidden, CodeRole, "a receipt's leaves are given to callers of this region alone", "ask your own region: its ledger holds its half of the crossing")
+		}
+		if len(leaves) == 0 {
+			return newProblem(http.StatusNotFound, CodeNotFound, "the log "+v.LogOrigin()+" has no leaf of job "+string(j.ID)+": it was begun anew after the job", "an evidence pack of the log before it has them: sovmesh audit export --job "+string(j.ID))
+		}
+		return s.receiptFile(c, v, string(j.ID), leaves)
 	}
-	out, err := s.receiptOf(c, v, j)
+	out, err := s.receiptOf(c, v, leaves)
 	if err != nil {
 		return err
 	}
+	out.Job, out.Receipt = j.ID, j.Receipt
+	return c.writeJSON(http.StatusOK, out)
+}
+
+// leafReceipt is the receipt of one leaf: of a drain, a join, a policy, whatever
+// the header X-Sovmesh-Receipt of a write names.
+func leafReceipt(s *Server, c *call) error {
+	proof, err := c.wantsProof()
+	if err != nil {
+		return err
+	}
+	if !c.caller.seesAll() {
+		return newProblem(http.StatusForbidden, CodeRole, "leaves are about the jobs of all tenants, which you may not see", "ask for the receipt of a job of yours, or use a token of the role operator, auditor or admin")
+	}
+	leaf, err := strconv.ParseUint(c.r.PathValue("leaf"), 10, 62)
+	if err != nil {
+		return &InputError{Code: CodeUsage, Message: quoteWord(c.r.PathValue("leaf")) + " is no number of a leaf", Help: "it is what stands behind the # of a receipt's id"}
+	}
+	v, err := s.fresh(c.r.Context())
+	if err != nil {
+		return err
+	}
+	if origin := c.r.URL.Query().Get("origin"); origin != "" && origin != v.LogOrigin() {
+		return newProblem(http.StatusNotFound, CodeNotFound, "this region's log is "+v.LogOrigin()+", not "+quoteWord(origin), "ask the region whose log it is; of a log that was given up an evidence pack has the leaves")
+	}
+	if leaf >= v.LedgerSize() {
+		return newProblem(http.StatusNotFound, CodeNotFound, fmt.Sprintf("the log %s has no leaf %d: it has %d", v.LogOrigin(), leaf, v.LedgerSize()), "leaves are counted from 0; a log begun anew counts anew")
+	}
+	if err := s.recordRead(c, "receipts"); err != nil {
+		return err
+	}
+	if proof {
+		return s.receiptFile(c, v, fmt.Sprintf("leaf-%d", leaf), []uint64{leaf})
+	}
+	out, err := s.receiptOf(c, v, []uint64{leaf})
+	if err != nil {
+		return err
+	}
+	out.Receipt = v.ReceiptID(leaf)
 	return c.writeJSON(http.StatusOK, out)
 }
 
@@ -59,13 +107,12 @@ func (c *call) wantsProof() (bool, error) {
 	}
 }
 
-func (s *Server) receiptOf(c *call, v *state.View, j *placement.Job) (*Receipt, error) {
+func (s *Server) receiptOf(c *call, v *state.View, leaves []uint64) (*Receipt, error) {
 	root := v.LedgerRoot()
 	out := &Receipt{
-		Job: j.ID, Receipt: j.Receipt, State: "committed", Witnesses: []string{}, Region: s.cfg.Region, Origin: v.LogOrigin(),
+		State: "committed", Witnesses: []string{}, Region: s.cfg.Region, Origin: v.LogOrigin(),
 		LedgerSize: v.LedgerSize(), LedgerRoot: hex.EncodeToString(root[:]), Leaves: []ReceiptLeaf{},
 	}
-	leaves := v.JobLeaves(j.ID)
 	for _, index := range leaves {
 		leaf, err := s.receiptLeaf(c, v, index)
 		if err != nil {
@@ -122,16 +169,9 @@ func judgedOf(j *ledger.Judgement) ReceiptJudgement {
 	return out
 }
 
-// receiptFile is the file that `sovmesh audit verify` reads. Its leaves say where
-// jobs were placed, so callers of other regions have no part in it.
-func (s *Server) receiptFile(c *call, v *state.View, j *placement.Job) error {
-	if c.caller.Kind != CallerToken {
-		return newProblem(http.StatusForbidden, CodeRole, "a receipt's leaves are given to callers of this region alone", "ask your own region: its ledger holds its half of the crossing")
-	}
-	leaves := v.JobLeaves(j.ID)
-	if len(leaves) == 0 {
-		return newProblem(http.StatusNotFound, CodeNotFound, "the log "+v.LogOrigin()+" has no leaf of job "+string(j.ID)+": it was begun anew after the job", "an evidence pack of the log before it has them: sovmesh audit export --job "+string(j.ID))
-	}
+// receiptFile is the file that `sovmesh audit verify` reads.
+func (s *Server) receiptFile(c *call, v *state.View, name string, leaves []uint64) error {
+	v = s.witnessed(c.r.Context(), v, leaves[len(leaves)-1])
 	cp, err := s.covering(c.r.Context(), v, leaves[len(leaves)-1])
 	if err != nil {
 		return err
@@ -144,7 +184,7 @@ func (s *Server) receiptFile(c *call, v *state.View, j *placement.Job) error {
 	if err != nil {
 		return err
 	}
-	c.w.Header().Set("Content-Disposition", `attachment; filename="`+string(j.ID)+`.tlog-proof"`)
+	c.w.Header().Set("Content-Disposition", `attachment; filename="`+name+`.tlog-proof"`)
 	return c.writeLedger(data, "text/plain; charset=utf-8", "private, no-store")
 }
 

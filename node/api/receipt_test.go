@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -149,6 +150,46 @@ func TestARefusalNamesItsLeaf(t *testing.T) {
 	status, _, head := fra.do(t, http.MethodDelete, Prefix+"/tokens/nobody", as, "")
 	if status < 400 || head.Get(HeaderReceipt) != fmt.Sprintf("fra-1.%s/ledger#%d", testMesh, size) {
 		t.Errorf("%d, receipt %q of a ledger of %d leaves", status, head.Get(HeaderReceipt), size)
+	}
+}
+
+// Whatever the header of a write names has a receipt of its own, for those who
+// may see all tenants.
+func TestAReceiptOfALeaf(t *testing.T) {
+	_, fra, _, _ := mesh3(t)
+	fra.keeps()
+	as := bearer(fra.token(state.Token{Roles: everyRole()}))
+	_, _, head := fra.do(t, http.MethodPut, Prefix+"/tenants/acme", as, `{"residency":"FR"}`)
+	origin, leaf, _ := strings.Cut(head.Get(HeaderReceipt), "#")
+	path := Prefix + "/ledger/receipts/" + leaf
+	var out Receipt
+	if status, data := fra.get(t, path, as, &out); status != http.StatusOK || out.State != "committed" || len(out.Leaves) != 1 || out.Leaves[0].Kind != string(state.KindSetTenant) || out.Job != "" {
+		t.Fatalf("%d %s", status, data)
+	}
+	fra.signs()
+	status, data := fra.get(t, path+"?format=proof&origin="+url.QueryEscape(origin), as, nil)
+	signer, _ := fra.logKeys()
+	policy, err := ledger.NewPolicy(ledger.PolicySpec{Logs: []ledger.PolicyLog{{Key: signer.Verifier()}}, Quorum: "none"})
+	if err != nil || status != http.StatusOK {
+		t.Fatalf("%d %v %s", status, err, data)
+	}
+	if rep, err := evidence.Verify(policy, bytes.NewReader(data), evidence.Options{}); err != nil || rep.Regions[0].Leaves != 1 {
+		t.Errorf("%v %+v", err, rep)
+	}
+	for _, tt := range []struct {
+		path   string
+		as     http.Header
+		status int
+	}{
+		{path, bearer(fra.token(state.Token{Roles: []state.Role{state.RoleSubmitter}, Tenant: "acme"})), http.StatusForbidden},
+		{path, http.Header{}, http.StatusUnauthorized},
+		{path + "?origin=ber-1.elsewhere/ledger", as, http.StatusNotFound},
+		{Prefix + "/ledger/receipts/1000000", as, http.StatusNotFound},
+		{Prefix + "/ledger/receipts/-1", as, http.StatusBadRequest},
+	} {
+		if status, data := fra.get(t, tt.path, tt.as, nil); status != tt.status {
+			t.Errorf("%s: %d, want %d: %s", tt.path, status, tt.status, data)
+		}
 	}
 }
 

@@ -121,7 +121,7 @@ type Config struct {
 	// WriteTimeout bounds a proposal; ForeignTimeout an answer of another
 	// region: beyond it the answer is unknown.
 	WriteTimeout, ForeignTimeout time.Duration
-	// WitnessWait is how long an export waits for the witnesses of what it ends with.
+	// WitnessWait is how long evidence waits for the witnesses of what it ends with.
 	WitnessWait time.Duration
 	// StreamsMax is how many event streams and log followers run at once.
 	StreamsMax int

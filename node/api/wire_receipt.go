@@ -6,11 +6,11 @@ import (
 	"github.com/sovmesh/sovmesh/placement"
 )
 
-// Receipt is what a region's ledger holds of a job. The same as a file that
+// Receipt is what a region's ledger holds of a job, or says in one leaf. The same as a file that
 // nobody needs to believe is asked for with format=proof.
 type Receipt struct {
-	Job placement.JobID `json:"job"`
-	// Receipt is the leaf that admitted the job, "<origin>#<leaf>".
+	Job placement.JobID `json:"job,omitempty"`
+	// Receipt is the leaf, or the one that admitted the job, "<origin>#<leaf>".
 	Receipt string `json:"receipt"`
 	// State is that of its newest leaf: committed or witnessed. A write is
 	// answered once it is committed, so no job is only promised.
@@ -27,7 +27,7 @@ type Receipt struct {
 	CheckpointAt time.Time `json:"checkpoint_at,omitzero"`
 	LedgerSize   uint64    `json:"ledger_size"`
 	LedgerRoot   string    `json:"ledger_root"` // hex
-	// Leaves are those about the job, oldest first; of a long list the middle is
+	// Leaves are those asked for, oldest first; of a long list the middle is
 	// left out.
 	Leaves []ReceiptLeaf `json:"leaves"`
 }
