@@ -103,6 +103,7 @@ func (g *Group) keepLedger(ctx context.Context) {
 		return
 	}
 	var failed error
+	var archived archiving
 	for n := 1; g.sleep(ledgerFlushEvery, ctx.Done()); n++ {
 		s = g.ledger.Load() // the log may have been begun anew
 		err := s.Flush()
@@ -118,6 +119,10 @@ func (g *Group) keepLedger(ctx context.Context) {
 		}
 		if g.cfg.LedgerPeer != nil && !s.Status().Full() {
 			g.fillLedger(ctx, s)
+			archived.asked = nil
+		}
+		if n%int(archiveEvery/ledgerFlushEvery) == 0 {
+			g.archive(ctx, s, &archived)
 		}
 	}
 }

@@ -106,6 +106,11 @@ func (g *Group) beginAnew(ctx context.Context) (out Recovered, err error) {
 		previous, out.Quoted = withoutCosignatures(all[0].Note), all[0].Size
 	}
 	out.Leaves = v.LedgerSize()
+	if s := g.Ledger(); s != nil {
+		if err := g.keepCheckpoints(ctx, s); err != nil {
+			return out, fmt.Errorf("keep the old log's checkpoints: %w", err)
+		}
+	}
 	if _, err := g.Propose(ctx, state.RestartLog{Previous: previous}, g.actor()); err != nil {
 		return out, fmt.Errorf("begin a new log: %w", err)
 	}

@@ -57,7 +57,7 @@ func newRegion(t testing.TB, nodes int, tune func(*Config)) *region {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	if _, err := first.Bootstrap(ctx, state.InitRegion{
-		Region:  placement.Region{ID: "fra-1", Mesh: "mesh.example", Facts: placement.RegionFacts{Country: "FR", Operator: placement.Operator{Home: "FR", Parent: "none"}}},
+		Region:  placement.Region{ID: "fra-1", Mesh: "mesh.example", Facts: placement.RegionFacts{Country: "FR", Operator: placement.Operator{Home: "FR", Parent: "none"}}, LogKey: logSigner().Verifier().String()},
 		LawPack: residency.Embedded().Tables(), Node: aNode("n1"),
 	}, "op"); err != nil {
 		t.Fatalf("bootstrap: %v", err)

@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -180,13 +181,30 @@ func (x *export) bounds() error {
 	return failed
 }
 
+// near is how far apart checkpoints may be that stand for one moment: one that
+// more witnesses cosigned is not worth a pack that ends, or is dated, much
+// otherwise.
+const near = 5 * time.Minute
+
 // best is the checkpoint to cover leaves up to a size: of those with enough
-// witnesses the newest, or the oldest that covers if a size is given.
-func (x *export) best(size uint64) Signed {
-	var found Signed
-	for _, c := range x.Checkpoints {
+// witnesses near the end of the log the newest, or near the size, if one is
+// given, the oldest.
+func (x *export) best(size uint64) (found Signed) {
+	from, _ := slices.BinarySearchFunc(x.Checkpoints, size, func(c Signed, n uint64) int { return cmp.Compare(c.Size, n) })
+	all := x.Checkpoints[from:]
+	if len(all) == 0 {
+		return found
+	}
+	at := all[0].At
+	if size == 0 {
+		at = all[len(all)-1].At
+	}
+	for _, c := range all {
 		switch {
-		case c.Size < size:
+		case c.At.Sub(at).Abs() > near:
+			if size > 0 && found.Witnesses <= x.Enough/2 && c.Witnesses > x.Enough/2 {
+				return c // the first that a majority cosigned
+			}
 		case found.Note == nil, min(c.Witnesses, x.Enough) > min(found.Witnesses, x.Enough):
 			found = c
 		case size == 0 && min(c.Witnesses, x.Enough) == min(found.Witnesses, x.Enough):

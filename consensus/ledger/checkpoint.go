@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -106,6 +107,19 @@ type Signature struct {
 	Name  string
 	ID    uint32 // of the key
 	Bytes []byte // for cosignatures, the time and the signature
+}
+
+// Stamp is the time that the line says if it is a cosignature; ok is false where
+// it says none. Nothing is verified.
+func (s Signature) Stamp() (at time.Time, ok bool) {
+	if len(s.Bytes) < 8 {
+		return at, false
+	}
+	stamp := binary.BigEndian.Uint64(s.Bytes)
+	if stamp == 0 || stamp > maxStamp {
+		return at, false
+	}
+	return time.Unix(int64(stamp), 0).UTC(), true
 }
 
 const dash = "— " // U+2014 and a space begin every signature line

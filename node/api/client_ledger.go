@@ -31,6 +31,12 @@ func (l LedgerPeer) Openings(ctx context.Context, first uint64, count int) ([]by
 	return l.read(ctx, fmt.Sprintf("/ledger/openings?first=%d&count=%d", first, count), store.OpeningsAnswerMax)
 }
 
+// Checkpoints gives signed checkpoints of more than size leaves, as
+// store.EncodeKept writes them.
+func (l LedgerPeer) Checkpoints(ctx context.Context, size uint64) ([]byte, error) {
+	return l.read(ctx, fmt.Sprintf("/ledger/checkpoints?after=%d", size), store.KeptAnswerMax)
+}
+
 func (l LedgerPeer) read(ctx context.Context, path string, most int64) ([]byte, error) {
 	res, err := l.mesh.send(ctx, l.peer, meshCall{method: http.MethodGet, path: path, cargo: cargo(transport.CargoStatus)})
 	if err != nil {

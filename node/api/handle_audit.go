@@ -25,6 +25,7 @@ type exportFiles interface {
 	LedgerFiles
 	Entries(first uint64, count int) ([][]byte, error)
 	Opening(index uint64) (*store.Opening, error)
+	Archive() *store.Archive
 }
 
 // MediaPack is the type of an evidence pack.
@@ -58,7 +59,11 @@ func auditExport(s *Server, c *call) error {
 		return newProblem(http.StatusServiceUnavailable, CodeUnavailable, "this node's ledger files cannot be exported", "ask a voter: sovmesh node list").retry(time.Second)
 	}
 	out := &packAnswer{w: c.w}
-	err = s.exporter(v, whole, filter).Write(c.r.Context(), out)
+	exporter, err := s.exporter(v, whole, filter)
+	if err != nil {
+		return err
+	}
+	err = exporter.Write(c.r.Context(), out)
 	var unready *evidence.Unready
 	switch {
 	case err == nil:
@@ -146,23 +151,19 @@ func exportFilter(c *call) (f evidence.Filter, err error) {
 }
 
 // exporter takes what the view and this replica's files have.
-func (s *Server) exporter(v *state.View, files exportFiles, f evidence.Filter) *evidence.Exporter {
+func (s *Server) exporter(v *state.View, files exportFiles, f evidence.Filter) (*evidence.Exporter, error) {
+	signed, err := signedStates(v, files.Archive())
+	if err != nil {
+		return nil, err
+	}
 	e := &evidence.Exporter{
-		Mesh: s.cfg.Mesh, Region: string(s.cfg.Region), Origin: v.LogOrigin(), Now: s.now(), Filter: f,
-		Source: &exportSource{files, v}, Enough: len(v.Witnesses()), Certificates: s.ownChain(), Selects: selects(v, f),
+		Mesh: s.cfg.Mesh, Region: string(s.cfg.Region), Origin: v.LogOrigin(), Now: s.now(), Filter: f, Checkpoints: signed,
+		Source: &exportSource{files, v}, Enough: len(witnessKeys(v)), Certificates: s.ownChain(), Selects: selects(v, f),
 	}
 	if s.cfg.Refused != nil {
 		e.Refused = s.cfg.Refused()
 	}
-	for _, c := range slices.Backward(v.Checkpoints()) {
-		e.Checkpoints = append(e.Checkpoints, evidence.Signed{Size: c.Size, Note: []byte(c.Note), At: c.At, Witnesses: len(c.Witnesses)})
-	}
-	for _, r := range v.Regions() {
-		if !r.Self && r.State == placement.PeerActive && r.WitnessKey != "" {
-			e.Enough++
-		}
-	}
-	return e
+	return e, nil
 }
 
 // ownChain is this node's certificate with those above it.

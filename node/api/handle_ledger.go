@@ -71,6 +71,31 @@ func replicaOpenings(s *Server, c *call) error {
 	return c.writeLedger(data, "application/octet-stream", "no-store")
 }
 
+// replicaCheckpoints serves the signed checkpoints that this replica keeps, to
+// other replicas, page by page.
+func replicaCheckpoints(s *Server, c *call) error {
+	if err := replicaOnly(c.caller); err != nil {
+		return err
+	}
+	after, err := strconv.ParseUint(c.r.URL.Query().Get("after"), 10, 62)
+	if err != nil {
+		return &InputError{Code: CodeUsage, Message: "after is no size of a ledger", Help: "ask for those after 0 leaves, then after the last that came"}
+	}
+	files, err := s.ledgerFiles()
+	if err != nil {
+		return err
+	}
+	whole, ok := files.(exportFiles)
+	if !ok {
+		return newProblem(http.StatusServiceUnavailable, CodeUnavailable, "this node keeps no checkpoints", "ask another voter").retry(time.Second)
+	}
+	page, err := whole.Archive().After(after, store.KeptPage)
+	if err != nil {
+		return err
+	}
+	return c.writeLedger(store.EncodeKept(page), "application/octet-stream", "no-store")
+}
+
 // replicaOnly lets through the region's nodes that hold its state.
 func replicaOnly(who *Caller) error {
 	if who.Kind == CallerNode && (who.Role == placement.RoleVoter || who.Role == placement.RoleStandby) {

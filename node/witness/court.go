@@ -208,7 +208,7 @@ func (s *Service) accept(ctx context.Context, t Target, c state.Checkpoint, note
 	if err != nil {
 		return err
 	}
-	if at, ok := stampOf(line); ok && at.Sub(s.cfg.Now()).Abs() > clockOff {
+	if at, ok := line.Stamp(); ok && at.Sub(s.cfg.Now()).Abs() > clockOff {
 		return fmt.Errorf("the cosignature of witness %s is dated %s, and it is %s; one of the two clocks is wrong", t.Name(), at.UTC().Format(time.RFC3339), s.cfg.Now().UTC().Format(time.RFC3339))
 	}
 	*seen = c.Size
@@ -220,18 +220,6 @@ func (s *Service) accept(ctx context.Context, t Target, c state.Checkpoint, note
 		return nil // it answered so late that newer checkpoints took the place
 	}
 	return gone(ctx, err)
-}
-
-// stampOf is the time in a cosignature; ok is false where it says none.
-func stampOf(line ledger.Signature) (at time.Time, ok bool) {
-	if len(line.Bytes) < 8 {
-		return at, false
-	}
-	var seconds uint64
-	for _, b := range line.Bytes[:8] {
-		seconds = seconds<<8 | uint64(b)
-	}
-	return time.Unix(int64(seconds), 0), seconds != 0
 }
 
 // dispute looks what a witness that contradicts has seen. Signing ends unless it

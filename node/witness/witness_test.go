@@ -23,7 +23,7 @@ func TestAWitnessAnswersAsTheProtocolSays(t *testing.T) {
 	w.must(err)
 	line, err := ledger.AcceptCosignature(fra.target("ber-1").Key, note.Unverified(), a.Body)
 	w.must(err)
-	if at, _ := stampOf(line); !at.Equal(ber.View().Time()) {
+	if at, _ := line.Stamp(); !at.Equal(ber.View().Time()) {
 		t.Errorf("the cosignature is dated %s, the commit %s", at, ber.View().Time())
 	}
 	ber.answers(200, fra, fra.request(first.Size)) // said again

@@ -76,6 +76,7 @@ type Store struct {
 	opens   File // records: length (4 bytes), salt, command
 	locks   File // 6 bytes a leaf: where its opening is
 	hashes  [levels]File
+	archive *Archive // of signed checkpoints
 
 	syncMu sync.Mutex // one Sync, Erase or Backfill step at a time; taken before mu
 
@@ -125,6 +126,9 @@ func (s *Store) Status() Status {
 	}
 	return out
 }
+
+// Archive keeps the signed checkpoints of this log.
+func (s *Store) Archive() *Archive { return s.archive }
 
 // Append adds leaves from index first on. Those that are here already must be
 // the same; those that were missing are taken. It fails with a *[Conflict] for
@@ -250,6 +254,9 @@ func (s *Store) Close() error {
 
 func (s *Store) closeFiles() error {
 	var errs []error
+	if s.archive != nil {
+		errs = append(errs, s.archive.close())
+	}
 	for _, f := range s.all() {
 		if f != nil {
 			errs = append(errs, f.Close())

@@ -51,6 +51,9 @@ func (s *Store) open() (err error) {
 			return err
 		}
 	}
+	if s.archive, err = openArchive(s.files); err != nil {
+		return err
+	}
 	m, err := s.readManifest()
 	if err != nil {
 		return err
