@@ -1,6 +1,10 @@
 package placement
 
-import "time"
+import (
+	"net/netip"
+	"strings"
+	"time"
+)
 
 // NodeRole says how a node takes part in its region's raft group.
 type NodeRole string
@@ -89,6 +93,38 @@ type Usage struct {
 
 // Offers reports whether new tasks may be placed on the node.
 func (n *Node) Offers() bool { return n.State == NodeReady && n.Contact == ContactAlive }
+
+// Host is the host of the node's app listener, as [CanonicalHost] writes it.
+func (n *Node) Host() string { return HostOf(n.API) }
+
+// HostOf is the host in https://host:port, as [CanonicalHost] writes it; empty if
+// there is none. Replicas of different builds call it in Apply: it relies on no
+// parser that grows.
+func HostOf(address string) string {
+	_, rest, ok := strings.Cut(address, "://")
+	if !ok {
+		return ""
+	}
+	if end := strings.IndexAny(rest, "/?#"); end >= 0 {
+		rest = rest[:end]
+	}
+	rest = rest[strings.LastIndexByte(rest, '@')+1:]
+	if inside, bracketed := strings.CutPrefix(rest, "["); bracketed {
+		host, _, _ := strings.Cut(inside, "]")
+		return CanonicalHost(host)
+	}
+	host, _, _ := strings.Cut(rest, ":")
+	return CanonicalHost(host)
+}
+
+// CanonicalHost writes a DNS name or an IP address in the one form that all its
+// spellings share, so that two of them can be compared.
+func CanonicalHost(h string) string {
+	if ip, err := netip.ParseAddr(h); err == nil {
+		return ip.Unmap().WithZone("").String()
+	}
+	return strings.ToLower(strings.TrimSuffix(h, "."))
+}
 
 // SimulatedDevices is how many of the node's devices are pretended.
 func (n *Node) SimulatedDevices() int {

@@ -45,6 +45,15 @@ func (f RegionFacts) Site(region RegionID, site string) residency.Site {
 	}
 }
 
+// FactsOf are the facts of a site that was written down as the residency engine
+// reads them.
+func FactsOf(s residency.Site) RegionFacts {
+	return RegionFacts{
+		Country: s.Country, Subdivision: s.Subdivision, Operator: Operator{Home: s.Operator.Home, Parent: s.Operator.Parent}, Claims: s.Claims,
+		Assurance: Assurance{Location: s.Assurance.Location, Operator: s.Assurance.Operator, AsOf: s.Assurance.AsOf},
+	}
+}
+
 // PeerState is where the federation with a foreign region stands.
 type PeerState string
 

@@ -1,11 +1,11 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 
 	"github.com/sovmesh/sovmesh/node/api"
+	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/placement/residency"
 	"github.com/urfave/cli/v2"
 )
@@ -48,12 +48,19 @@ refused, 30 if none is permitted and one is unknown, 2 for a bad tag or file.`,
 	}
 }
 
-// known is what a tag is judged on.
+// known is what a tag is judged on: the same crossings as a submit's.
 type known struct {
-	pack  *residency.Pack
-	sites []residency.Site
-	// silent are the regions out of contact, by name.
-	silent map[string]bool
+	law   placement.Law
+	from  *placement.Region // home; nil for a file of sites, which knows no borders
+	sites []spot
+	// silent are the regions out of contact.
+	silent map[placement.RegionID]bool
+}
+
+// spot is a region, or one site of it.
+type spot struct {
+	region *placement.Region
+	site   string
 }
 
 func (p *program) runResidencyCheck(c *cli.Context) error {
@@ -73,11 +80,12 @@ func (p *program) runResidencyCheck(c *cli.Context) error {
 		}
 		return err
 	}
-	tag, warnings, err := readTag(args[0], k.pack, on)
+	k.law.On = on
+	tag, warnings, err := readTag(args[0], k.law.Pack, on)
 	if err != nil {
 		return err
 	}
-	options, more, err := residency.OptionsFor(tag, residency.Options{On: on, Exporter: c.String("exporter"), Data: c.String("data")}, k.pack)
+	options, more, err := residency.OptionsFor(tag, residency.Options{On: on, Exporter: c.String("exporter"), Data: c.String("data")}, k.law.Pack)
 	if err != nil {
 		return err
 	}
@@ -91,7 +99,11 @@ func (p *program) knownSites(c *cli.Context) (known, error) {
 		return p.askSites(c)
 	}
 	sites, err := readSites(c.String("sites"))
-	return known{pack: residency.Embedded(), sites: sites}, err
+	k := known{law: placement.Law{Pack: residency.Embedded()}}
+	for _, s := range sites {
+		k.sites = append(k.sites, spot{&placement.Region{ID: placement.RegionID(s.Region), Facts: placement.FactsOf(s)}, s.Site})
+	}
+	return k, err
 }
 
 func readSites(path string) ([]residency.Site, error) {
@@ -106,14 +118,14 @@ func readSites(path string) ([]residency.Site, error) {
 // not permitted, only unknown; what refuses it holds whether it answers or not.
 func (k known) judge(given string, tag residency.Tag, o residency.Options) checkDocument {
 	doc := checkDocument{
-		Tag: given, Canonical: tag.Canonical(), Wire: tag.Wire(), LawPack: k.pack.Hash(), AsOf: o.On,
+		Tag: given, Canonical: tag.Canonical(), Wire: tag.Wire(), LawPack: k.law.Pack.Hash(), AsOf: o.On,
 		Warnings: []string{}, Sites: make([]siteVerdict, 0, len(k.sites)),
 	}
 	policy := residency.NewPolicy(residency.Layer{Origin: residency.OriginJob, Tag: tag})
 	for _, s := range k.sites {
-		d := residency.Evaluate(policy, s, k.pack, o)
-		v := siteVerdict{Region: s.Region, Site: s.Site, Verdict: d.Verdict, Rule: d.Rule, Reason: d.Reason}
-		if k.silent[s.Region] && d.Verdict == residency.Permitted {
+		d := placement.Crossing{Policy: policy, From: k.from, To: s.region, Site: s.site, Law: k.law, Options: o}.Judge()
+		v := siteVerdict{Region: string(s.region.ID), Site: s.site, Verdict: d.Verdict, Rule: d.Rule, Reason: d.Reason}
+		if k.silent[s.region.ID] && d.Verdict == residency.Permitted {
 			v.Verdict, v.Rule, v.Reason = residency.Unknown, api.CodePeerUnknown, "lawful by its pinned facts, but there is no contact with the region"
 		}
 		doc.Sites = append(doc.Sites, v)
@@ -164,36 +176,13 @@ func (p *program) askSites(c *cli.Context) (known, error) {
 		return known{}, err
 	}
 	defer client.Close()
-	dir, err := client.Directory(c.Context)
+	atlas, err := client.Atlas(c.Context)
 	if err != nil {
 		return known{}, err
 	}
-	k := known{silent: map[string]bool{}}
-	if k.pack, err = packOf(c.Context, client, dir.LawPack); err != nil {
-		return known{}, err
-	}
-	for _, r := range dir.Regions {
-		k.sites = append(k.sites, r.Facts.Site(r.Region, ""))
-		k.silent[string(r.Region)] = r.Link == api.LinkUnknown
+	k := known{law: atlas.Law, from: atlas.Home, silent: atlas.Silent}
+	for _, r := range atlas.Regions {
+		k.sites = append(k.sites, spot{region: r})
 	}
 	return k, nil
-}
-
-// packOf is the law pack of that hash: the one built in, or the region's.
-func packOf(ctx context.Context, client *api.Client, hash string) (*residency.Pack, error) {
-	if pack := residency.Embedded(); hash == "" || hash == pack.Hash() {
-		return pack, nil
-	}
-	tables, err := client.LawTables(ctx, hash)
-	if err != nil {
-		return nil, err
-	}
-	pack, err := residency.LoadPack(tables.Tables)
-	if err != nil {
-		return nil, err
-	}
-	if pack.Hash() != hash {
-		return nil, fmt.Errorf("the region sent law pack %s, not %s", pack.Hash(), hash)
-	}
-	return pack, nil
 }

@@ -74,19 +74,19 @@ func (p *program) asOf(c *cli.Context) (residency.Date, error) {
 
 // unknownNames warns of regions and sites that a tag names and nobody here
 // knows: a slip in a name looks like a tag that permits nothing.
-func unknownNames(tag residency.Tag, sites []residency.Site) []string {
-	knows := func(has func(residency.Site) string, name string) bool {
-		return slices.ContainsFunc(sites, func(s residency.Site) bool { return strings.EqualFold(has(s), name) })
+func unknownNames(tag residency.Tag, sites []spot) []string {
+	knows := func(has func(spot) string, name string) bool {
+		return slices.ContainsFunc(sites, func(s spot) bool { return strings.EqualFold(has(s), name) })
 	}
 	var out []string
 	regions, places := tag.Names()
 	for _, r := range regions {
-		if !knows(func(s residency.Site) string { return s.Region }, r) {
+		if !knows(func(s spot) string { return string(s.region.ID) }, r) {
 			out = append(out, fmt.Sprintf("no known region is called %s", r))
 		}
 	}
 	for _, n := range places {
-		if !knows(func(s residency.Site) string { return s.Site }, n) {
+		if !knows(func(s spot) string { return s.site }, n) {
 			out = append(out, fmt.Sprintf("no known site is called %s", n))
 		}
 	}

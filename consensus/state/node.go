@@ -220,6 +220,9 @@ func (s *State) reportInventory(c *call, k ReportInventory) *Refused {
 		n.QUIC = k.QUIC
 	}
 	if k.API != "" {
+		if refused := s.ownAddress(n, k.API); refused != nil {
+			return refused
+		}
 		n.API = k.API
 	}
 	if k.Site != "" && k.Site != n.Site {
@@ -231,6 +234,27 @@ func (s *State) reportInventory(c *call, k ReportInventory) *Refused {
 		return refused
 	}
 	s.putNode(n)
+	return nil
+}
+
+// ownAddress refuses a move to the host of another node. A serving certificate
+// is given for the host that the ledger has of a node, and with one of another's
+// host a node could take that node's tokens and bodies. Nodes that joined on one
+// host share it.
+func (s *State) ownAddress(n *placement.Node, address string) *Refused {
+	host := placement.HostOf(address)
+	if host == "" {
+		return refuse("node.address", "use https://host:port", "the address that node %s reports has no host", n.ID)
+	}
+	if host == n.Host() {
+		return nil
+	}
+	for _, other := range s.Nodes() {
+		if other.ID != n.ID && other.Host() == host {
+			return refuse("node.address", "report an address of this node alone, or take the other out first: sovmesh node remove "+string(other.ID),
+				"node %s says that it moved to %s, which is the address of node %s", n.ID, clip(host), other.ID)
+		}
+	}
 	return nil
 }
 

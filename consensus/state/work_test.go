@@ -226,3 +226,24 @@ func TestANodeCannotMoveItselfToAnotherSite(t *testing.T) {
 	report.Site = n.Site
 	f.ok(report)
 }
+
+// A node's later word does not give it the host of another, for which a serving
+// certificate would then be due.
+func TestANodeCannotMoveToTheHostOfAnother(t *testing.T) {
+	f := newFixture(t)
+	report := func(id placement.NodeID, api string) ReportInventory {
+		r := ReportInventory{Node: id, Inventory: f.s.Node(id).Inventory, API: api}
+		r.Inventory.Version++
+		return r
+	}
+	f.ok(report("n1", "https://one.example:7443"))
+	f.node("n2")
+	f.ok(report("n2", "https://10.0.0.2:7443"))
+	for _, api := range []string{"https://one.example:9", "https://ONE.example.:9", "https://x@one.example", "nonsense", "https://"} {
+		f.refused("node.address", report("n2", api))
+	}
+	f.refused("node.address", report("n1", "https://[::ffff:10.0.0.2]:7443"))
+	f.ok(report("n2", "https://10.0.0.2:9")) // another port of its own host
+	f.ok(report("n2", "https://two.example:9"))
+	f.ok(report("n1", "https://10.0.0.2:7443")) // which is nobody's by now
+}

@@ -104,46 +104,28 @@ type landing struct {
 }
 
 func (c *Client) newLanding(ctx context.Context, job *JobFile, me *Whoami, dir *Directory) (*landing, error) {
-	pack, err := c.pack(ctx, dir.LawPack)
+	atlas, err := c.atlasOf(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
-	places := make([]place, 0, len(dir.Regions))
+	places := make([]place, 0, len(atlas.Regions))
 	var home place
-	for _, r := range dir.Regions {
-		self := r.Region == dir.Home
-		at := place{
-			Region: &placement.Region{ID: r.Region, Facts: r.Facts, Export: r.Export, Import: r.Import, LawPack: r.LawPack, Self: self},
-			doors:  r.Doors, link: r.Link, self: self,
-		}
-		if self {
+	for i, r := range atlas.Regions {
+		at := place{Region: r, doors: dir.Regions[i].Doors, link: dir.Regions[i].Link, self: r.Self}
+		if r.Self {
 			home = at
 		}
 		places = append(places, at)
-		if r.LawPack != "" && r.LawPack != dir.LawPack {
-			// Between regions on different packs both must permit; one that home does
-			// not hold is missed when its region is judged.
-			_, _ = c.pack(ctx, r.LawPack)
-		}
 	}
+	atlas.Law.On = residency.DateOf(c.cfg.Now())
 	l := &landing{
-		court:  court{law: placement.Law{Pack: pack, On: residency.DateOf(c.cfg.Now()), Held: c.held}, home: home},
+		court:  court{law: atlas.Law, home: home},
 		layers: []placement.Layer{{Origin: residency.OriginJob, Tag: job.Tag.Wire()}},
 	}
 	l.layers = placement.WithLayer(l.layers, residency.OriginToken, me.Residency)
 	l.layers = placement.WithLayer(l.layers, residency.OriginTenant, me.TenantResidency)
 	l.found = l.court.survey(l.layers, places)
 	return l, nil
-}
-
-// held is a law pack that this client has: built in, or fetched before.
-func (c *Client) held(hash string) *residency.Pack {
-	if p := residency.Embedded(); p.Hash() == hash {
-		return p
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.packs[hash]
 }
 
 // land submits outside home: with a grant, at the first lawful region that
@@ -306,35 +288,6 @@ func (c *Client) homeRegion(ctx context.Context) (placement.RegionID, error) {
 		}
 	}
 	return dir.Home, nil
-}
-
-// pack is the law pack that home decides by: built in, or fetched once. Its
-// hash is computed from the tables received.
-func (c *Client) pack(ctx context.Context, hash string) (*residency.Pack, error) {
-	if p := residency.Embedded(); p.Hash() == hash || hash == "" {
-		return p, nil
-	}
-	c.mu.Lock()
-	p, ok := c.packs[hash]
-	c.mu.Unlock()
-	if ok {
-		return p, nil
-	}
-	law, err := c.LawTables(ctx, hash)
-	if err != nil {
-		return nil, err
-	}
-	p, err = residency.LoadPack(law.Tables)
-	if err != nil {
-		return nil, err
-	}
-	if p.Hash() != hash {
-		return nil, newProblem(http.StatusBadGateway, "law.hash", fmt.Sprintf("the tables of law pack %s hash to %s", hash, p.Hash()), "ask the region's operator: sovmesh law list")
-	}
-	c.mu.Lock()
-	c.packs[hash] = p
-	c.mu.Unlock()
-	return p, nil
 }
 
 func newKey() string {

@@ -84,13 +84,11 @@ func nameMayCross(v *state.View, j *placement.Job, peer placement.RegionID) bool
 	if rule == "" {
 		return true
 	}
-	on := residency.DateOf(v.Time())
-	tag, err := residency.ParseWire(rule, v.Pack(), on)
-	if err != nil {
-		return false
-	}
-	export := residency.NewPolicy(residency.Layer{Origin: residency.OriginExport, Tag: tag})
-	return residency.Check(export, rec.Facts.Site(peer, ""), v.Pack(), residency.Options{On: on}) == nil
+	// The rule alone is the tag here: a name is no work, and what it may be asked
+	// for is judged again, whole, with each request.
+	layers := []placement.Layer{{Origin: residency.OriginExport, Tag: rule}}
+	r := placement.Crossing{Layers: layers, From: v.Self(), To: rec, Law: v.Law(residency.DateOf(v.Time()))}.Judge()
+	return r.Permitted()
 }
 
 // Bounds of a reservation's life.

@@ -78,6 +78,9 @@ func joinNode(s *Server, c *call) error {
 			return newProblem(http.StatusUnauthorized, "token.spent", "this join token was used already, has expired, or never existed", "create a new one: sovmesh node token create")
 		}
 	}
+	if err := ownHosts(s.cfg.Ledger.View(), in.Node, placement.HostOf(in.API), in.Hosts); err != nil {
+		return err
+	}
 	node := placement.Node{ID: in.Node, Site: in.Site, QUIC: in.QUIC, API: in.API, Inventory: in.Inventory}
 	if _, _, err := c.propose(state.JoinNode{TokenHash: hex.EncodeToString(hash[:]), Node: node}, "node:"+string(in.Node)); err != nil {
 		return err

@@ -3,9 +3,7 @@ package api
 import (
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/state"
@@ -88,7 +86,11 @@ func renewCertificate(s *Server, c *call) error {
 	if out.Chain, out.Serial, out.NotAfter, err = a.IssueNode(c.r.Context(), in.CSR, c.caller.Node); err != nil {
 		return &InputError{Code: CodeBody, Message: "the certificate request is not acceptable: " + err.Error(), Help: "make a fresh ECDSA P-256 key"}
 	}
-	if err := ownHosts(c.view, c.caller.Node, in.Hosts); err != nil {
+	own := ""
+	if n := c.view.Node(c.caller.Node); n != nil {
+		own = n.Host()
+	}
+	if err := ownHosts(c.view, c.caller.Node, own, in.Hosts); err != nil {
 		return err
 	}
 	if len(in.ServingCSR) > 0 {
@@ -106,21 +108,15 @@ func renewCertificate(s *Server, c *call) error {
 }
 
 // ownHosts refuses a serving certificate for the address of another node: with
-// one, a node could take that node's tokens and bodies.
-func ownHosts(v *state.View, self placement.NodeID, hosts []string) error {
-	hostOf := func(n *placement.Node) string {
-		u, err := url.Parse(n.API)
-		if err != nil {
-			return ""
-		}
-		return u.Hostname()
-	}
-	own := ""
-	if n := v.Node(self); n != nil {
-		own = hostOf(n)
-	}
+// one, a node could take that node's tokens and bodies. own is the host that the
+// ledger has of the node, or that it joins with.
+func ownHosts(v *state.View, self placement.NodeID, own string, hosts []string) error {
 	for _, n := range v.Nodes() {
-		if h := hostOf(n); n.ID != self && h != "" && !strings.EqualFold(h, own) && slices.ContainsFunc(hosts, func(w string) bool { return strings.EqualFold(w, h) }) {
+		h := n.Host()
+		if n.ID == self || h == "" || h == own {
+			continue
+		}
+		if slices.ContainsFunc(hosts, func(w string) bool { return placement.CanonicalHost(w) == h }) {
 			return newProblem(http.StatusForbidden, CodeRole, h+" is the address of another node", "ask for the names and addresses of this node alone")
 		}
 	}
