@@ -183,7 +183,7 @@ func TestASnapshotOfAnyMomentGoesOnAlike(t *testing.T) {
 	berKey, berPublic := logKey(t, "ber-1.mesh.example/ledger")
 	ber := &foreignLog{key: berKey, origin: "ber-1.mesh.example/ledger"}
 	seen, accepted := map[Kind]int{}, map[Kind]int{}
-	rapid.Check(t, func(t *rapid.T) {
+	history := func(t *rapid.T) {
 		h := newHistory(t, key, public, ber, berPublic)
 		var copies []*State
 		for range rapid.IntRange(1, 24).Draw(t, "steps") {
@@ -224,7 +224,13 @@ func TestASnapshotOfAnyMomentGoesOnAlike(t *testing.T) {
 			}
 			checkInvariants(t, c)
 		}
-	})
+	}
+	rapid.Check(t, history)
+	if testing.Short() { // rapid draws a fifth then, too few for every command to turn up
+		for range 4 {
+			rapid.Check(t, history)
+		}
+	}
 	for _, kind := range allKinds(t) {
 		if seen[kind] == 0 && kind != KindInitRegion {
 			t.Errorf("no history had a %s: draw it too", kind)
