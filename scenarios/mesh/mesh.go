@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sovmesh/sovmesh/consensus"
 	"github.com/sovmesh/sovmesh/node"
 	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/node/driver/fake"
@@ -52,6 +53,9 @@ type Spec struct {
 	GPUs []placement.Device
 	// Sites are the sites of the nodes, in their order; a node beyond them has none.
 	Sites []string
+	// Storage is where the nodes keep their state, below their directories; nil
+	// means as always.
+	Storage func(dir string) consensus.Storage
 	// Tune changes the configuration of every node, if set.
 	Tune func(*node.Config)
 }
@@ -231,8 +235,12 @@ func (h *host) config() node.Config {
 }
 
 func (h *host) deps(socket net.PacketConn, listener net.Listener) node.Deps {
+	var storage consensus.Storage
+	if h.region.spec.Storage != nil {
+		storage = h.region.spec.Storage(h.dir)
+	}
 	return node.Deps{
-		Socket: socket, HTTP: listener,
+		Socket: socket, HTTP: listener, Storage: storage,
 		Models: func(ctx context.Context, addr string) (net.Conn, error) { return h.m.tcp.dial(ctx, netip.Addr{}, addr) },
 		Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			return h.m.tcp.dial(ctx, h.addr, addr)
