@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/evidence"
+	"github.com/sovmesh/sovmesh/consensus/evidence/receipt"
 	tlog "github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/consensus/ledger/store"
 	"github.com/sovmesh/sovmesh/consensus/state"
@@ -61,9 +62,9 @@ type gatewayReceipts struct{ n *Node }
 func (g gatewayReceipts) Ready() *gateway.ReceiptError { return receiptError(g.n.receipts.Ready()) }
 
 func (g gatewayReceipts) Begin(b gateway.ReceiptBegin) gateway.Receipt {
-	class := receipts.BestEffort
+	class := receipt.BestEffort
 	if b.Required {
-		class = receipts.Required
+		class = receipt.Required
 	}
 	return receiptSlot{g.n.receipts.Begin(receipts.Begin{
 		Owner: b.Owner, RequestID: b.RequestID, Model: b.Model, Tag: b.Tag, LawPack: b.LawPack, Policy: sha256.Sum256([]byte(b.Tag)),
@@ -78,9 +79,9 @@ func (s receiptSlot) Promise(ctx context.Context) (string, *gateway.ReceiptError
 	return id, receiptError(err)
 }
 
-var receiptOutcomes = map[gateway.ReceiptOutcome]receipts.Outcome{
-	gateway.ReceiptAnswered: receipts.Answered, gateway.ReceiptFailed: receipts.Failed,
-	gateway.ReceiptCut: receipts.Cut, gateway.ReceiptRefused: receipts.Refused,
+var receiptOutcomes = map[gateway.ReceiptOutcome]receipt.Outcome{
+	gateway.ReceiptAnswered: receipt.Answered, gateway.ReceiptFailed: receipt.Failed,
+	gateway.ReceiptCut: receipt.Cut, gateway.ReceiptRefused: receipt.Refused,
 }
 
 func (s receiptSlot) Finish(ctx context.Context, e gateway.ReceiptEnd) (string, *gateway.ReceiptError) {
@@ -113,7 +114,7 @@ func (g gatewayReceipts) Find(ctx context.Context, id string) (owner string, doc
 	case errors.Is(err, receipts.ErrNever), errors.Is(err, fs.ErrNotExist):
 		return "", nil, &gateway.Error{Status: http.StatusNotFound, Code: "receipt_not_found", NoRetry: true, Message: "no receipt " + id + " was ever promised here"}
 	case err != nil:
-		if _, bad := receipts.ParseID(id); bad != nil {
+		if _, bad := receipt.ParseID(id); bad != nil {
 			return "", nil, &gateway.Error{Status: http.StatusBadRequest, Code: "receipt_id", NoRetry: true, Message: bad.Error()}
 		}
 		g.n.deps.Log.Error("a receipt cannot be read", "receipt", id, "err", err)
@@ -121,7 +122,7 @@ func (g gatewayReceipts) Find(ctx context.Context, id string) (owner string, doc
 	}
 	d, err := f.Document()
 	if err == nil && d.Leaf != nil {
-		d.Promise, err = identity.Sign(g.n.credential.Current(), receipts.PromiseContext, d.Payload(), g.n.deps.now())
+		d.Promise, err = identity.Sign(g.n.credential.Current(), receipt.PromiseContext, d.Payload(), g.n.deps.now())
 	}
 	if err != nil {
 		return "", nil, &gateway.Error{Status: http.StatusInternalServerError, Code: "receipt_unreadable", Message: err.Error()}
@@ -135,7 +136,7 @@ func (g gatewayReceipts) Find(ctx context.Context, id string) (owner string, doc
 // elsewhere names the node that keeps the receipt, if the ledger knows it.
 func (g gatewayReceipts) elsewhere(text string) *gateway.Error {
 	out := &gateway.Error{Status: http.StatusNotFound, Code: "receipt_not_found", NoRetry: true, Message: "no node of this region keeps a receipt " + text}
-	id, err := receipts.ParseID(text)
+	id, err := receipt.ParseID(text)
 	if err != nil || id.Region != string(g.n.who.Region) {
 		return out
 	}
@@ -153,7 +154,7 @@ func (g gatewayReceipts) elsewhere(text string) *gateway.Error {
 // prove adds the way from the segment's leaf to the newest signed state of the
 // log, as a file that is verified offline. Without one the receipt is committed
 // and not yet proven.
-func (g gatewayReceipts) prove(ctx context.Context, d *receipts.Document) {
+func (g gatewayReceipts) prove(ctx context.Context, d *receipt.Document) {
 	files := g.n.group.Ledger()
 	if files == nil {
 		return

@@ -82,11 +82,11 @@ func floor(pkg string) int {
 
 var chains = [][]string{
 	{"placement/scheduler", "placement", "placement/residency"},
-	{"consensus/evidence", "consensus", "consensus/ledger/store", "consensus/state", "consensus/ledger"},
+	{"consensus/evidence", "consensus/evidence/receipt", "consensus", "consensus/ledger/store", "consensus/state", "consensus/ledger"},
 	{"transport/gossip", "transport", "transport/identity", "transport/attest"},
 	{"gpu/nvml", "gpu"},
 	{"scenarios", "scenarios/mesh"},
-	{"consensus/evidence", "transport/identity"},
+	{"consensus/evidence", "transport/identity"}, {"consensus/evidence/receipt", "transport/identity"},
 }
 
 func allowed(from, to string) bool {

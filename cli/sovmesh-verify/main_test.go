@@ -172,7 +172,7 @@ func TestItIsSmall(t *testing.T) {
 	if err != nil {
 		t.Fatalf("go list: %v", err)
 	}
-	may := []string{"cli/sovmesh-verify", "consensus/evidence", "consensus/ledger", "placement", "placement/residency", "transport/identity"}
+	may := []string{"cli/sovmesh-verify", "consensus/evidence", "consensus/evidence/receipt", "consensus/ledger", "placement", "placement/residency", "transport/identity"}
 	for _, dep := range strings.Fields(string(out)) {
 		if own, ok := strings.CutPrefix(dep, module); ok && !slices.Contains(may, own) {
 			t.Errorf("it imports %s", own)

@@ -2,7 +2,6 @@ package evidence
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -65,9 +64,12 @@ func (a *Auditor) Read(name string, r io.Reader) error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if string(head) == proofHeader {
-		err = a.receipt(v, in)
-	} else {
+	switch {
+	case string(head) == proofHeader:
+		err = a.receipt(v, in, KindReceipt, v.receipt)
+	case len(head) > 0 && head[0] == '{':
+		err = a.receipt(v, in, KindInference, v.document)
+	default:
 		err = v.pack(in)
 	}
 	if err != nil && !errors.Is(err, ErrArchive) && !errors.Is(err, ErrReceipt) {
@@ -83,9 +85,9 @@ func (a *Auditor) Read(name string, r io.Reader) error {
 	return nil
 }
 
-// receipt reads a receipt. It has no law packs of its own.
-func (a *Auditor) receipt(v *verifier, in io.Reader) error {
-	v.kind = KindReceipt
+// receipt reads a receipt of either kind. It has no law packs of its own.
+func (a *Auditor) receipt(v *verifier, in io.Reader, kind string, judge func([]byte) error) error {
+	v.kind = kind
 	data, err := io.ReadAll(io.LimitReader(in, MaxReceipt+1))
 	if err != nil {
 		return err
@@ -94,7 +96,7 @@ func (a *Auditor) receipt(v *verifier, in io.Reader) error {
 	for hash, p := range a.packs {
 		v.packs[hash] = p
 	}
-	return v.receipt(bytes.Clone(data))
+	return judge(data)
 }
 
 // Reports gives one report for each file, in the order of reading, after all of

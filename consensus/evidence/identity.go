@@ -218,18 +218,12 @@ func (r *regionReader) claimed(held chainHeld) (identity.ID, bool) {
 
 // issued verifies a chain as a listener of the mesh does, at the time it began.
 func issued(chain []*x509.Certificate, id identity.ID, roots [][]byte) error {
-	b := identity.Bundle{TrustDomain: id.TrustDomain()}
-	for _, der := range roots {
-		root, err := x509.ParseCertificate(der)
-		if err != nil {
-			return err
-		}
-		b.Roots = append(b.Roots, root)
+	v, err := trusting(id, roots)
+	if err != nil {
+		return err
 	}
-	bundles := new(identity.MapBundles)
-	bundles.Set(b)
 	began := chain[0].NotBefore.Add(identity.Backdate)
-	v := identity.Verifier{Home: id.Region, Mesh: id.Mesh, Bundles: bundles, Clock: func() time.Time { return began }}
+	v.Clock = func() time.Time { return began }
 	return v.VerifyConnection(nil)(tls.ConnectionState{PeerCertificates: chain, NegotiatedProtocol: string(identity.ClassHTTP)})
 }
 

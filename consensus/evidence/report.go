@@ -58,6 +58,8 @@ const (
 const (
 	KindPack    = "pack"
 	KindReceipt = "receipt"
+	// KindInference is the receipt of one inference request.
+	KindInference = "inference receipt"
 )
 
 // Report is what a verifier found.
@@ -72,6 +74,8 @@ type Report struct {
 	Filter     Filter         `json:"filter,omitzero"`
 	Verdicts   []Verdict      `json:"verdicts"`
 	Regions    []RegionReport `json:"regions"`
+	// Receipt is the one of an inference request, if that was read.
+	Receipt *InferenceReceipt `json:"receipt,omitempty"`
 	// NotShownHere lists what this evidence cannot show, whatever the verdicts.
 	NotShownHere []string `json:"not_shown"`
 }

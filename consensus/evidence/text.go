@@ -75,6 +75,9 @@ func (p *printer) report(r *Report) {
 	for i := range r.Verdicts {
 		p.verdict(&r.Verdicts[i])
 	}
+	if r.Receipt != nil {
+		p.receipt(r.Receipt)
+	}
 	for i := range r.Regions {
 		p.region(&r.Regions[i], r.Kind)
 	}
@@ -103,9 +106,30 @@ func (p *printer) verdict(v *Verdict) {
 	}
 }
 
+// receipt prints what the receipt of a request says.
+func (p *printer) receipt(r *InferenceReceipt) {
+	p.line("  receipt %s: %s", r.ID, r.State)
+	if r.Node != "" {
+		p.line("    signed by %s, asked for at %s", r.Node, when(r.At))
+	}
+	if s := r.Says; s != nil {
+		p.line("    request %s for model %s: %s %d, %s to %s", s.RequestID, s.Model, s.Outcome, s.Status, when(s.Start), when(s.End))
+		p.line("    tag %s, in region %s, evidence %s", s.Tag, s.Region, s.Evidence)
+		if s.Continues != "" {
+			p.line("    continues %s", s.Continues)
+		}
+		if s.Peer != "" {
+			p.line("    the other region's receipt is %s", s.Peer)
+		}
+	}
+	if r.Next != "" {
+		p.line("    continued by %s", r.Next)
+	}
+}
+
 func (p *printer) region(r *RegionReport, kind string) {
 	leaves := fmt.Sprintf("leaves %d to %d", r.First, max(r.End, r.First+1)-1)
-	if kind == KindReceipt {
+	if kind != KindPack {
 		leaves = plural(r.Leaves, "leaf")
 	}
 	p.line("  region %s: %s of %s, %s to %s", r.Name, leaves, r.Origin, when(r.FirstAt), when(r.LastAt))

@@ -28,7 +28,8 @@ type verifier struct {
 	done      []*regionReader
 	at        *regionReader
 	whole     bool              // it was read to its end
-	kind      string            // of evidence: KindPack or KindReceipt
+	kind      string            // of evidence: KindPack, KindReceipt or KindInference
+	answer    *InferenceReceipt // of one request, if it is that
 	aside     map[string]string // verdicts that do not count for this kind, and why
 }
 
@@ -170,7 +171,7 @@ func (v *verifier) rejudge(j *ledger.Judgement) error {
 func dirOf(hash string) string { return hash }
 
 func (v *verifier) report() *Report {
-	rep := &Report{File: v.name, Kind: v.kind, SHA256: hex.EncodeToString(v.id[:]), NotShownHere: cannotShow()}
+	rep := &Report{File: v.name, Kind: v.kind, SHA256: hex.EncodeToString(v.id[:]), Receipt: v.answer, NotShownHere: cannotShow()}
 	if v.desc != nil {
 		rep.Mesh, rep.ExportedAt, rep.ExportedBy, rep.Filter = v.desc.Mesh, v.desc.ExportedAt, v.desc.ExportedBy, v.desc.Filter
 	}
@@ -190,7 +191,7 @@ func (v *verifier) report() *Report {
 	if v.policy == nil {
 		v.f.fail(Origin, "self-declared: without a policy nothing says whose evidence this is; give one with --policy")
 	}
-	if v.whole && len(v.done) == 0 {
+	if v.whole && len(v.done) == 0 && v.kind == KindPack {
 		v.f.fail(Completeness, "the pack holds no region")
 	}
 	for _, name := range Verdicts() {
@@ -207,15 +208,24 @@ func (v *verifier) report() *Report {
 func says(kind, name string, logs int, leaves uint64) string {
 	switch name {
 	case Origin:
+		if kind == KindInference {
+			return "a log that the policy names, signed by its key, and a node that its region's root certified"
+		}
 		return fmt.Sprintf("%s, named by the policy and signed by its key", plural(uint64(logs), "log"))
 	case Integrity:
+		if kind == KindInference {
+			return "the receipt is what its segment has, and the segment what was committed"
+		}
 		return fmt.Sprintf("%s, each as it was committed", plural(leaves, "leaf"))
 	case Consistency:
 		return "every signed state is of a log that only grew"
 	case Completeness:
+		if kind == KindInference {
+			return "what was promised stands in the ledger"
+		}
 		return "no leaf of the time is left out"
 	case Freshness:
-		if kind == KindReceipt {
+		if kind != KindPack {
 			return "the checkpoint covers every leaf of the receipt"
 		}
 		return "the last checkpoint covers the pack's own end"

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sovmesh/sovmesh/consensus/evidence/receipt"
 )
 
 // The environment of a process that answers until it is killed.
@@ -37,7 +39,7 @@ func answerForever(dir string) {
 	}
 	go func() { panic(k.Run(context.Background())) }()
 	for i := 0; ; i++ {
-		id, err := tryAnswer(k, i, Evidence(i%2))
+		id, err := tryAnswer(k, i, receipt.Evidence(i%2))
 		if err != nil {
 			panic(err)
 		}
@@ -94,11 +96,11 @@ func crashed(t *testing.T, n int) (dir string, log *aLog, ids []string) {
 	dir, log = t.TempDir(), &aLog{}
 	cfg := config(dir, log)
 	k, stop := start(t, cfg)
-	answer(t, k, 0, Required)
+	answer(t, k, 0, receipt.Required)
 	until(t, "one is committed", func() bool { c, _, _, _ := log.sums(); return c == 1 })
 	log.fail(errors.New("no leader"))
 	for i := range n {
-		ids = append(ids, answer(t, k, i+1, Required))
+		ids = append(ids, answer(t, k, i+1, receipt.Required))
 	}
 	stop()
 	log.fail(nil)
@@ -120,7 +122,7 @@ func TestWhatAPowerCutTookIsMissing(t *testing.T) {
 	k, _ := start(t, config(dir, log))
 	until(t, "the tail is recovered", func() bool { return k.Chain() != "" })
 	whole(t, log.segments())
-	states := map[State]int{}
+	states := map[receipt.State]int{}
 	for _, id := range ids {
 		f, err := k.Find(id)
 		if err != nil {
@@ -128,14 +130,14 @@ func TestWhatAPowerCutTookIsMissing(t *testing.T) {
 		}
 		states[f.State]++
 	}
-	if states[Missing] == 0 || states[Missing]+states[Committed] != len(ids) {
+	if states[receipt.Missing] == 0 || states[receipt.Missing]+states[receipt.Committed] != len(ids) {
 		t.Errorf("the receipts are %v: those cut off are to be missing, the others committed", states)
 	}
 }
 
 func TestADamagedRecordIsMissingAndItsNeighboursAreNot(t *testing.T) {
 	dir, log, ids := crashed(t, 1)
-	id, err := ParseID(ids[0])
+	id, err := receipt.ParseID(ids[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +152,7 @@ func TestADamagedRecordIsMissingAndItsNeighboursAreNot(t *testing.T) {
 	if _, _, missing, _ := log.sums(); missing == 0 {
 		t.Error("a receipt that was promised cannot be read, and the ledger says nothing of it")
 	}
-	if f, err := k.Find(ids[0]); err != nil || f.State != Missing {
+	if f, err := k.Find(ids[0]); err != nil || f.State != receipt.Missing {
 		t.Errorf("the damaged receipt is %+v, %v", f, err)
 	}
 }
@@ -162,7 +164,7 @@ func TestALostFileAndALostDirectoryShow(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, log, ids := crashed(t, 3)
-			id, _ := ParseID(ids[0])
+			id, _ := receipt.ParseID(ids[0])
 			if err := lose(dir, id.Seq); err != nil {
 				t.Fatal(err)
 			}
@@ -180,7 +182,7 @@ func TestALostFileAndALostDirectoryShow(t *testing.T) {
 			if len(log.segments()) != n {
 				t.Error("a second start says it again")
 			}
-			next := answer(t, again, 9, Required)
+			next := answer(t, again, 9, receipt.Required)
 			for _, old := range ids {
 				if name == "file" && next == old {
 					t.Errorf("the id %s was given twice", old)
@@ -196,7 +198,7 @@ func TestAFullDisk(t *testing.T) {
 	cfg := config(dir, log)
 	cfg.Every = time.Hour
 	k, _ := start(t, cfg)
-	kept := answer(t, k, 0, Required)
+	kept := answer(t, k, 0, receipt.Required)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Skip("this system has no /dev/full: ", err)
@@ -207,19 +209,19 @@ func TestAFullDisk(t *testing.T) {
 	k.cur.file = full
 	k.mu.Unlock()
 	var busy *Busy
-	if _, err := tryAnswer(k, 1, Required); !errors.As(err, &busy) || !strings.Contains(busy.Why, "disk") || busy.RetryAfter <= 0 {
+	if _, err := tryAnswer(k, 1, receipt.Required); !errors.As(err, &busy) || !strings.Contains(busy.Why, "disk") || busy.RetryAfter <= 0 {
 		t.Errorf("required evidence on a full disk gives %v", err)
 	}
-	if _, err := tryAnswer(k, 2, BestEffort); !errors.Is(err, ErrDropped) {
+	if _, err := tryAnswer(k, 2, receipt.BestEffort); !errors.Is(err, ErrDropped) {
 		t.Errorf("best effort on a full disk gives %v", err)
 	}
 	k.mu.Lock()
 	k.cur.file = real
 	k.mu.Unlock()
-	if f, err := k.Find(kept); err != nil || f.State != Promised {
+	if f, err := k.Find(kept); err != nil || f.State != receipt.Promised {
 		t.Errorf("what was kept before is %+v, %v", f, err)
 	}
-	answer(t, k, 3, Required)
+	answer(t, k, 3, receipt.Required)
 	k.rotate(nil)
 	until(t, "two receipts and a drop are in the ledger", func() bool {
 		count, dropped, _, _ := log.sums()

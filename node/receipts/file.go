@@ -14,6 +14,9 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/sovmesh/sovmesh/consensus/evidence/receipt"
 	"github.com/sovmesh/sovmesh/consensus/ledger"
 )
 
@@ -29,7 +32,7 @@ const (
 	fileMagic  = "sovmesh receipts 1\n"
 	fileSuffix = ".receipts"
 	// maxRecord and maxFile bound what is read back, in bytes.
-	maxRecord = MaxLeaf + 1<<10
+	maxRecord = receipt.MaxLeaf + 1<<10
 	maxFile   = 64 << 20
 )
 
@@ -99,7 +102,7 @@ func closedRecord(c *closing) []byte {
 	return record(nil, recClosed, func(b []byte) []byte {
 		b = binary.BigEndian.AppendUint64(b, c.count)
 		b = append(b, c.root[:]...)
-		for _, n := range []uint64{nanos(c.from), nanos(c.to), c.dropped, c.missing} {
+		for _, n := range []uint64{receipt.Nanos(c.from), receipt.Nanos(c.to), c.dropped, c.missing} {
 			b = binary.BigEndian.AppendUint64(b, n)
 		}
 		if c.recovered {
@@ -150,41 +153,61 @@ func parseFile(data []byte) (*content, error) {
 const maxSlots = 1 << 16
 
 func (c *content) take(kind byte, data []byte) bool {
-	r := reader{b: data}
+	in := cryptobyte.String(data)
 	switch kind {
 	case recSlot:
-		index := r.number(4)
+		var index uint32
 		var s slot
-		r.fill(s.key[:])
-		s.owner, s.leaf = r.text(), r.b
-		if _, err := Decode(s.leaf); r.short || err != nil || index >= maxSlots || c.closed != nil {
+		var owner cryptobyte.String
+		if !in.ReadUint32(&index) || !in.CopyBytes(s.key[:]) || !in.ReadUint16LengthPrefixed(&owner) {
 			return false
 		}
-		for uint64(len(c.slots)) <= index {
+		s.owner, s.leaf = string(owner), in
+		if _, err := receipt.Decode(s.leaf); err != nil || index >= maxSlots || c.closed != nil {
+			return false
+		}
+		for uint32(len(c.slots)) <= index {
 			c.slots = append(c.slots, slot{})
 		}
 		c.slots[index] = s
 		return true
 	case recNext:
-		index, next := r.number(4), r.text()
-		if r.short || index >= uint64(len(c.slots)) {
+		var index uint32
+		var next cryptobyte.String
+		if !in.ReadUint32(&index) || !in.ReadUint16LengthPrefixed(&next) || !in.Empty() || index >= uint32(len(c.slots)) {
 			return false
 		}
-		c.slots[index].next = next
+		c.slots[index].next = string(next)
+		return true
 	case recClosed:
-		k := &closing{count: r.number(8)}
-		r.fill(k.root[:])
-		k.from, k.to, k.dropped, k.missing, k.recovered = moment(r.number(8)), moment(r.number(8)), r.number(8), r.number(8), r.number(1) == 1
-		c.closed = k
+		return c.takeClosed(in)
 	case recBegun:
-		c.begun = r.number(1) == 1
+		var begun uint8
+		ok := in.ReadUint8(&begun) && in.Empty()
+		c.begun = ok && begun == 1
+		return ok
 	case recCommitted:
-		leaf := r.number(8)
+		var leaf uint64
+		if !in.ReadUint64(&leaf) || !in.Empty() {
+			return false
+		}
 		c.leaf = &leaf
-	default:
+		return true
+	}
+	return false
+}
+
+func (c *content) takeClosed(in cryptobyte.String) bool {
+	k := &closing{}
+	var from, to uint64
+	var recovered uint8
+	if !in.ReadUint64(&k.count) || !in.CopyBytes(k.root[:]) || !in.ReadUint64(&from) || !in.ReadUint64(&to) ||
+		!in.ReadUint64(&k.dropped) || !in.ReadUint64(&k.missing) || !in.ReadUint8(&recovered) || !in.Empty() {
 		return false
 	}
-	return !r.short && len(r.b) == 0
+	k.from, k.to, k.recovered = receipt.Moment(from), receipt.Moment(to), recovered == 1
+	c.closed = k
+	return true
 }
 
 // leaves are the encoded leaves; in the place of one that was lost stands a
@@ -194,7 +217,7 @@ func (c *content) leaves() (out [][]byte, missing uint64) {
 		leaf := c.slots[i].leaf
 		if leaf == nil {
 			missing++
-			l := Leaf{Outcome: Lost}
+			l := receipt.Leaf{Outcome: receipt.Lost}
 			leaf, _ = l.Encode() // it has no field that could be wrong
 		}
 		out = append(out, leaf)

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sovmesh/sovmesh/consensus/evidence/receipt"
 	"github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/consensus/state"
 )
@@ -131,7 +132,7 @@ func until(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-func request(i int, e Evidence) Begin {
+func request(i int, e receipt.Evidence) Begin {
 	return Begin{
 		Owner: "acme", RequestID: fmt.Sprintf("req_%024d", i), Model: "llama-3", Tag: "EEA", LawPack: strings.Repeat("a", 64),
 		Policy: ledger.Hash{1}, Entry: "n1", Start: time.Now(), Evidence: e, Body: []byte(fmt.Sprintf(`{"model":"llama-3","n":%d}`, i)),
@@ -139,7 +140,7 @@ func request(i int, e Evidence) Begin {
 }
 
 // answer takes a request through, without a promise before its end.
-func answer(t testing.TB, k *Keeper, i int, e Evidence) string {
+func answer(t testing.TB, k *Keeper, i int, e receipt.Evidence) string {
 	t.Helper()
 	id, err := tryAnswer(k, i, e)
 	if err != nil {
@@ -148,23 +149,23 @@ func answer(t testing.TB, k *Keeper, i int, e Evidence) string {
 	return id
 }
 
-func tryAnswer(k *Keeper, i int, e Evidence) (string, error) {
+func tryAnswer(k *Keeper, i int, e receipt.Evidence) (string, error) {
 	s := k.Begin(request(i, e))
 	if _, err := io.WriteString(s, fmt.Sprintf("answer %d", i)); err != nil {
 		return "", err
 	}
-	return s.Finish(context.Background(), End{Exec: "n2", Region: "eu", At: time.Now(), Outcome: Answered, Status: 200})
+	return s.Finish(context.Background(), End{Exec: "n2", Region: "eu", At: time.Now(), Outcome: receipt.Answered, Status: 200})
 }
 
 // verify holds a committed receipt against what the ledger has.
 func verify(t testing.TB, f *Found, segments []state.CommitSegment) {
 	t.Helper()
-	if f.State != Committed {
+	if f.State != receipt.Committed {
 		t.Fatalf("%s is %s, expected it in the ledger", f.ID, f.State)
 	}
 	for _, s := range segments {
 		if s.Seq == f.Seq {
-			if err := VerifyInclusion(f.Leaf, f.Index, s.Count, f.Path, s.Root); err != nil {
+			if err := receipt.VerifyInclusion(f.Leaf, f.Index, s.Count, f.Path, s.Root); err != nil {
 				t.Fatalf("%s: %v", f.ID, err)
 			}
 			return

@@ -6,28 +6,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
+	"github.com/sovmesh/sovmesh/consensus/evidence/receipt"
 	"github.com/sovmesh/sovmesh/consensus/ledger"
-)
-
-// State is where a receipt stands.
-type State string
-
-// The states. Missing is a receipt that a segment in the ledger should have and
-// nobody can show; an erased one was kept for as long as the node keeps them.
-const (
-	Promised  State = "promised"
-	Committed State = "committed"
-	Missing   State = "missing"
-	Erased    State = "erased"
 )
 
 // Found is a receipt as it is kept.
 type Found struct {
 	ID    string
-	State State
+	State receipt.State
 	Owner string // the tenant
 	Leaf  []byte
 	Key   ledger.Salt // opens the commitments
@@ -43,29 +30,26 @@ type Found struct {
 	Known      bool
 }
 
-// ID is a receipt's id in parts.
-type ID struct {
-	Region, Chain string
-	Seq, Index    uint64
-}
-
-// ParseID reads "<region>.<chain>.<segment>.<index>" in its one form.
-func ParseID(s string) (ID, error) {
-	words := strings.Split(s, ".")
-	if len(s) > 160 || len(words) != 4 || words[0] == "" || words[1] == "" {
-		return ID{}, fmt.Errorf("%.160q is no receipt: <region>.<chain>.<segment>.<index>", s)
+// Document writes down what was found, but the node's signature and the proof of
+// the ledger.
+func (f *Found) Document() (*receipt.Document, error) {
+	d := &receipt.Document{ID: f.ID, State: f.State, Leaf: f.Leaf, Next: f.Next}
+	if f.Known {
+		d.Ledger = &receipt.LedgerProof{Leaf: f.LedgerLeaf}
 	}
-	seq, err := strconv.ParseUint(words[2], 10, 63)
-	index, err2 := strconv.ParseUint(words[3], 10, 32)
-	out := ID{words[0], words[1], seq, index}
-	if err != nil || err2 != nil || out.String() != s {
-		return ID{}, fmt.Errorf("%.160q is no receipt: <region>.<chain>.<segment>.<index>", s)
+	if f.Leaf == nil {
+		return d, nil
 	}
-	return out, nil
-}
-
-func (id ID) String() string {
-	return fmt.Sprintf("%s.%s.%d.%d", id.Region, id.Chain, id.Seq, id.Index)
+	d.Key = f.Key[:]
+	l, err := receipt.Decode(f.Leaf)
+	if err != nil {
+		return nil, err
+	}
+	d.Says = l.Words()
+	if f.Path != nil || f.Count == 1 {
+		d.Prove(f.Seq, f.Index, f.Count, f.Root, f.Path)
+	}
+	return d, nil
 }
 
 // ErrElsewhere is the answer about a receipt of another node.
@@ -76,7 +60,7 @@ var ErrNever = errors.New("no such receipt was ever promised")
 
 // Find looks a receipt up, from what is open or from its segment's file.
 func (k *Keeper) Find(text string) (*Found, error) {
-	id, err := ParseID(text)
+	id, err := receipt.ParseID(text)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +70,7 @@ func (k *Keeper) Find(text string) (*Found, error) {
 	var open *Found
 	if !elsewhere && cur != nil && cur.seq == id.Seq && id.Index < uint64(len(cur.slots)) {
 		s := cur.slots[id.Index]
-		open = &Found{ID: text, State: Promised, Owner: s.owner, Leaf: s.leaf, Key: s.key, Seq: id.Seq, Index: id.Index}
+		open = &Found{ID: text, State: receipt.Promised, Owner: s.owner, Leaf: s.leaf, Key: s.key, Seq: id.Seq, Index: id.Index}
 	}
 	never := cur != nil && (id.Seq > cur.seq || id.Seq == cur.seq && open == nil)
 	k.mu.Unlock()
@@ -101,8 +85,8 @@ func (k *Keeper) Find(text string) (*Found, error) {
 	return k.findClosed(text, id)
 }
 
-func (k *Keeper) findClosed(text string, id ID) (*Found, error) {
-	out := &Found{ID: text, State: Missing, Seq: id.Seq, Index: id.Index}
+func (k *Keeper) findClosed(text string, id receipt.ID) (*Found, error) {
+	out := &Found{ID: text, State: receipt.Missing, Seq: id.Seq, Index: id.Index}
 	c, err := readFile(k.cfg.Dir, id.Seq)
 	if errors.Is(err, fs.ErrNotExist) {
 		files, err := listFiles(k.cfg.Dir)
@@ -110,7 +94,7 @@ func (k *Keeper) findClosed(text string, id ID) (*Found, error) {
 		case err != nil:
 			return nil, err
 		case len(files) > 0 && id.Seq < files[0]:
-			out.State = Erased
+			out.State = receipt.Erased
 		case len(files) == 0 || id.Seq > files[len(files)-1]:
 			return nil, ErrNever
 		}
@@ -127,17 +111,17 @@ func (k *Keeper) findClosed(text string, id ID) (*Found, error) {
 		return out, nil
 	}
 	s := c.slots[id.Index]
-	out.State, out.Owner, out.Leaf, out.Key, out.Next = Promised, s.owner, s.leaf, s.key, s.next
+	out.State, out.Owner, out.Leaf, out.Key, out.Next = receipt.Promised, s.owner, s.leaf, s.key, s.next
 	if c.closed == nil {
 		return out, nil
 	}
-	hashes := hashesOf(leaves)
-	out.Count, out.Root, out.Path = uint64(len(leaves)), rootOf(hashes), path(hashes, int(id.Index))
+	hashes := receipt.HashesOf(leaves)
+	out.Count, out.Root, out.Path = uint64(len(leaves)), receipt.RootOf(hashes), receipt.Path(hashes, int(id.Index))
 	if out.Root != c.closed.root {
 		return nil, fmt.Errorf("%s: what it holds is not what was committed: the file was changed", fileName(id.Seq))
 	}
 	if out.Known {
-		out.State = Committed
+		out.State = receipt.Committed
 	}
 	return out, nil
 }
@@ -154,7 +138,7 @@ func (k *Keeper) Segment(seq uint64) (leaves [][]byte, err error) {
 		return nil, fmt.Errorf("segment %d is not closed: %w", seq, fs.ErrNotExist)
 	}
 	leaves, _ = c.leaves()
-	if Root(leaves) != c.closed.root {
+	if receipt.Root(leaves) != c.closed.root {
 		return nil, fmt.Errorf("%s: what it holds is not what was committed: the file was changed", fileName(seq))
 	}
 	return leaves, nil

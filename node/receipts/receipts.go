@@ -10,7 +10,7 @@
 // root before them, so that one left out shows in the next.
 //
 // The gateway takes receipts here, auditors read segments. Neither bodies nor
-// names are kept: see [Leaf].
+// names are kept: see [receipt.Leaf].
 package receipts
 
 import (
@@ -21,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sovmesh/sovmesh/consensus/evidence/receipt"
 	"github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/placement"
@@ -155,8 +156,8 @@ func poke(c chan struct{}) {
 
 // id is "<region>.<chain>.<segment>.<index>". The caller holds mu.
 func (k *Keeper) id(seq uint64, index int) string {
-	return fmt.Sprintf("%s.%s.%d.%d", k.cfg.Region, k.chain, seq, index)
+	return receipt.ID{Region: string(k.cfg.Region), Chain: k.chain, Seq: seq, Index: uint64(index)}.String()
 }
 
 // emptyRoot is the root of a segment without receipts.
-func emptyRoot() ledger.Hash { return Root(nil) }
+func emptyRoot() ledger.Hash { return receipt.Root(nil) }

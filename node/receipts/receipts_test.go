@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/sovmesh/sovmesh/consensus/evidence/receipt"
 )
 
 func TestAThousandRequestsGiveAThousandReceipts(t *testing.T) {
@@ -21,9 +23,9 @@ func TestAThousandRequestsGiveAThousandReceipts(t *testing.T) {
 	for w := range 10 {
 		wg.Go(func() {
 			for i := range 100 {
-				e := BestEffort
+				e := receipt.BestEffort
 				if i%10 == 0 {
-					e = Required
+					e = receipt.Required
 				}
 				id, err := tryAnswer(k, w*100+i, e)
 				if err != nil {
@@ -61,7 +63,7 @@ func TestAReceiptThatIsAlteredFails(t *testing.T) {
 	k, stop := start(t, config(t.TempDir(), log))
 	ids := []string{}
 	for i := range 7 {
-		ids = append(ids, answer(t, k, i, Required))
+		ids = append(ids, answer(t, k, i, receipt.Required))
 	}
 	until(t, "committed", func() bool { n, _, _, _ := log.sums(); return n == 7 })
 	stop()
@@ -73,18 +75,18 @@ func TestAReceiptThatIsAlteredFails(t *testing.T) {
 	for i := range f.Leaf {
 		bad := slices.Clone(f.Leaf)
 		bad[i] ^= 1
-		if VerifyInclusion(bad, f.Index, f.Count, f.Path, f.Root) == nil {
+		if receipt.VerifyInclusion(bad, f.Index, f.Count, f.Path, f.Root) == nil {
 			t.Fatalf("a receipt passes with byte %d changed", i)
 		}
 	}
-	if VerifyInclusion(f.Leaf, f.Index+1, f.Count, f.Path, f.Root) == nil {
+	if receipt.VerifyInclusion(f.Leaf, f.Index+1, f.Count, f.Path, f.Root) == nil {
 		t.Error("a receipt passes at another index")
 	}
-	l, err := Decode(f.Leaf)
+	l, err := receipt.Decode(f.Leaf)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.Request != Commit(f.Key, ofRequest, []byte(`{"model":"llama-3","n":3}`)) || l.Response != Commit(f.Key, ofResponse, []byte("answer 3")) {
+	if l.Request != receipt.Commit(f.Key, receipt.OfRequest, []byte(`{"model":"llama-3","n":3}`)) || l.Response != receipt.Commit(f.Key, receipt.OfResponse, []byte("answer 3")) {
 		t.Error("the key does not open the commitments")
 	}
 	if f.Owner != "acme" || l.Entry == "n1" || l.Exec == "n2" || l.Entry == "" || l.Exec == "" {
@@ -96,29 +98,29 @@ func TestAStreamIsPromisedBeforeItsBodyAndContinuedLater(t *testing.T) {
 	log := &aLog{}
 	k, stop := start(t, config(t.TempDir(), log))
 	ctx := context.Background()
-	s := k.Begin(request(1, Required))
+	s := k.Begin(request(1, receipt.Required))
 	id, err := s.Promise(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the promise is in the ledger", func() bool { f, err := k.Find(id); return err == nil && f.State == Committed })
+	until(t, "the promise is in the ledger", func() bool { f, err := k.Find(id); return err == nil && f.State == receipt.Committed })
 	f, _ := k.Find(id)
-	if l, _ := Decode(f.Leaf); l.Outcome != Open {
+	if l, _ := receipt.Decode(f.Leaf); l.Outcome != receipt.Open {
 		t.Errorf("a stream that is not over is %s", l.Outcome)
 	}
 	_, _ = io.WriteString(s, "data: [DONE]\n\n")
-	if again, err := s.Finish(ctx, End{At: time.Now(), Outcome: Answered, Status: 200}); err != nil || again != id {
+	if again, err := s.Finish(ctx, End{At: time.Now(), Outcome: receipt.Answered, Status: 200}); err != nil || again != id {
 		t.Fatalf("the id became %s: %v", again, err)
 	}
 	if f, err = k.Find(id); err != nil || f.Next == "" {
 		t.Fatalf("the promise names no continuation: %v", err)
 	}
 	next := f.Next
-	until(t, "the end is in the ledger", func() bool { f, err := k.Find(next); return err == nil && f.State == Committed })
+	until(t, "the end is in the ledger", func() bool { f, err := k.Find(next); return err == nil && f.State == receipt.Committed })
 	stop()
 	f, _ = k.Find(next)
-	l, err := Decode(f.Leaf)
-	if err != nil || l.Continues != id || l.Outcome != Answered || l.Response != Commit(f.Key, ofResponse, []byte("data: [DONE]\n\n")) {
+	l, err := receipt.Decode(f.Leaf)
+	if err != nil || l.Continues != id || l.Outcome != receipt.Answered || l.Response != receipt.Commit(f.Key, receipt.OfResponse, []byte("data: [DONE]\n\n")) {
 		t.Fatalf("the end is %+v: %v", l, err)
 	}
 	verify(t, f, log.segments())
@@ -130,10 +132,10 @@ func TestWithoutALedgerRequiredEvidenceHoldsBackAndBestEffortIsCounted(t *testin
 	cfg := config(t.TempDir(), log)
 	cfg.Backlog = 2
 	k, _ := start(t, cfg)
-	answer(t, k, 0, Required)
+	answer(t, k, 0, receipt.Required)
 	log.fail(errors.New("no leader"))
 	until(t, "back-pressure", func() bool {
-		_, err := tryAnswer(k, 1, Required)
+		_, err := tryAnswer(k, 1, receipt.Required)
 		var busy *Busy
 		if err != nil && (!errors.As(err, &busy) || busy.RetryAfter <= 0) {
 			t.Fatalf("the error is %v", err)
@@ -141,7 +143,7 @@ func TestWithoutALedgerRequiredEvidenceHoldsBackAndBestEffortIsCounted(t *testin
 		return err != nil
 	})
 	for i := range 5 {
-		if _, err := tryAnswer(k, i, BestEffort); !errors.Is(err, ErrDropped) {
+		if _, err := tryAnswer(k, i, receipt.BestEffort); !errors.Is(err, ErrDropped) {
 			t.Fatalf("best effort was not dropped: %v", err)
 		}
 	}
@@ -158,13 +160,13 @@ func TestConfigSaysAllThatIsWrong(t *testing.T) {
 
 func BenchmarkReceipt(b *testing.B) {
 	k, _ := start(b, func() Config { c := config(b.TempDir(), &aLog{}); c.Every = time.Second; return c }())
-	answer(b, k, 0, BestEffort)
+	answer(b, k, 0, receipt.BestEffort)
 	body := []byte(`{"model":"llama-3","messages":[{"role":"user","content":"Hello"}]}`)
 	for b.Loop() {
 		r := Begin{Owner: "acme", RequestID: "req_0123456789abcdef01234567", Model: "llama-3", Tag: "EEA", Entry: "n1", Start: time.Now(), Body: body}
 		s := k.Begin(r)
 		_, _ = s.Write(body)
-		if _, err := s.Finish(context.Background(), End{Exec: "n2", Region: "eu", At: time.Now(), Outcome: Answered, Status: 200}); err != nil {
+		if _, err := s.Finish(context.Background(), End{Exec: "n2", Region: "eu", At: time.Now(), Outcome: receipt.Answered, Status: 200}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sovmesh/sovmesh/consensus/evidence/receipt"
 	"github.com/sovmesh/sovmesh/consensus/state"
 )
 
@@ -105,7 +106,7 @@ func (k *Keeper) recoverFile(ctx context.Context, end *state.Segment) error {
 	}
 	leaves, missing := c.leaves()
 	now := k.cfg.Now()
-	out := closing{count: uint64(len(leaves)), root: Root(leaves), from: now, to: now, missing: missing, recovered: true}
+	out := closing{count: uint64(len(leaves)), root: receipt.Root(leaves), from: now, to: now, missing: missing, recovered: true}
 	if c.closed != nil && c.closed.recovered && c.closed.root == out.root {
 		return k.settle(ctx, end, &closed{seq, *c.closed}) // recovered before, and not yet committed
 	}
@@ -128,7 +129,7 @@ func (k *Keeper) recoverFile(ctx context.Context, end *state.Segment) error {
 func span(leaves [][]byte, now time.Time) (from, to time.Time) {
 	var s segment
 	for _, data := range leaves {
-		if l, err := Decode(data); err == nil {
+		if l, err := receipt.Decode(data); err == nil {
 			s.note(l.Start, l.End)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sovmesh/sovmesh/consensus/evidence/receipt"
 	"github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/consensus/state"
 )
@@ -302,7 +303,7 @@ func (k *Keeper) seal(s *segment, followed bool) *closed {
 	if s.from.IsZero() {
 		s.note(k.cfg.Now())
 	}
-	c := &closed{s.seq, closing{count: uint64(len(leaves)), root: Root(leaves), from: s.from, to: s.to, dropped: s.dropped}}
+	c := &closed{s.seq, closing{count: uint64(len(leaves)), root: receipt.Root(leaves), from: s.from, to: s.to, dropped: s.dropped}}
 	end := closedRecord(&c.closing)
 	if followed {
 		end = append(end, begunRecord(1)...)

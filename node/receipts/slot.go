@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sovmesh/sovmesh/consensus/evidence/receipt"
 	"github.com/sovmesh/sovmesh/consensus/ledger"
 )
 
@@ -44,7 +45,7 @@ type Begin struct {
 	Policy              ledger.Hash
 	Entry               string // the node that took it, in clear: the leaf has an opaque id
 	Start               time.Time
-	Evidence            Evidence
+	Evidence            receipt.Evidence
 	Body                []byte // of the request
 }
 
@@ -53,7 +54,7 @@ type Slot struct {
 	k     *Keeper
 	owner string
 	key   ledger.Salt
-	leaf  Leaf
+	leaf  receipt.Leaf
 	body  hash.Hash // of the response
 	wrote bool
 
@@ -65,22 +66,20 @@ type Slot struct {
 // Begin begins a receipt. Nothing is promised by that.
 func (k *Keeper) Begin(b Begin) *Slot {
 	s := &Slot{k: k, owner: b.Owner}
-	var fresh [2 * len(s.key)]byte
-	_, _ = rand.Read(fresh[:])
-	copy(s.key[:], fresh[:])
-	s.leaf = Leaf{
-		RequestID: clip(b.RequestID), Request: Commit(s.key, ofRequest, b.Body), Model: clip(b.Model), Tag: b.Tag, LawPack: b.LawPack, Policy: b.Policy,
-		Entry: s.opaque(b.Entry), Start: b.Start, Outcome: Open, Evidence: b.Evidence,
+	_, _ = rand.Read(s.key[:])
+	s.leaf = receipt.Leaf{
+		RequestID: clip(b.RequestID), Request: receipt.Commit(s.key, receipt.OfRequest, b.Body), Model: clip(b.Model), Tag: b.Tag, LawPack: b.LawPack, Policy: b.Policy,
+		Entry: s.opaque(b.Entry), Start: b.Start, Outcome: receipt.Open, Evidence: b.Evidence,
 	}
-	if len(s.leaf.Tag) > maxText {
+	if len(s.leaf.Tag) > receipt.MaxText {
 		s.leaf.Tag = "" // the policy's hash stands for it
 	}
-	copy(s.leaf.Salt[:], fresh[len(s.key):])
-	s.body = committing(s.key, ofResponse)
+	s.leaf.Salt = receipt.SaltOf(s.key)
+	s.body = receipt.Committing(s.key, receipt.OfResponse)
 	return s
 }
 
-func clip(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxText)], "") }
+func clip(s string) string { return strings.ToValidUTF8(s[:min(len(s), receipt.MaxText)], "") }
 
 // opaque hides a node's name behind the receipt's key.
 func (s *Slot) opaque(name string) string {
@@ -116,7 +115,7 @@ type End struct {
 	// Policy replaces the request's, if it was narrowed for where it ran.
 	Policy  ledger.Hash
 	At      time.Time
-	Outcome Outcome
+	Outcome receipt.Outcome
 	Status  uint16
 }
 
@@ -129,12 +128,12 @@ func (s *Slot) Finish(ctx context.Context, e End) (string, error) {
 		s.leaf.Policy = e.Policy
 	}
 	if s.wrote {
-		s.leaf.Response = sum(s.body)
+		s.leaf.Response = receipt.Sum(s.body)
 	}
 	if err := s.k.put(ctx, s, s.id); err != nil {
 		return s.id, s.k.drop(s, err)
 	}
-	if s.leaf.Evidence != Required {
+	if s.leaf.Evidence != receipt.Required {
 		return s.id, nil
 	}
 	if err := s.k.durable(ctx, s); err != nil {
@@ -145,7 +144,7 @@ func (s *Slot) Finish(ctx context.Context, e End) (string, error) {
 
 // drop counts what best effort loses.
 func (k *Keeper) drop(s *Slot, err error) error {
-	if s.leaf.Evidence == Required {
+	if s.leaf.Evidence == receipt.Required {
 		return err
 	}
 	k.mu.Lock()

@@ -77,6 +77,18 @@ func Sign(c *Credential, context string, payload []byte, now time.Time) (string,
 // claims, as of now; a time more than [MaxSkew] ahead is refused. How old a
 // statement may be, and whether it may be used twice, is for the caller.
 func Open(data, context string, v *Verifier, now time.Time) (payload []byte, signer ID, at time.Time, err error) {
+	return open(data, context, v, now, func(time.Time) time.Time { return now })
+}
+
+// OpenPast is [Open] for a statement that is kept as evidence: its signer is
+// believed as of the time that the statement itself says, so that it opens when
+// the certificate has long ended. Whoever has the key of an ended certificate can
+// make one of its time; what else bounds that time is for the caller.
+func OpenPast(data, context string, v *Verifier, now time.Time) (payload []byte, signer ID, at time.Time, err error) {
+	return open(data, context, v, now, func(said time.Time) time.Time { return said })
+}
+
+func open(data, context string, v *Verifier, now time.Time, believed func(said time.Time) time.Time) (payload []byte, signer ID, at time.Time, err error) {
 	s, err := parseStatement(data)
 	if err != nil {
 		return nil, ID{}, time.Time{}, &RefusedError{Reason: BadStatement, Err: err}
@@ -90,7 +102,7 @@ func Open(data, context string, v *Verifier, now time.Time) (payload []byte, sig
 			return nil, ID{}, time.Time{}, &RefusedError{Reason: BadStatement, Err: err}
 		}
 	}
-	id, refused := v.verifyChain(chain, x509.ExtKeyUsageClientAuth, now)
+	id, refused := v.verifyChain(chain, x509.ExtKeyUsageClientAuth, believed(s.at))
 	if refused != nil {
 		return nil, ID{}, time.Time{}, refused
 	}

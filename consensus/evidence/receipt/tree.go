@@ -1,4 +1,4 @@
-package receipts
+package receipt
 
 import (
 	"crypto/sha256"
@@ -13,10 +13,11 @@ import (
 
 // Root is the RFC 6962 root of leaves.
 func Root(leaves [][]byte) ledger.Hash {
-	return rootOf(hashesOf(leaves))
+	return RootOf(HashesOf(leaves))
 }
 
-func hashesOf(leaves [][]byte) []ledger.Hash {
+// HashesOf are the leaf hashes of RFC 6962, 2.1.
+func HashesOf(leaves [][]byte) []ledger.Hash {
 	hashes := make([]ledger.Hash, len(leaves))
 	for i, l := range leaves {
 		hashes[i] = ledger.HashLeaf(l)
@@ -24,8 +25,8 @@ func hashesOf(leaves [][]byte) []ledger.Hash {
 	return hashes
 }
 
-// rootOf is the tree hash of RFC 6962, 2.1.
-func rootOf(hashes []ledger.Hash) ledger.Hash {
+// RootOf is the tree hash of RFC 6962, 2.1.
+func RootOf(hashes []ledger.Hash) ledger.Hash {
 	switch n := len(hashes); n {
 	case 0:
 		return sha256.Sum256(nil)
@@ -33,23 +34,23 @@ func rootOf(hashes []ledger.Hash) ledger.Hash {
 		return hashes[0]
 	default:
 		k := split(n)
-		return ledger.HashChildren(rootOf(hashes[:k]), rootOf(hashes[k:]))
+		return ledger.HashChildren(RootOf(hashes[:k]), RootOf(hashes[k:]))
 	}
 }
 
 // split is the largest power of two below n.
 func split(n int) int { return 1 << (bits.Len(uint(n-1)) - 1) }
 
-// path is the audit path of RFC 6962, 2.1.1, from the leaf upwards.
-func path(hashes []ledger.Hash, index int) []ledger.Hash {
+// Path is the audit path of RFC 6962, 2.1.1, from the leaf upwards.
+func Path(hashes []ledger.Hash, index int) []ledger.Hash {
 	if len(hashes) <= 1 {
 		return nil
 	}
 	k := split(len(hashes))
 	if index < k {
-		return append(path(hashes[:k], index), rootOf(hashes[k:]))
+		return append(Path(hashes[:k], index), RootOf(hashes[k:]))
 	}
-	return append(path(hashes[k:], index-k), rootOf(hashes[:k]))
+	return append(Path(hashes[k:], index-k), RootOf(hashes[:k]))
 }
 
 // ErrProof is the answer to a receipt that is not what the segment's root says.

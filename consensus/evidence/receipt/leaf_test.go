@@ -1,4 +1,4 @@
-package receipts
+package receipt
 
 import (
 	"bytes"
@@ -67,24 +67,6 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-func FuzzFile(f *testing.F) {
-	leaf := aLeaf()
-	data, _ := leaf.Encode()
-	file := slotRecord(header(3), 0, &slot{owner: "acme", leaf: data})
-	file = append(file, closedRecord(&closing{count: 1, root: Root([][]byte{data})})...)
-	f.Add(append(file, committedRecord(7)...))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := parseFile(data)
-		if err != nil {
-			return
-		}
-		if c.good > int64(len(data)) || len(c.slots) > maxSlots {
-			t.Fatalf("%d bytes of %d, %d slots", c.good, len(data), len(c.slots))
-		}
-		c.leaves()
-	})
-}
-
 func TestTreeAgainstTheLedgers(t *testing.T) {
 	for n := range 40 {
 		tree := ledger.NewTree()
@@ -98,7 +80,7 @@ func TestTreeAgainstTheLedgers(t *testing.T) {
 			t.Fatalf("%d leaves have another root than in the ledger", n)
 		}
 		for i := range n {
-			if err := VerifyInclusion(leaves[i], uint64(i), uint64(n), path(hashesOf(leaves), i), root); err != nil {
+			if err := VerifyInclusion(leaves[i], uint64(i), uint64(n), Path(HashesOf(leaves), i), root); err != nil {
 				t.Fatalf("leaf %d of %d: %v", i, n, err)
 			}
 		}

@@ -1,4 +1,4 @@
-package receipts
+package receipt
 
 import (
 	"encoding/binary"
@@ -15,7 +15,7 @@ import (
 // 1970-01-01T00:00Z in eight bytes, zero for none.
 //
 //	version     1 byte, 0x01
-//	salt        16 bytes
+//	salt        16 bytes: see [SaltOf]
 //	request id, continues            strings
 //	request, response                32 bytes each: see [Commit]
 //	model, tag, law pack             strings
@@ -27,10 +27,10 @@ import (
 //	evidence    1 byte
 const leafVersion = 1
 
-// MaxLeaf is the largest leaf, in bytes; maxText the longest string in one.
+// MaxLeaf is the largest leaf, in bytes; MaxText the longest string in one.
 const (
 	MaxLeaf = 8 << 10
-	maxText = 1 << 10
+	MaxText = 1 << 10
 )
 
 // ErrLeaf is what every refusal to read or write a leaf wraps.
@@ -79,7 +79,7 @@ func (e Evidence) String() string {
 // Leaf is one receipt. It names nobody: nodes are opaque ids, and the bodies
 // are commitments that only the receipt's key opens.
 type Leaf struct {
-	Salt      ledger.Salt // keeps the leaf's hash from being guessed
+	Salt      ledger.Salt // keeps the leaf's hash from being guessed; of the key
 	RequestID string
 	// Continues is the receipt of which this is the end.
 	Continues string
@@ -109,7 +109,7 @@ func (l *Leaf) check() error {
 		return fmt.Errorf("%w: evidence of class %d", ErrLeaf, l.Evidence)
 	}
 	for _, s := range l.texts() {
-		if len(*s) > maxText || !utf8.ValidString(*s) {
+		if len(*s) > MaxText || !utf8.ValidString(*s) {
 			return fmt.Errorf("%w: a field of %d bytes is too long or no UTF-8", ErrLeaf, len(*s))
 		}
 	}
@@ -117,9 +117,10 @@ func (l *Leaf) check() error {
 }
 
 // Encode gives the leaf's one encoding. It refuses what [Decode] would.
-func (l *Leaf) Encode() ([]byte, error) { return l.append(make([]byte, 0, 512)) }
+func (l *Leaf) Encode() ([]byte, error) { return l.Append(make([]byte, 0, 512)) }
 
-func (l *Leaf) append(b []byte) ([]byte, error) {
+// Append is [Leaf.Encode] behind what b has.
+func (l *Leaf) Append(b []byte) ([]byte, error) {
 	if err := l.check(); err != nil {
 		return nil, err
 	}
@@ -135,8 +136,8 @@ func (l *Leaf) append(b []byte) ([]byte, error) {
 	text(l.Model, l.Tag, l.LawPack)
 	b = append(b, l.Policy[:]...)
 	text(l.Entry, l.Exec, l.Region, l.Peer)
-	b = binary.BigEndian.AppendUint64(b, nanos(l.Start))
-	b = binary.BigEndian.AppendUint64(b, nanos(l.End))
+	b = binary.BigEndian.AppendUint64(b, Nanos(l.Start))
+	b = binary.BigEndian.AppendUint64(b, Nanos(l.End))
 	b = append(b, byte(l.Outcome))
 	b = binary.BigEndian.AppendUint16(b, l.Status)
 	b = append(b, byte(l.Evidence))
@@ -160,7 +161,7 @@ func Decode(data []byte) (*Leaf, error) {
 	l.Model, l.Tag, l.LawPack = r.text(), r.text(), r.text()
 	r.fill(l.Policy[:])
 	l.Entry, l.Exec, l.Region, l.Peer = r.text(), r.text(), r.text(), r.text()
-	l.Start, l.End = moment(r.number(8)), moment(r.number(8))
+	l.Start, l.End = Moment(r.number(8)), Moment(r.number(8))
 	l.Outcome, l.Status, l.Evidence = Outcome(r.number(1)), uint16(r.number(2)), Evidence(r.number(1))
 	if r.short || len(r.b) != 0 {
 		return nil, fmt.Errorf("%w: it is cut short, or %d bytes too long", ErrLeaf, len(r.b))
@@ -168,14 +169,17 @@ func Decode(data []byte) (*Leaf, error) {
 	return l, l.check()
 }
 
-func nanos(t time.Time) uint64 {
+// Nanos is a time as leaves and files have it: nanoseconds since 1970, zero for
+// none; [Moment] reads it.
+func Nanos(t time.Time) uint64 {
 	if t.IsZero() {
 		return 0
 	}
 	return uint64(t.UnixNano())
 }
 
-func moment(n uint64) time.Time {
+// Moment is the time that [Nanos] wrote, in UTC.
+func Moment(n uint64) time.Time {
 	if n == 0 {
 		return time.Time{}
 	}
