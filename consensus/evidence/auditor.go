@@ -206,6 +206,9 @@ func (r *regionReader) lacks() (all []string) {
 	if r.v.policy != nil && len(r.v.policy.RootsOf(r.desc.Name)) == 0 {
 		all = append(all, fmt.Sprintf("whether the nodes of region %s were its own: the policy has no root certificate of it", r.desc.Name))
 	}
+	if r.chosen {
+		all = append(all, fmt.Sprintf("whether all inference receipts of what was asked for are here: region %s chose them, as their leaves name nobody", r.desc.Name))
+	}
 	if r.rootless > 0 {
 		all = append(all, fmt.Sprintf("who issued %d certificates in the part of region %s: the policy has no root of any region", r.rootless, r.desc.Name))
 	}

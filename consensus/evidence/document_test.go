@@ -47,16 +47,16 @@ func (l *aLog) credential(t testing.TB, node string, when time.Time) *identity.C
 	return c
 }
 
-// answers adds a segment of n receipts, behind the story's two.
-func (l *aLog) answers(t testing.TB, n int) *answered {
+// answers adds a segment of n receipts.
+func (l *aLog) answers(t testing.TB, seq, n int, prev string) *answered {
 	t.Helper()
-	a := &answered{l: l, node: l.credential(t, "n1", noon), seq: 3}
+	a := &answered{l: l, seq: uint64(seq)}
 	when := at(len(l.leaves)).Add(-time.Second)
 	for i := range n {
-		random := seed("answer", l.region, fmt.Sprint(i))
+		random := seed("answer", l.region, fmt.Sprint(seq, i))
 		key := ledger.Salt(random[:16])
 		leaf := receipt.Leaf{
-			Salt: receipt.SaltOf(key), RequestID: fmt.Sprintf("req_%d", i), Request: receipt.Commit(key, receipt.OfRequest, []byte("hello")), Model: "m", Tag: "EEA",
+			Salt: receipt.SaltOf(key), RequestID: fmt.Sprintf("req_%d_%d", seq, i), Request: receipt.Commit(key, receipt.OfRequest, []byte("hello")), Model: "m", Tag: "EEA",
 			LawPack: "p", Entry: ledger.Opaque(key, "n1"), Region: l.region, Start: when.Add(-time.Millisecond), End: when, Outcome: receipt.Answered, Status: 200, Evidence: receipt.Required,
 		}
 		data, err := leaf.Encode()
@@ -65,11 +65,31 @@ func (l *aLog) answers(t testing.TB, n int) *answered {
 		}
 		a.keys, a.leaves = append(a.keys, key), append(a.leaves, data)
 	}
-	root := receipt.Root(a.leaves)
-	a.leaf = l.add(t, kindSegment, showing(ledger.ShownChain, "h:1"), showing(ledger.ShownSegment, "3"), showing(ledger.ShownCount, fmt.Sprint(n)),
-		showing(ledger.ShownRoot, hex.EncodeToString(root[:])), showing(ledger.ShownPrev, "bb"),
+	a.leaf = l.add(t, kindSegment, showing(ledger.ShownChain, "h:1"), showing(ledger.ShownSegment, fmt.Sprint(seq)), showing(ledger.ShownCount, fmt.Sprint(n)),
+		showing(ledger.ShownRoot, a.root()), showing(ledger.ShownPrev, prev),
 		showing(ledger.ShownFrom, when.Add(-time.Millisecond).Format(time.RFC3339Nano)), showing(ledger.ShownTo, when.Format(time.RFC3339Nano)))
+	l.answered = append(l.answered, a)
 	return a
+}
+
+// third is a segment behind the story's two.
+func (l *aLog) third(t testing.TB, n int) *answered {
+	a := l.answers(t, 3, n, l.named("bb"))
+	a.node = l.credential(t, "n1", noon)
+	return a
+}
+
+func (a *answered) root() string {
+	root := receipt.Root(a.leaves)
+	return hex.EncodeToString(root[:])
+}
+
+// kept are the receipts as a pack has them.
+func (a *answered) kept() (out []receipt.Kept) {
+	for _, l := range a.leaves {
+		out = append(out, receipt.Kept{Leaf: l, Hash: ledger.HashLeaf(l)})
+	}
+	return out
 }
 
 // document is receipt i as its owner is given it.
@@ -107,14 +127,14 @@ func written(t testing.TB, d *receipt.Document) []byte {
 func TestTheReceiptOfARequestHolds(t *testing.T) {
 	for _, n := range []int{1, 2, 7} {
 		m := newMesh(t, "")
-		a := m.logs[0].answers(t, n)
+		a := m.logs[0].third(t, n)
 		data := written(t, a.document(t, n/2))
 		// Years later, when no certificate lives any more.
 		rep, err := Verify(m.policy, bytes.NewReader(data), Options{Now: noon.AddDate(3, 0, 0)})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r := rep.Receipt; !rep.OK() || rep.Kind != KindInference || r.State != receipt.Committed || r.Says.RequestID != fmt.Sprintf("req_%d", n/2) || !strings.HasSuffix(r.Node, "/node/n1") {
+		if r := rep.Receipt; !rep.OK() || rep.Kind != KindInference || r.State != receipt.Committed || r.Says.RequestID != fmt.Sprintf("req_3_%d", n/2) || !strings.HasSuffix(r.Node, "/node/n1") {
 			t.Fatalf("%+v", rep)
 		}
 		if rep := verified(t, nil, data); rep.OK() || !strings.HasPrefix(rep.Verdict(Origin).Says, "self-declared") {
@@ -148,7 +168,7 @@ func TestAttacksOnReceiptsOfRequests(t *testing.T) {
 			d.Ledger.Proof = string(encoded(t, a.l.receipt(t, 5, a.leaf)))
 		}, Integrity, "of other leaves"},
 		{"another region's ledger", func(t *testing.T, m *aMesh, a *answered, d *receipt.Document) {
-			b := m.logs[1].answers(t, 5)
+			b := m.logs[1].third(t, 5)
 			d.Ledger = &receipt.LedgerProof{Leaf: b.leaf, Proof: string(encoded(t, b.l.receipt(t, b.leaf)))}
 		}, Integrity, "another region's"},
 		{"another answer", func(t *testing.T, _ *aMesh, a *answered, d *receipt.Document) {
@@ -173,7 +193,7 @@ func TestAttacksOnReceiptsOfRequests(t *testing.T) {
 			a.sign(t, d, noon.AddDate(0, 0, -9))
 		}, Origin, "does not count"},
 		{"re-keyed", func(t *testing.T, m *aMesh, a *answered, d *receipt.Document) {
-			*d = *newMesh(t, "other").logs[0].answers(t, 5).document(t, 2)
+			*d = *newMesh(t, "other").logs[0].third(t, 5).document(t, 2)
 		}, Origin, "signature"},
 		{"not witnessed", func(t *testing.T, m *aMesh, a *answered, d *receipt.Document) {
 			a.l.cosignedBy = nil
@@ -201,7 +221,7 @@ func TestAttacksOnReceiptsOfRequests(t *testing.T) {
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			m := newMesh(t, "")
-			a := m.logs[0].answers(t, 5)
+			a := m.logs[0].third(t, 5)
 			d := a.document(t, 2)
 			tc.change(t, m, a, d)
 			rep := verified(t, m.policy, written(t, d))
@@ -218,7 +238,7 @@ func TestAttacksOnReceiptsOfRequests(t *testing.T) {
 func TestARequestsTimesAreItsSegments(t *testing.T) {
 	m := newMesh(t, "")
 	l := m.logs[0]
-	a := l.answers(t, 1)
+	a := l.third(t, 1)
 	one, err := receipt.Decode(a.leaves[0])
 	if err != nil {
 		t.Fatal(err)
@@ -239,7 +259,7 @@ func TestARequestsTimesAreItsSegments(t *testing.T) {
 // No byte of a receipt can change, and none be missing or too many.
 func TestEveryByteOfARequestsReceiptCounts(t *testing.T) {
 	m := newMesh(t, "")
-	d := m.logs[0].answers(t, 3).document(t, 1)
+	d := m.logs[0].third(t, 3).document(t, 1)
 	d.Next = "fra-1.1.4.0"
 	(&answered{l: m.logs[0], node: m.logs[0].credential(t, "n1", noon)}).sign(t, d, at(20))
 	data := written(t, d)
@@ -265,7 +285,7 @@ func TestEveryByteOfARequestsReceiptCounts(t *testing.T) {
 
 func FuzzDocument(f *testing.F) {
 	m := newMesh(f, "")
-	f.Add(written(f, m.logs[0].answers(f, 3).document(f, 1)))
+	f.Add(written(f, m.logs[0].third(f, 3).document(f, 1)))
 	f.Add([]byte(`{"id":"fra-1.1.3.1","state":"missing"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) == 0 || data[0] != '{' {

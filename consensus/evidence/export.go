@@ -10,6 +10,7 @@ import (
 	"sort"
 	"time"
 
+	"github.com/sovmesh/sovmesh/consensus/evidence/receipt"
 	"github.com/sovmesh/sovmesh/consensus/ledger"
 )
 
@@ -55,7 +56,17 @@ type Exporter struct {
 	// Selects says of which leaves the openings are wanted; nil of none. A leaf is
 	// asked about once and in order, and open gives its opening.
 	Selects func(l *ledger.Leaf, open func() []byte) bool
+	// Segments gives the inference receipts of a segment, those that the filter
+	// asks for with their leaf; none at all if it asks for none of them. An error
+	// that is an [*AbsentError] goes into the pack, any other ends the export. Nil
+	// where no receipts are wanted: the verifier then says that none are shown.
+	Segments func(ctx context.Context, chain string, seq uint64) ([]receipt.Kept, error)
 }
+
+// AbsentError says why the receipts of a segment cannot be had.
+type AbsentError struct{ Why string } // AbsentAway and so on
+
+func (e *AbsentError) Error() string { return "the receipts are not here: " + absences()[e.Why] }
 
 // Unready says that nothing can be exported yet.
 type Unready struct{ What, Help string }
@@ -99,6 +110,8 @@ type export struct {
 	bundles map[string]uint64 // digest -> a leaf that names it
 	open    []uint64          // leaves whose openings go in
 	erased  []uint64
+	inside  []segmentAt // segments with receipts
+	absent  []Absent
 }
 
 // planned is a file whose content can be had again.
@@ -126,8 +139,12 @@ func (e *Exporter) plan(ctx context.Context) (*export, error) {
 	if err != nil {
 		return nil, err
 	}
+	answered, err := x.segments(ctx)
+	if err != nil {
+		return nil, err
+	}
 	d := Description{Version: 1, Mesh: e.Mesh, ExportedAt: e.Now.UTC(), ExportedBy: e.Region, Filter: x.Filter,
-		Regions: []Region{{Name: e.Region, Origin: e.Origin, First: x.first, End: x.end, Erased: x.erased}}}
+		Regions: []Region{{Name: e.Region, Origin: e.Origin, First: x.first, End: x.end, Erased: x.erased, Absent: x.absent}}}
 	desc, err := d.Encode()
 	if err != nil {
 		return nil, err
@@ -140,7 +157,7 @@ func (e *Exporter) plan(ctx context.Context) (*export, error) {
 	if err := x.proofs(ctx, runs); err != nil {
 		return nil, err
 	}
-	x.files = append(x.files, opened...)
+	x.files = append(append(x.files, opened...), answered...)
 	return x, nil
 }
 
@@ -297,6 +314,7 @@ func (x *export) named(index uint64, entry []byte) error {
 			}
 		}
 	}
+	x.segment(index, l)
 	if x.Selects == nil {
 		return nil
 	}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sovmesh/sovmesh/consensus/evidence/receipt"
 	"github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/placement/residency"
 )
@@ -58,6 +59,14 @@ func (l *aLog) exporter(t testing.TB) *Exporter {
 	e := &Exporter{Mesh: "mesh.example", Region: l.region, Origin: l.origin, Now: noon, Enough: 1, Source: &aSource{l.tiles(t), l, map[uint64]bool{}}}
 	for _, size := range l.sizes {
 		e.Checkpoints = append(e.Checkpoints, Signed{Size: size, Note: l.note(t, size, l.root(size)), Witnesses: len(l.cosignedBy)})
+	}
+	e.Segments = func(_ context.Context, chain string, seq uint64) ([]receipt.Kept, error) {
+		for _, a := range l.answered {
+			if chain == "h:1" && a.seq == seq {
+				return a.kept(), nil
+			}
+		}
+		return nil, &AbsentError{AbsentAway}
 	}
 	return e
 }

@@ -34,6 +34,8 @@ type aLog struct {
 	certificates    map[string][]byte // PEM by serial
 	refused         map[string][]byte // PEM by its hash
 	openings        map[uint64][]byte
+	answered        []*answered       // segments of receipts
+	roots           map[string]string // of the story's segments, hex by a short name
 	// cosignedBy is who witnesses it.
 	cosignedBy []*ledger.Cosigner
 	// first is where the pack begins.
@@ -44,7 +46,7 @@ func seed(words ...string) (out [32]byte) { return sha256.Sum256(fmt.Append(nil,
 
 func newLog(t testing.TB, region, country, keys string) *aLog {
 	t.Helper()
-	l := &aLog{region: region, country: country, origin: region + ".mesh.example/ledger", openings: map[uint64][]byte{}, certificates: map[string][]byte{}, refused: map[string][]byte{}}
+	l := &aLog{region: region, country: country, origin: region + ".mesh.example/ledger", openings: map[uint64][]byte{}, roots: map[string]string{}, certificates: map[string][]byte{}, refused: map[string][]byte{}}
 	var err error
 	if l.ca, err = identity.NewCA(placement.RegionID(region), "mesh.example", noon.Add(-time.Hour)); err != nil {
 		t.Fatal(err)
@@ -160,8 +162,16 @@ func (l *aLog) story(t testing.TB) {
 	l.sign()
 }
 
+// named is the root of a segment of the story.
+func (l *aLog) named(root string) string {
+	if hex, ok := l.roots[root]; ok {
+		return hex
+	}
+	return root
+}
+
 func (l *aLog) segment(t testing.TB, seq int, prev, root string) {
-	l.add(t, kindSegment, showing(ledger.ShownChain, "h:1"), showing(ledger.ShownSegment, fmt.Sprint(seq)), showing(ledger.ShownCount, "5"), showing(ledger.ShownPrev, prev), showing(ledger.ShownRoot, root))
+	l.roots[root] = l.answers(t, seq, 5, l.named(prev)).root()
 }
 
 func (l *aLog) sign() { l.sizes = append(l.sizes, uint64(len(l.leaves))) }
@@ -286,7 +296,17 @@ func (l *aLog) files(t testing.TB) (out []file) {
 			opened = AppendOpening(opened, uint64(i), l.openings[uint64(i)])
 		}
 	}
-	return append(out, file{edgeName(l.region), edge.Marshal()}, file{runName(l.region, dirEntries, 0), run}, file{runName(l.region, dirOpenings, 0), opened})
+	out = append(out, file{edgeName(l.region), edge.Marshal()}, file{runName(l.region, dirEntries, 0), run}, file{runName(l.region, dirOpenings, 0), opened})
+	var receipts []byte
+	for _, a := range l.answered {
+		if a.leaf >= l.first {
+			receipts = AppendSegment(receipts, a.leaf, a.kept())
+		}
+	}
+	if receipts != nil {
+		out = append(out, file{runName(l.region, dirSegments, 0), receipts})
+	}
+	return out
 }
 
 // packed makes the archive of files, with a manifest that fits them.

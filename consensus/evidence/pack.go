@@ -84,6 +84,36 @@ type Region struct {
 	End   uint64 `json:"end"`
 	// Erased are leaves, of those the filter selects, whose opening was erased.
 	Erased []uint64 `json:"erased,omitempty"`
+	// Absent are segments whose inference receipts belong here and could not be
+	// had.
+	Absent []Absent `json:"absent,omitempty"`
+}
+
+// Absent are segments of one chain that are not here.
+type Absent struct {
+	Chain string `json:"chain"` // as leaves name it
+	Why   string `json:"why"`   // AbsentAway and so on
+	// First and Last are leaves of such segments, and Segments is how many of
+	// them there are.
+	First    uint64 `json:"first"`
+	Last     uint64 `json:"last"`
+	Segments uint64 `json:"segments"`
+}
+
+// Why receipts are not in a pack.
+const (
+	AbsentAway    = "away"    // the node that keeps them did not answer
+	AbsentGone    = "gone"    // the node left the region
+	AbsentErased  = "erased"  // it keeps them no longer
+	AbsentDamaged = "damaged" // what it has is not what it committed
+)
+
+// absences are the words for why receipts are not in a pack.
+func absences() map[string]string {
+	return map[string]string{
+		AbsentAway: "the node that keeps them was away when the pack was made", AbsentGone: "the node that kept them has left the region",
+		AbsentErased: "the node kept them as long as it keeps receipts, and erased them", AbsentDamaged: "what the node has is not what it committed",
+	}
 }
 
 // Encode writes the description's one encoding.

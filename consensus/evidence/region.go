@@ -61,6 +61,7 @@ type regionReader struct {
 	chains  map[string]chain
 	// segments are those whose receipts may be here.
 	segments segments
+	chosen   bool // which of their receipts are here, the region chose
 	quoted   []quote
 	unseen   int
 	bundle   map[string]bool // hashes of bundles that leaves name
@@ -74,7 +75,7 @@ type regionReader struct {
 }
 
 func newRegionReader(v *verifier, d Region) *regionReader {
-	return &regionReader{v: v, desc: d, chains: map[string]chain{}, bundle: map[string]bool{}, held: map[string]bool{}, serials: map[string]bool{},
+	return &regionReader{v: v, desc: d, chains: map[string]chain{}, bundle: map[string]bool{}, held: map[string]bool{}, serials: map[string]bool{}, segments: segments{absent: map[string]*Absent{}},
 		out: RegionReport{Name: d.Name, Origin: d.Origin, First: d.First, End: d.End, Erased: len(d.Erased)}}
 }
 
@@ -110,7 +111,7 @@ func (r *regionReader) file(n name, data []byte) error {
 	case dirOpenings:
 		return parseOpenings(data, r.takeOpening)
 	case dirSegments:
-		return parseSegments(data, r.takeSegment)
+		return ParseSegments(data, r.takeSegment)
 	}
 	return nil
 }
@@ -247,9 +248,7 @@ func (r *regionReader) judge(index uint64, l *ledger.Leaf) {
 	}
 	if l.Kind == kindSegment && l.Accepted() {
 		r.judgeSegment(index, l)
-		if r.v.receipted[r.desc.Name] {
-			r.segments.note(index, l)
-		}
+		r.segments.note(index, l, r.v.receipted[r.desc.Name])
 	}
 }
 

@@ -25,6 +25,7 @@ func (r *regionReader) end() error {
 		// A leaf before the first may have a time as late as this.
 		r.v.f.fail(Completeness, "region %s: the pack is said to begin at %s, and its first leaf is of %s, too late to be sure that none is left out", r.desc.Name, stamp(from), stamp(r.out.FirstAt))
 	}
+	r.endSegments()
 	r.endBundles()
 	r.endCertificates()
 	return r.endSeals()

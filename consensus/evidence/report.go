@@ -102,6 +102,8 @@ type RegionReport struct {
 	Requests    uint64    `json:"requests"`            // in these segments
 	Missing     uint64    `json:"missing"`             // promised receipts that are lost
 	Dropped     uint64    `json:"dropped"`             // requests without a receipt
+	Receipts    int       `json:"receipts"`            // of requests, that are here and were checked
+	Absent      uint64    `json:"absent"`              // segments whose receipts belong here and are not
 }
 
 // OK reports whether every verdict holds that evidence of this kind can give.

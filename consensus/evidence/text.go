@@ -141,7 +141,7 @@ func (p *printer) region(r *RegionReport, kind string) {
 		p.line("    %s checked against their leaves; erased: %d", plural(uint64(r.Openings), "opening"), r.Erased)
 	}
 	if r.Segments > 0 {
-		p.line("    %s of inference receipts: %d requests, %d without a receipt, %d MISSING", plural(uint64(r.Segments), "segment"), r.Requests, r.Dropped, r.Missing)
+		p.line("    %s of inference receipts: %d requests, %d without a receipt, %d MISSING; %s here, of %s none", plural(uint64(r.Segments), "segment"), r.Requests, r.Dropped, r.Missing, plural(uint64(r.Receipts), "receipt"), plural(r.Absent, "segment"))
 	}
 }
 

@@ -98,7 +98,7 @@ func attacks() []attack {
 		}, nil, Time, "witnesses had seen it by"},
 		{"a segment left out", func(t *testing.T, m *aMesh) { m.logs[0].segment(t, 4, "cc", "dd"); m.logs[0].sign() }, nil, Completeness, "what is between is missing"},
 		{"receipts lost", func(t *testing.T, m *aMesh) {
-			m.logs[0].add(t, kindSegment, showing(ledger.ShownChain, "h:1"), showing(ledger.ShownSegment, "3"), showing(ledger.ShownPrev, "bb"), showing(ledger.ShownMissing, "2"))
+			m.logs[0].add(t, kindSegment, showing(ledger.ShownChain, "h:1"), showing(ledger.ShownSegment, "3"), showing(ledger.ShownPrev, m.logs[0].named("bb")), showing(ledger.ShownMissing, "2"))
 			m.logs[0].sign()
 		}, nil, Completeness, "MISSING"},
 		{"another region's leaf misquoted", func(t *testing.T, m *aMesh) {

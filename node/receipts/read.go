@@ -126,10 +126,11 @@ func (k *Keeper) findClosed(text string, id receipt.ID) (*Found, error) {
 	return out, nil
 }
 
-// Segment gives the leaves of a closed segment, in their order, for an evidence
-// pack. Keys and owners stay here. fs.ErrNotExist is one that was erased, or
-// never was.
-func (k *Keeper) Segment(seq uint64) (leaves [][]byte, err error) {
+// Segment gives the receipts of a closed segment, in their order, for an evidence
+// pack: with their leaf those that wanted takes, of others the hash alone; nil if
+// it takes none. Keys and owners stay here. fs.ErrNotExist is one that was
+// erased, or never was.
+func (k *Keeper) Segment(seq uint64, wanted func(owner string, l *receipt.Leaf) bool) ([]receipt.Kept, error) {
 	c, err := readFile(k.cfg.Dir, seq)
 	if err != nil {
 		return nil, err
@@ -137,11 +138,25 @@ func (k *Keeper) Segment(seq uint64) (leaves [][]byte, err error) {
 	if c.closed == nil {
 		return nil, fmt.Errorf("segment %d is not closed: %w", seq, fs.ErrNotExist)
 	}
-	leaves, _ = c.leaves()
-	if receipt.Root(leaves) != c.closed.root {
+	leaves, _ := c.leaves()
+	out, some := make([]receipt.Kept, len(leaves)), false
+	for i, data := range leaves {
+		out[i].Hash = ledger.HashLeaf(data)
+		l, err := receipt.Decode(data)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", fileName(seq), err)
+		}
+		if wanted == nil || wanted(c.slots[i].owner, l) {
+			out[i].Leaf, some = data, true
+		}
+	}
+	if receipt.RootOfKept(out) != c.closed.root {
 		return nil, fmt.Errorf("%s: what it holds is not what was committed: the file was changed", fileName(seq))
 	}
-	return leaves, nil
+	if !some {
+		return nil, nil
+	}
+	return out, nil
 }
 
 // Chain is the node's chain as the ledger's leaves name it, empty before the

@@ -53,6 +53,22 @@ func Path(hashes []ledger.Hash, index int) []ledger.Hash {
 	return append(Path(hashes[k:], index-k), RootOf(hashes[:k]))
 }
 
+// Kept is a receipt as an evidence pack has it: its leaf, or, of one that was
+// not asked for, the hash alone, so that the segment's root can still be made.
+type Kept struct {
+	Leaf []byte      // nil for the hash alone
+	Hash ledger.Hash // of the leaf
+}
+
+// RootOfKept is the root of a segment.
+func RootOfKept(all []Kept) ledger.Hash {
+	hashes := make([]ledger.Hash, len(all))
+	for i := range all {
+		hashes[i] = all[i].Hash
+	}
+	return RootOf(hashes)
+}
+
 // ErrProof is the answer to a receipt that is not what the segment's root says.
 var ErrProof = errors.New("the receipt is not what stands in its segment: leaf, index, proof or root was changed")
 
