@@ -224,6 +224,10 @@ func (n *Node) buildFront() (err error) {
 	cfg.Keyring, cfg.Votes = n.keyring, n.votes
 	cfg.Credential, cfg.Verifier, cfg.Dial, cfg.Now, cfg.Log = n.credential, n.verifier, n.deps.Dial, n.deps.now, n.logOf("api")
 	cfg.Ready, cfg.Refused = n.isReady, n.refusals.all
+	cfg.Receipts = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { n.gateway.Handler().ServeHTTP(w, r) })
+	if n.receipts != nil {
+		cfg.Segments = n.receipts
+	}
 	if n.server, err = api.New(cfg); err != nil {
 		return err
 	}
@@ -262,7 +266,6 @@ func (n *Node) isReady() error {
 func (n *Node) appHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/v1/", n.gateway.Handler())
-	mux.Handle("GET "+api.Prefix+"/receipts/{id}", n.gateway.Handler())
 	mux.Handle("/metrics", n.metricsHandler())
 	mux.Handle("/", n.server.App())
 	return mux

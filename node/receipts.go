@@ -127,7 +127,7 @@ func (g gatewayReceipts) Find(ctx context.Context, id string) (owner string, doc
 	if err != nil {
 		return "", nil, &gateway.Error{Status: http.StatusInternalServerError, Code: "receipt_unreadable", Message: err.Error()}
 	}
-	if d.Ledger != nil {
+	if d.State == receipt.Committed {
 		g.prove(ctx, d)
 	}
 	return f.Owner, d, nil
@@ -151,26 +151,24 @@ func (g gatewayReceipts) elsewhere(text string) *gateway.Error {
 	return out
 }
 
-// prove adds the way from the segment's leaf to the newest signed state of the
-// log, as a file that is verified offline. Without one the receipt is committed
+// prove adds the way from the segment's leaf to the signed state of the log that
+// most witnesses know, as a file that is verified offline. Without one the receipt is committed
 // and not yet proven.
 func (g gatewayReceipts) prove(ctx context.Context, d *receipt.Document) {
 	files := g.n.group.Ledger()
 	if files == nil {
 		return
 	}
-	for _, c := range g.n.ledger.View().Checkpoints() {
-		if c.Size <= d.Ledger.Leaf {
-			continue
-		}
-		data, err := proofOf(ctx, files, c.Note, d.Ledger.Leaf)
-		if err != nil {
-			g.n.deps.Log.Warn("a receipt's segment cannot be proven here", "receipt", d.ID, "leaf", d.Ledger.Leaf, "err", err)
-			return
-		}
-		d.Ledger.Proof = string(data)
+	c := g.n.ledger.View().Standing(d.Ledger.Leaf).Checkpoint
+	if c == nil {
 		return
 	}
+	data, err := proofOf(ctx, files, c.Note, d.Ledger.Leaf)
+	if err != nil {
+		g.n.deps.Log.Warn("a receipt's segment cannot be proven here", "receipt", d.ID, "leaf", d.Ledger.Leaf, "err", err)
+		return
+	}
+	d.Ledger.Proof = string(data)
 }
 
 func proofOf(ctx context.Context, files *store.Store, note string, leaf uint64) ([]byte, error) {

@@ -20,7 +20,8 @@ no name, command or prompt, except what was exported with --job or --tenant.
   regions/R/entries    the leaves, each behind its length in two bytes
   regions/R/tail       consistency proof to a later checkpoint, if there is one
   regions/R/openings   what leaves' commitments hide, as far as it was asked for
-  regions/R/segments   receipts of inference requests
+  regions/R/segments   receipts of inference requests, as their nodes keep them; of
+  those that were not asked for a hash. They name no person and no prompt
 
 VERIFY IT
 
@@ -74,6 +75,9 @@ WHAT IT DOES NOT SHOW
 
 - that the facts of a region are true: country, operator and claims are what its
   operators declared, at the assurance that each leaf names
+- receipts that pack.json lists as absent: their node was away, has left, or keeps
+  them no longer. Made again when the node is back, the pack may have them
+- with --tenant or --job, that all receipts of it are here: the region chose them
 - that nothing ran outside the ledger: a node could run what nobody committed;
   receipts held by clients, and visits, show that
 - what went on inside a job, and what its operator could see

@@ -304,11 +304,24 @@ func unreachable(ctx context.Context, base string, err error) error {
 	return &Problem{Code: CodePeerUnknown, Status: http.StatusServiceUnavailable, Detail: fmt.Sprintf("no answer from %s: %v", base, err), Advice: "check the address and that the node runs; another node of the region answers as well"}
 }
 
+// openAIError is how the inference front says what is wrong.
+type openAIError struct {
+	Error struct {
+		Message, Code, Hint string
+		Doors               []Door
+	}
+}
+
 // readProblem reads an error document; anything else becomes one.
 func readProblem(res *http.Response) error {
 	p := &Problem{}
 	data, _ := io.ReadAll(io.LimitReader(res.Body, 256<<10)) // a cut answer is judged by what came
-	if err := json.Unmarshal(data, p); err != nil || p.Code == "" {
+	var front openAIError
+	if err := json.Unmarshal(data, p); err == nil && p.Code == "" && json.Unmarshal(data, &front) == nil && front.Error.Code != "" {
+		e := &front.Error
+		p = newProblem(res.StatusCode, e.Code, strings.TrimSuffix(e.Message, ": "+e.Hint), e.Hint)
+		p.Doors = e.Doors
+	} else if err != nil || p.Code == "" {
 		text := strings.TrimSpace(string(data[:min(len(data), 200)]))
 		p = newProblem(res.StatusCode, CodeInternal, fmt.Sprintf("%s answered %s: %s", res.Request.URL.Host, res.Status, text), "check that the address is a sovmesh node")
 	}

@@ -158,7 +158,7 @@ func (s *Server) exporter(v *state.View, files exportFiles, f evidence.Filter) (
 	}
 	e := &evidence.Exporter{
 		Mesh: s.cfg.Mesh, Region: string(s.cfg.Region), Origin: v.LogOrigin(), Now: s.now(), Filter: f, Checkpoints: signed,
-		Source: &exportSource{files, v}, Enough: len(witnessKeys(v)), Certificates: s.ownChain(), Selects: selects(v, f),
+		Source: &exportSource{files, v}, Enough: len(witnessKeys(v)), Certificates: s.ownChain(), Selects: selects(v, f), Segments: s.segments(v, f),
 	}
 	if s.cfg.Refused != nil {
 		e.Refused = s.cfg.Refused()

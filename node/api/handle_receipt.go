@@ -19,9 +19,9 @@ import (
 // is signed every second.
 const checkpointWait = time.Second
 
-// receipt is what the region's ledger holds of a job: in words, or as the file
+// jobReceipt is what the region's ledger holds of a job: in words, or as the file
 // that is verified offline.
-func receipt(s *Server, c *call) error {
+func jobReceipt(s *Server, c *call) error {
 	proof, err := c.wantsProof()
 	if err != nil {
 		return err

@@ -85,6 +85,10 @@ type Config struct {
 	// Witness is this region's part as a witness of the logs of others; nil where
 	// no state is held.
 	Witness Witness
+	// Segments are the inference receipts that this node keeps; nil where it keeps
+	// none. Receipts answers about one of them, and knows its callers itself.
+	Segments Segments
+	Receipts http.Handler
 	// Signing is how far the own log is signed and witnessed; nil where no state
 	// is held.
 	Signing func() Signing

@@ -55,7 +55,7 @@ func (f *Found) Document() (*receipt.Document, error) {
 // ErrElsewhere is the answer about a receipt of another node.
 var ErrElsewhere = errors.New("another node keeps this receipt")
 
-// ErrNever is the answer about a receipt of a segment that was not begun.
+// ErrNever is the answer about a receipt that no segment ever began.
 var ErrNever = errors.New("no such receipt was ever promised")
 
 // Find looks a receipt up, from what is open or from its segment's file.
@@ -107,6 +107,9 @@ func (k *Keeper) findClosed(text string, id receipt.ID) (*Found, error) {
 		out.LedgerLeaf, out.Known = *c.leaf, true
 	}
 	leaves, _ := c.leaves()
+	if c.closed != nil && !c.closed.recovered && id.Index >= c.closed.count {
+		return nil, ErrNever // the segment was closed in order, without it
+	}
 	if id.Index >= uint64(len(leaves)) || c.slots[id.Index].leaf == nil {
 		return out, nil
 	}

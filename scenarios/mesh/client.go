@@ -185,6 +185,13 @@ func (m *Mesh) Fetch(id placement.RegionID, name placement.NodeID, path string) 
 
 func (m *Mesh) request(method string, id placement.RegionID, name placement.NodeID, path string, header http.Header, body string) (int, []byte) {
 	m.t.Helper()
+	status, _, data := m.answer(method, id, name, path, header, body)
+	return status, data
+}
+
+// answer is request with the header of what came.
+func (m *Mesh) answer(method string, id placement.RegionID, name placement.NodeID, path string, header http.Header, body string) (int, http.Header, []byte) {
+	m.t.Helper()
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM([]byte(m.region(id).ca))
 	c := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
@@ -203,5 +210,5 @@ func (m *Mesh) request(method string, id placement.RegionID, name placement.Node
 	m.must(err)
 	defer res.Body.Close()
 	data, _ := io.ReadAll(io.LimitReader(res.Body, 4<<20)) // a cut answer is judged by what came
-	return res.StatusCode, data
+	return res.StatusCode, res.Header, data
 }
