@@ -23,6 +23,7 @@ gpus: sim:8xH100
 cpu: 500m
 memory: 64GiB
 drivers: [process]
+witness: `+outsideWitness+`
 log: {level: warn, format: json}
 `)
 	cfg, err := readAgentConfig(path)
@@ -41,10 +42,19 @@ log: {level: warn, format: json}
 	if cfg.CPU.String() != "500m" || cfg.Memory.String() != "64GiB" || cfg.level != slog.LevelWarn || !cfg.json || cfg.Site != "hall-2" {
 		t.Errorf("%+v", cfg)
 	}
+	if cfg.Witness != outsideWitness {
+		t.Errorf("witness %q", cfg.Witness)
+	}
 	if err := cfg.Validate(); err != nil {
 		t.Error(err)
 	}
 }
+
+const logKeyLine = "fra-1.mesh.example/ledger+a58182ae+AWt5xX5qCVI5KCwEgY6WES8/A6QAG6l6VkwjhSo/HqX8 https://witness.example/w"
+
+// outsideWitness is one line of configuration: a verifier key of type 0x04, and
+// an address.
+const outsideWitness = "witness.example/w+bfc4c0f7+BM7MFQfcHd1ylZUcKQiI8JWtuQRNG3PWlubfBl1oO9T8 https://witness.example/w"
 
 // Every problem is reported at once, in the order of the file.
 func TestAgentConfigProblems(t *testing.T) {
@@ -66,6 +76,10 @@ func TestAgentConfigProblems(t *testing.T) {
 		{"devices", good + "gpus: 8\n", nil},
 		{"driver", good + "drivers: [process, docker]\n", []string{`:4:20: there is no driver "docker"`}},
 		{"log", good + "log: {level: loud, form: x}\n", []string{`:4:14: level cannot be "loud"`, `:4:20: there is no key "form" in log`}},
+		{"witness without an address", good + "witness: " + strings.Fields(outsideWitness)[0] + "\n", []string{":4:10: an outside witness is written as its verifier key, a space, and the address"}},
+		{"witness that is a log", good + "witness: " + logKeyLine + "\n", []string{":4:10: the key of fra-1.mesh.example/ledger is that of a log; a witness cosigns"}},
+		{"witness by telephone", good + "witness: " + strings.Fields(outsideWitness)[0] + " tel:123\n", []string{":4:10: the address of witness witness.example/w begins with https://"}},
+		{"witness with a key that is none", good + "witness: x+1+2 https://witness.example\n", nil},
 		{"join token", good + "join: hello\n", nil},
 		{"join twice", good + "join: hello\njoin_file: t\n", nil},
 		{"not YAML", "node: [n1\n", nil},

@@ -193,6 +193,9 @@ func (s *Service) submit(ctx context.Context, t Target, note *ledger.SignedCheck
 		return Answer{}, err
 	}
 	answer, err := s.cfg.Transport.Post(ctx, t, "add-checkpoint", body)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return answer, fmt.Errorf("witness %s did not answer within %s, and later answers do not count: %w", t.Name(), s.cfg.AskWithin, err)
+	}
 	if err != nil {
 		return answer, fmt.Errorf("ask witness %s: %w", t.Name(), err)
 	}
