@@ -138,6 +138,8 @@ type Group struct {
 	health  atomic.Pointer[error] // last storage fault
 	ledger  atomic.Pointer[store.Store]
 	whole   atomic.Int64 // voters with a whole ledger, as last heard
+	// forget is that of the stores; Run sets it before anything asks.
+	forget func(index uint64) (bool, error)
 
 	barrierMu   sync.Mutex
 	barrierTerm uint64 // term in which a barrier has passed; guarded by barrierMu
@@ -173,6 +175,7 @@ func (g *Group) Run(ctx context.Context) error {
 		return err
 	}
 	defer g.closing("ledger", g.closeLedger)
+	g.forget = stores.Forget
 	net := newMux(g)
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()

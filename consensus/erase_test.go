@@ -92,6 +92,28 @@ func TestErasedBytesLeaveEveryDisk(t *testing.T) {
 	if len(r.holds(away, marker)) == 0 {
 		t.Fatal("a node that was away has erased it")
 	}
+	// It had begun when it stopped: what the ledger hides is erased, raft's files
+	// are as they were, and a crash left a snapshot half-written.
+	below := string(r.dirs[away].(dir))
+	files, err := store.Open(store.Dir(filepath.Join(below, ledgerDir)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, leaf := range leaves {
+		if err := files.Erase(leaf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := files.Close(); err != nil {
+		t.Fatal(err)
+	}
+	torn := filepath.Join(below, snapshotsDir, "2-99-1760000000000"+unfinished)
+	if err := os.MkdirAll(torn, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(torn, "state.bin"), []byte(marker), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	r.restart(away)
 	gone(away)
 	for _, id := range all {

@@ -33,6 +33,10 @@ type Stores struct {
 	Close     func() error
 	// Ledger is where the region's leaves go; nil keeps none.
 	Ledger store.Files
+	// Forget makes sure that no snapshot and no file of the log holds an entry up
+	// to an index, as far as a newer snapshot is there, and reports whether that is
+	// so. Nil: nothing is on a disk.
+	Forget func(index uint64) (bool, error)
 	// Committed remembers, roughly, how far this replica had come: a log that
 	// ends before it was damaged. Both are optional.
 	Committed     func() (uint64, error)
@@ -87,17 +91,21 @@ const (
 	identityFile  = "consensus.json"
 	committedFile = "consensus.committed"
 	ledgerDir     = "ledger"
+	logDir        = "raft"
 	snapshotsKept = 2
 )
 
 func (d dir) Open(id Identity, log *slog.Logger) (*Stores, error) {
 	path := string(d)
-	logs := filepath.Join(path, "raft")
+	logs := filepath.Join(path, logDir)
 	if err := os.MkdirAll(logs, 0o700); err != nil {
 		return nil, fmt.Errorf("make the raft directory: %w", err)
 	}
 	if err := checkIdentity(path, id); err != nil {
 		return nil, err
+	}
+	if err := d.dropUnfinished(); err != nil {
+		return nil, fmt.Errorf("remove half-written snapshots below %s: %w", path, err)
 	}
 	w, err := wal.Open(logs, wal.WithLogger(hclogger(log, "wal")))
 	if err != nil {
@@ -108,11 +116,13 @@ func (d dir) Open(id Identity, log *slog.Logger) (*Stores, error) {
 		return nil, errors.Join(fmt.Errorf("open the snapshots below %s: %w", path, err), w.Close())
 	}
 	file := filepath.Join(path, committedFile)
-	return &Stores{
+	stores := &Stores{
 		Log: w, Stable: w, Snapshots: snapshots, Close: w.Close, Ledger: store.Dir(filepath.Join(path, ledgerDir)),
 		Committed:     func() (uint64, error) { return readCommitted(file) },
 		NoteCommitted: func(index uint64) error { return replaceFile(file, strconv.FormatUint(index, 10)) },
-	}, nil
+	}
+	stores.Forget = func(index uint64) (bool, error) { return d.forget(stores, index) }
+	return stores, nil
 }
 
 func readCommitted(file string) (uint64, error) {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus"
@@ -18,7 +19,12 @@ import (
 // ledger is the region's replicated state as this node reaches it: its own
 // replica on voters and standbys; on workers, what most voters tell alike. The
 // API, the controller, the runner and the gateway see no difference.
-type ledger struct{ n *Node }
+type ledger struct {
+	n *Node
+	// erased and erasures belong to Next, which the runner alone calls.
+	erased   map[placement.JobID]bool
+	erasures uint64 // sequence number of the newest one in erased
+}
 
 // errNoReplica is the answer of a worker to what only a replica can do.
 var errNoReplica = errors.New("this node holds no replica of its region's ledger; ask a voter")
@@ -163,7 +169,16 @@ func (l *ledger) Next(ctx context.Context, after uint64) (runner.Wanted, error) 
 	if err != nil {
 		return runner.Wanted{}, err
 	}
-	out := runner.Wanted{Index: view.Index()}
+	if more := view.Erasures(l.erasures); len(more) > 0 {
+		l.erased = maps.Clone(l.erased) // the runner reads the old one
+		if l.erased == nil {
+			l.erased = map[placement.JobID]bool{}
+		}
+		for _, e := range more {
+			l.erased[e.Job], l.erasures = true, e.Seq
+		}
+	}
+	out := runner.Wanted{Index: view.Index(), Erased: l.erased}
 	for _, t := range view.TasksOn(l.n.who.Node) {
 		if job := view.Job(t.Job); job != nil {
 			out.Tasks = append(out.Tasks, runner.Want{Task: *t, Job: *job})

@@ -83,6 +83,9 @@ WHAT IT DOES NOT SHOW
 - what went on inside a job, and what its operator could see
 - that regions and all the witnesses of the policy did not act together
 - a time more exact than the witnesses' cosignatures around it
+- what was erased: its leaf is here and proven, and the verifier counts it; what
+  it hid is off the region's files, and whether old blocks of its disks, backups
+  or another region still have it, no file can show
 - what is in the records of other regions: each exports its own pack; verify
   them together, and what they say of each other is compared
 `

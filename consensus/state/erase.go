@@ -38,8 +38,15 @@ func (RecordRead) Kind() Kind    { return KindRecordRead }
 // kept for ever, so that a replica that was away, or restores a backup, erases
 // them when it is back.
 type Erasure struct {
-	Seq    uint64   `json:"seq"`
-	Leaves []uint64 `json:"leaves"`
+	Seq uint64          `json:"seq"`
+	Job placement.JobID `json:"job"` // whose output its nodes erase
+	// Log is which of the region's logs the leaves are of: 0, and one more after
+	// each recovery.
+	Log    int      `json:"log,omitempty"`
+	Leaves []uint64 `json:"leaves,omitempty"`
+	// Index is raft's, of the command: what raft keeps up to it may hold what was
+	// erased.
+	Index uint64 `json:"index,omitempty"`
 }
 
 // MaxErase is how many leaves one command erases.
@@ -79,7 +86,7 @@ func (s *State) eraseOpenings(c *call, k EraseOpenings) *Refused {
 		return refuse("audit.leaves", "name leaves of this log", "leaf %d is none of the log", k.Leaves[len(k.Leaves)-1])
 	}
 	seq := uint64(s.erasures.len()) + 1
-	s.erasures.put(seqKey(seq), &Erasure{Seq: seq, Leaves: k.Leaves})
+	s.erasures.put(seqKey(seq), &Erasure{Seq: seq, Job: k.Job, Log: s.Restarts, Leaves: k.Leaves, Index: c.index})
 	c.show(ledger.ShownErased, leavesText(k.Leaves))
 	c.id = string(k.Job)
 	if known {

@@ -36,6 +36,7 @@ const (
 	factNodes        = "nodes"
 	factTenants      = "tenants"
 	factRevoked      = "revoked"
+	factErased       = "erased"
 	factServing      = "serving"
 	factServingTasks = "serving-tasks"
 	factTasks        = "tasks"
@@ -46,7 +47,7 @@ const (
 // record that each consists of.
 func sharedFacts() []factKind {
 	return []factKind{{factScalars, recScalars}, {factPacks, recPack}, {factRegions, recRegion}, {factNodes, recNode},
-		{factTenants, recTenant}, {factRevoked, recRevoked}, {factServingTasks, recTask}, {factServing, recJob}}
+		{factTenants, recTenant}, {factRevoked, recRevoked}, {factErased, recErasure}, {factServingTasks, recTask}, {factServing, recJob}}
 }
 
 // ownFacts are those of one node.
@@ -77,6 +78,12 @@ func (v *View) SharedFacts(before []FactTable) []FactTable {
 		}),
 		fact(factTenants, func(w *recordWriter) { writeTable(w, recTenant, v.tenants) }),
 		fact(factRevoked, func(w *recordWriter) { writeKeyed(w, recRevoked, v.revoked) }),
+		fact(factErased, func(w *recordWriter) {
+			v.erasures.ascend("", func(_ string, e *Erasure) bool {
+				w.json(recErasure, Erasure{Seq: e.Seq, Job: e.Job})
+				return w.err == nil
+			})
+		}),
 		fact(factServingTasks, func(w *recordWriter) { writeTable(w, recTask, tasks) }),
 		fact(factServing, func(w *recordWriter) { writeTable(w, recJob, jobs) }),
 	}

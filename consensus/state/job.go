@@ -1,6 +1,8 @@
 package state
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -80,7 +82,12 @@ func (s *State) repeatedSubmit(c *call, k SubmitJob) (bool, *Refused) {
 	return true, nil
 }
 
-func idempotencyKey(k SubmitJob) string { return string(k.Job.Tenant) + "\x00" + k.IdempotencyKey }
+// idempotencyKey is a hash: the key is what a client typed, and the state keeps it
+// longer than the job's own words, which can be erased.
+func idempotencyKey(k SubmitJob) string {
+	sum := sha256.Sum256([]byte(string(k.Job.Tenant) + "\x00" + k.IdempotencyKey))
+	return hex.EncodeToString(sum[:])
+}
 
 func (s *State) checkJob(j *placement.Job) *Refused {
 	r := j.Spec.Resources

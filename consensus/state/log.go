@@ -306,7 +306,6 @@ func (s *State) restartLog(c *call, k RestartLog) *Refused {
 	s.tree = ledger.NewTree()
 	s.Marks, s.checkpoints = nil, newTable[*Checkpoint]()
 	s.forgetLeaves()
-	s.erasures = newTable[*Erasure]() // of the log before, which is not served any more
 	c.show(ledger.ShownOrigin, s.LogOrigin())
 	c.show(ledger.ShownPrevious, k.Previous)
 	c.id = s.LogOrigin()

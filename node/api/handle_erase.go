@@ -44,9 +44,10 @@ func eraseOpenings(s *Server, c *call) error {
 		}
 	}
 	return c.writeJSON(http.StatusOK, Erasure{Job: id, Leaves: leaves, Remains: []string{
-		"the job's output, for as long as its node keeps logs",
-		"commands in the raft log's last file, if others were committed while it was emptied, until that file is full and dropped",
+		"a node that is away: it erases what it has when it is back",
+		"in a region that never pauses, the raft log's last file, until it is full and dropped",
 		"what other regions hold of the job: each erases its own half",
+		"receipts of inference requests, which hold no prompt and no answer, and what a log before a recovery of the region holds",
 		"copies below or outside the store: backups, copy-on-write file systems, worn blocks of a disk",
 	}})
 }

@@ -7,7 +7,7 @@ import (
 )
 
 // collect removes output and records of tasks that are over, that the region
-// knows to be over, and whose time to be kept has passed.
+// knows to be over, and whose time to be kept has passed or whose job was erased.
 func (r *Runner) collect(ctx context.Context) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -19,7 +19,7 @@ func (r *Runner) collect(ctx context.Context) {
 	}
 	slices.SortFunc(done, func(a, b *task) int { return b.rec.EndedAt.Compare(a.rec.EndedAt) })
 	for i, t := range done {
-		if i < r.cfg.KeepFinished && time.Since(t.rec.EndedAt) < r.cfg.KeepFor {
+		if i < r.cfg.KeepFinished && time.Since(t.rec.EndedAt) < r.cfg.KeepFor && !r.last.Erased[t.rec.Job] {
 			continue
 		}
 		t.collecting = true

@@ -176,9 +176,9 @@ func (r *Runner) carryOut(ctx context.Context, t *task) {
 		return
 	}
 	t.stopping = true
-	grace, reason := t.grace, t.stop
+	grace := t.grace
 	r.notify()
-	r.lives.Go(func() { r.end(ctx, t, d, h, grace, reason) })
+	r.lives.Go(func() { r.end(ctx, t, d, h, grace) })
 }
 
 // passLease tells the driver until when the task may run without us, and keeps
@@ -193,9 +193,10 @@ func (r *Runner) passLease(ctx context.Context, t *task, d Driver, h Handle, unt
 	_ = r.save(t) // kept as a problem and tried again
 }
 
-// end asks the driver until it has ended the task.
-func (r *Runner) end(ctx context.Context, t *task, d Driver, h Handle, grace time.Duration, reason string) {
-	r.log.Info("ending a task", "task", h.Task, "reason", reason)
+// end asks the driver until it has ended the task. Why is with the job: people
+// may have typed it, and no erasure reaches the log of a program.
+func (r *Runner) end(ctx context.Context, t *task, d Driver, h Handle, grace time.Duration) {
+	r.log.Info("ending a task", "task", h.Task, "job", t.rec.Job)
 	pause := r.cfg.Retry
 	for {
 		err := d.Stop(ctx, h, grace)

@@ -23,6 +23,7 @@ type region struct {
 	index   uint64
 	tasks   map[placement.TaskID]*runner.Want
 	cut     bool // the node reaches nobody
+	erased  map[placement.JobID]bool
 	heard   []string
 	changed chan struct{}
 }
@@ -80,7 +81,7 @@ func (r *region) Next(ctx context.Context, after uint64) (runner.Wanted, error) 
 }
 
 func (r *region) view() runner.Wanted {
-	w := runner.Wanted{Index: r.index}
+	w := runner.Wanted{Index: r.index, Erased: r.erased}
 	for _, t := range r.tasks {
 		w.Tasks = append(w.Tasks, *t)
 	}

@@ -34,6 +34,9 @@ type Want struct {
 type Wanted struct {
 	Index uint64
 	Tasks []Want
+	// Erased are jobs of which nothing may be kept any more: what this node has of
+	// their tasks goes at once. It is read, never written, and may be nil.
+	Erased map[placement.JobID]bool
 }
 
 // Assignments is where a node learns what to run. Next blocks until the

@@ -389,6 +389,31 @@ func TestFinishedTasksAreCollectedInTime(t *testing.T) {
 	})
 }
 
+// Of a job that was erased nothing is kept, however new it is; a task of it that
+// still runs, or whose end the region does not know, is not touched.
+func TestWhatIsErasedIsCollectedAtOnce(t *testing.T) {
+	run(t, func(b *bed) {
+		b.agent()
+		const erased = placement.JobID("fra-1.another")
+		gone := b.region.assign(0, func(w *runner.Want) { w.Task.Job, w.Job.ID = erased, erased }, "print", "x")
+		stays := b.region.assign(1, nil, "print", "x")
+		b.pass(time.Second)
+		b.region.commit(func() {})
+		b.pass(time.Second)
+		if n := len(b.r.Tasks()); n != 2 {
+			b.Fatalf("%d tasks are kept before", n)
+		}
+		b.region.commit(func() { b.region.erased = map[placement.JobID]bool{erased: true} })
+		b.pass(time.Second)
+		if all := b.r.Tasks(); len(all) != 1 || b.status(stays).Status != placement.TaskComplete {
+			b.Errorf("kept: %+v", all)
+		}
+		if _, err := b.r.Logs(b.Context(), gone, 0, false); err == nil {
+			b.Error("its output can still be read")
+		}
+	})
+}
+
 func TestManyAtOnceAreAllStarted(t *testing.T) {
 	run(t, func(b *bed) {
 		b.agent()

@@ -256,7 +256,7 @@ func (r *Runner) finish(t *task, status placement.TaskStatus, reason string, exi
 		t.rec.EndedAt = exit.At
 	}
 	r.mu.Unlock()
-	r.log.Info("task is over", "task", t.rec.Task, "job", t.rec.Job, "status", string(status), "reason", reason)
+	r.log.Info("task is over", "task", t.rec.Task, "job", t.rec.Job, "status", string(status)) // why is with the job: see end
 	r.report(t, status, reason)
 	_ = r.save(t) // kept as a problem and tried again
 	r.poke()
