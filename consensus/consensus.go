@@ -137,6 +137,7 @@ type Group struct {
 	net     atomic.Pointer[mux]
 	health  atomic.Pointer[error] // last storage fault
 	ledger  atomic.Pointer[store.Store]
+	old     oldLedgers
 	whole   atomic.Int64 // voters with a whole ledger, as last heard
 	// forget is that of the stores; Run sets it before anything asks.
 	forget func(index uint64) (bool, error)

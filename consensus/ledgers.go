@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/ledger/store"
@@ -29,8 +30,9 @@ func (g *Group) openLedger(stores *Stores) error {
 	}
 	g.machine.ledger = s
 	g.ledger.Store(s)
+	g.old.files = stores.Ledger
 	g.machine.reopen = func(restarts int) (*store.Store, error) {
-		next, err := store.Open(store.Under(stores.Ledger, fmt.Sprintf("%d.", restarts+1)))
+		next, err := store.Open(filesOf(stores.Ledger, restarts))
 		if err != nil {
 			return nil, fmt.Errorf("open the ledger that region %s began anew: %w", g.cfg.Region, err)
 		}
@@ -39,11 +41,59 @@ func (g *Group) openLedger(stores *Stores) error {
 	return nil
 }
 
-func (g *Group) closeLedger() error {
-	if s := g.ledger.Load(); s != nil {
-		return s.Close()
+// filesOf are the files of the log that was begun after so many restarts.
+func filesOf(all store.Files, restarts int) store.Files {
+	if restarts == 0 {
+		return all
 	}
-	return nil
+	return store.Under(all, fmt.Sprintf("%d.", restarts+1))
+}
+
+func (g *Group) closeLedger() error {
+	var errs []error
+	g.old.mu.Lock()
+	for _, s := range g.old.open {
+		errs = append(errs, s.Close())
+	}
+	g.old.open, g.old.files = nil, nil
+	g.old.mu.Unlock()
+	if s := g.ledger.Load(); s != nil {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// oldLedgers are the logs that the region had before it was recovered: their
+// files stay, and are opened when somebody asks.
+type oldLedgers struct {
+	mu    sync.Mutex
+	files store.Files          // guarded by mu; nil where no ledger is kept, and after the end
+	open  map[int]*store.Store // guarded by mu; by the restarts before it
+}
+
+// OldLedger is the log that the region had after so many restarts, fewer than
+// now. It is empty on a node that joined since. The group closes it.
+func (g *Group) OldLedger(restarts int) (*store.Store, error) {
+	if restarts < 0 || restarts >= g.View().Restarts {
+		return nil, fmt.Errorf("region %s had no other log after %d recoveries", g.cfg.Region, restarts)
+	}
+	g.old.mu.Lock()
+	defer g.old.mu.Unlock()
+	if s := g.old.open[restarts]; s != nil {
+		return s, nil
+	}
+	if g.old.files == nil {
+		return nil, errors.New("no ledger is kept here")
+	}
+	s, err := store.Open(filesOf(g.old.files, restarts))
+	if err != nil {
+		return nil, fmt.Errorf("open the log that region %s had before a recovery: %w", g.cfg.Region, err)
+	}
+	if g.old.open == nil {
+		g.old.open = map[int]*store.Store{}
+	}
+	g.old.open[restarts] = s
+	return s, nil
 }
 
 // Ledger is this replica's ledger; nil before Run has opened it, and where none

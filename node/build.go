@@ -212,6 +212,7 @@ func (n *Node) buildFront() (err error) {
 	cfg.Region, cfg.Mesh, cfg.Self, cfg.Version = n.who.Region, n.who.Mesh, n.who.Node, n.cfg.Program
 	if n.group != nil {
 		cfg.Ledger, cfg.LedgerFiles, cfg.LedgerState = n.ledger, n.ledgerFiles, n.ledgerState
+		cfg.OldLedger = n.oldLedger
 		cfg.Witness, cfg.Signing = apiWitness{n.witness}, n.signing
 	}
 	cfg.Voters, cfg.Peers, cfg.Tasks, cfg.Links = n.voters, n.endpoint, tasks{n.runner}, apiLinks{n.links}

@@ -195,6 +195,15 @@ func (n *Node) ledgerFiles() api.LedgerFiles {
 	return nil
 }
 
+// oldLedger is a log that the region had before a recovery.
+func (n *Node) oldLedger(restarts int) (api.LedgerFiles, error) {
+	s, err := n.group.OldLedger(restarts)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
 func (n *Node) ledgerState() api.LedgerState {
 	here, whole, voters := n.group.LedgerStatus()
 	return api.LedgerState{Size: here.Size, Missing: here.Missing, Whole: whole, Voters: voters}

@@ -45,6 +45,9 @@ type Exporter struct {
 	Filter               Filter
 	Source               Source
 	Checkpoints          []Signed // rising in size
+	// Successor proves, as a tlog-proof, the first leaf of the log that was begun
+	// in the place of this one; nil for the region's present log.
+	Successor []byte
 	// Enough is how many witnesses the last checkpoint should have; with fewer,
 	// that with the most is taken.
 	Enough int
@@ -156,6 +159,9 @@ func (e *Exporter) plan(ctx context.Context) (*export, error) {
 	}
 	if err := x.proofs(ctx, runs); err != nil {
 		return nil, err
+	}
+	if e.Successor != nil {
+		x.add(successorName(e.Region), e.Successor)
 	}
 	x.files = append(append(x.files, opened...), answered...)
 	return x, nil

@@ -74,7 +74,7 @@ func shares(certs []*x509.Certificate, roots [][]byte) bool {
 // endBundles asks whether the certificates here are those that leaves name.
 func (r *regionReader) endBundles() {
 	for digest := range r.held {
-		if !r.bundle[digest] && r.desc.First == 0 {
+		if !r.bundle[digest] && r.fromTheBeginning() {
 			r.v.f.fail(Origin, "region %s: no leaf names the certificates %s", r.desc.Name, digest)
 		}
 	}
@@ -231,7 +231,7 @@ func issued(chain []*x509.Certificate, id identity.ID, roots [][]byte) error {
 // must be here.
 func (r *regionReader) within(at time.Time) bool {
 	begin := r.out.FirstAt.Add(2 * maxSkew)
-	if r.desc.First == 0 {
+	if r.fromTheBeginning() {
 		begin = time.Time{}
 	}
 	return at.After(begin) && at.Before(r.out.LastAt.Add(-2*maxSkew))

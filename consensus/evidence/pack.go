@@ -23,6 +23,7 @@ import (
 //	regions/<r>/edge                           compact range of the log before the first leaf
 //	regions/<r>/entries/<n>                    the leaves, in runs
 //	regions/<r>/tail                           consistency proof from the last leaf to a larger last checkpoint
+//	regions/<r>/successor                      the first leaf of the log that was begun in its place
 //	regions/<r>/openings/<n>                   what some commitments hide, in runs
 //	regions/<r>/segments/<n>                   inference receipts
 const (
@@ -41,6 +42,7 @@ const (
 	fileEdge        = "edge"
 	dirEntries      = "entries"
 	fileTail        = "tail"
+	fileSuccessor   = "successor"
 	dirOpenings     = "openings"
 	dirSegments     = "segments"
 )
@@ -169,7 +171,7 @@ func parseName(s string) (name, error) {
 	switch {
 	case len(words) == 3 && words[0] == lawDir:
 		return name{law: words[1], table: words[2]}, nil
-	case len(words) == 3 && words[0] == regionsDir && (words[2] == fileEdge || words[2] == fileTail):
+	case len(words) == 3 && words[0] == regionsDir && (words[2] == fileEdge || words[2] == fileTail || words[2] == fileSuccessor):
 		return name{region: words[1], kind: words[2]}, nil
 	case len(words) == 4 && words[0] == regionsDir:
 		switch words[2] {
@@ -184,6 +186,7 @@ func parseName(s string) (name, error) {
 func lawName(hash, table string) string      { return lawDir + "/" + hash + "/" + table }
 func edgeName(region string) string          { return regionsDir + "/" + region + "/" + fileEdge }
 func tailName(region string) string          { return regionsDir + "/" + region + "/" + fileTail }
+func successorName(region string) string     { return regionsDir + "/" + region + "/" + fileSuccessor }
 func fileName(region, kind, f string) string { return regionsDir + "/" + region + "/" + kind + "/" + f }
 func runName(region, kind string, n int) string {
 	return fileName(region, kind, fmt.Sprintf("%09d", n))

@@ -81,7 +81,7 @@ func newRegionReader(v *verifier, d Region) *regionReader {
 
 // rank orders the kinds of files.
 func rank(kind string) int {
-	return slices.Index([]string{dirBundles, dirCertificates, dirRefused, dirCheckpoints, fileEdge, dirEntries, fileTail, dirOpenings, dirSegments}, kind)
+	return slices.Index([]string{dirBundles, dirCertificates, dirRefused, dirCheckpoints, fileEdge, dirEntries, fileTail, fileSuccessor, dirOpenings, dirSegments}, kind)
 }
 
 func (r *regionReader) file(n name, data []byte) error {
@@ -108,6 +108,8 @@ func (r *regionReader) file(n name, data []byte) error {
 		return parseRun(data, r.takeLeaf)
 	case fileTail:
 		return r.takeTail(data)
+	case fileSuccessor:
+		return r.takeSuccessor(data)
 	case dirOpenings:
 		return parseOpenings(data, r.takeOpening)
 	case dirSegments:
@@ -241,6 +243,9 @@ func (r *regionReader) judge(index uint64, l *ledger.Leaf) {
 	if !l.Accepted() {
 		r.out.Refusals++
 	}
+	if index == 0 && l.Kind == kindRestart && l.Accepted() {
+		r.judgeRestart(l)
+	}
 	r.judgeTime(index, l)
 	r.judgeLaw(index, l)
 	for _, s := range l.Shown {
@@ -259,6 +264,7 @@ const (
 	kindForward = "job.forward"
 	kindGrant   = "grant.issue"
 	kindSegment = "receipt.segment"
+	kindRestart = "ledger.restart"
 )
 
 // judgeTime compares a leaf with the cosignatures around it.

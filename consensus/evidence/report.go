@@ -104,6 +104,20 @@ type RegionReport struct {
 	Dropped     uint64    `json:"dropped"`             // requests without a receipt
 	Receipts    int       `json:"receipts"`            // of requests, that are here and were checked
 	Absent      uint64    `json:"absent"`              // segments whose receipts belong here and are not
+	// Begun and Ended show a recovery, at either end of the log; nil where none is.
+	Begun *Recovery `json:"begun,omitempty"`
+	Ended *Recovery `json:"ended,omitempty"`
+}
+
+// Recovery is the break between two logs of a region that lost its quorum: what
+// the lost voters alone had is in neither.
+type Recovery struct {
+	// Origin is the other log: the one before, or the one after.
+	Origin string `json:"origin"`
+	// Quoted is how many leaves the older log has by the checkpoint that the newer
+	// quotes; 0 if it quotes none.
+	Quoted uint64    `json:"quoted"`
+	At     time.Time `json:"at"` // of the newer log's first leaf
 }
 
 // OK reports whether every verdict holds that evidence of this kind can give.

@@ -178,7 +178,7 @@ func (r *regionReader) judgeSegment(index uint64, l *ledger.Leaf) {
 	r.out.Requests += count
 	r.out.Dropped += dropped
 	last, known := r.chains[id]
-	if r.partial == nil && (known && (seq != last.seq+1 || l.Get(ledger.ShownPrev) != last.root) || !known && r.desc.First == 0 && seq != 1) {
+	if r.partial == nil && (known && (seq != last.seq+1 || l.Get(ledger.ShownPrev) != last.root) || !known && r.fromTheBeginning() && seq != 1) {
 		r.v.f.fail(Completeness, "region %s: leaf %d is segment %d of chain %s and follows segment %d: what is between is missing", r.desc.Name, index, seq, id, last.seq)
 	}
 	r.chains[id] = chain{seq, l.Get(ledger.ShownRoot)}

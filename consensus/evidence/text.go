@@ -137,12 +137,25 @@ func (p *printer) region(r *RegionReport, kind string) {
 		p.line("    witnessed by %s by %s, at size %d", strings.Join(r.Witnesses, ", "), when(r.Witnessed), r.Size)
 	}
 	p.line("    %s, %s repeated, %s", plural(uint64(r.Placements), "placement"), plural(uint64(r.Judgements), "decision"), plural(uint64(r.Refusals), "refusal"))
+	if b := r.Begun; b != nil {
+		p.line("    BEGUN by a recovery at %s, in the place of %s, of which %s are vouched for: export them by themselves", when(b.At), nonEmpty(b.Origin, "a log that it does not quote"), plural(b.Quoted, "leaf"))
+	}
+	if e := r.Ended; e != nil {
+		p.line("    ENDED by a recovery at %s, after %s that the next log vouches for; it goes on as %s", when(e.At), plural(e.Quoted, "leaf"), e.Origin)
+	}
 	if r.Openings+r.Erased > 0 {
 		p.line("    %s checked against their leaves; erased: %d", plural(uint64(r.Openings), "opening"), r.Erased)
 	}
 	if r.Segments > 0 {
 		p.line("    %s of inference receipts: %d requests, %d without a receipt, %d MISSING; %s here, of %s none", plural(uint64(r.Segments), "segment"), r.Requests, r.Dropped, r.Missing, plural(uint64(r.Receipts), "receipt"), plural(r.Absent, "segment"))
 	}
+}
+
+func nonEmpty(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
 }
 
 func when(t time.Time) string {

@@ -50,19 +50,11 @@ func auditExport(s *Server, c *call) error {
 		return err
 	}
 	v = s.witnessed(c.r.Context(), v, max(v.LedgerSize(), 1)-1)
-	files, err := s.ledgerFiles()
+	exporter, err := s.exporter(c.r.Context(), v, filter)
 	if err != nil {
 		return err
-	}
-	whole, ok := files.(exportFiles)
-	if !ok {
-		return newProblem(http.StatusServiceUnavailable, CodeUnavailable, "this node's ledger files cannot be exported", "ask a voter: sovmesh node list").retry(time.Second)
 	}
 	out := &packAnswer{w: c.w}
-	exporter, err := s.exporter(v, whole, filter)
-	if err != nil {
-		return err
-	}
 	err = exporter.Write(c.r.Context(), out)
 	var unready *evidence.Unready
 	switch {
@@ -150,16 +142,26 @@ func exportFilter(c *call) (f evidence.Filter, err error) {
 	return f, nil
 }
 
-// exporter takes what the view and this replica's files have.
-func (s *Server) exporter(v *state.View, files exportFiles, f evidence.Filter) (*evidence.Exporter, error) {
-	signed, err := signedStates(v, files.Archive())
+// exporter takes what the view and this replica's files have of the log that the
+// filter's time ends in.
+func (s *Server) exporter(ctx context.Context, v *state.View, f evidence.Filter) (*evidence.Exporter, error) {
+	log, err := s.logUpTo(v, f.To)
 	if err != nil {
 		return nil, err
 	}
+	known := witnessKeys(v)
 	e := &evidence.Exporter{
-		Mesh: s.cfg.Mesh, Region: string(s.cfg.Region), Origin: v.LogOrigin(), Now: s.now(), Filter: f, Checkpoints: signed,
-		Source: &exportSource{files, v}, Enough: len(witnessKeys(v)), Certificates: s.ownChain(), Selects: selects(v, f), Segments: s.segments(v, f),
+		Mesh: s.cfg.Mesh, Region: string(s.cfg.Region), Origin: log.origin, Now: s.now(), Filter: f,
+		Source: &exportSource{log.files, v}, Enough: len(known), Selects: selects(v, f), Segments: s.segments(v, f),
 	}
+	if e.Checkpoints, err = signedStates(known, log.remembered, log.files.Archive()); err != nil {
+		return nil, err
+	}
+	if log.next != nil {
+		e.Successor, err = s.successor(ctx, known, log.next)
+		return e, err // what nodes hold now is of the present log
+	}
+	e.Certificates = s.ownChain()
 	if s.cfg.Refused != nil {
 		e.Refused = s.cfg.Refused()
 	}

@@ -79,6 +79,9 @@ type Config struct {
 	// LedgerFiles is this replica's ledger on disk; it may give nil until that
 	// is open. Nil where none is kept.
 	LedgerFiles func() LedgerFiles
+	// OldLedger is the log that the region had after so many recoveries, fewer
+	// than now, as far as this node has it. Nil where none is kept.
+	OldLedger func(restarts int) (LedgerFiles, error)
 	// LedgerState is how complete the ledger is, here and in the region; nil
 	// where none is kept.
 	LedgerState func() LedgerState

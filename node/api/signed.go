@@ -13,11 +13,10 @@ import (
 	"github.com/sovmesh/sovmesh/placement"
 )
 
-// signedStates are the checkpoints that the state remembers, and before them
-// those that are kept for good. Lines of witnesses that the region has no more
-// are left out: no policy of today names them.
-func signedStates(v *state.View, archive *store.Archive) ([]evidence.Signed, error) {
-	known := witnessKeys(v)
+// signedStates are the checkpoints that the state remembers of a log, and before
+// them those that are kept for good. Lines of witnesses that the region has no
+// more are left out: no policy of today names them.
+func signedStates(known []*ledger.Verifier, remembered []state.Checkpoint, archive *store.Archive) ([]evidence.Signed, error) {
 	bySize := map[uint64]evidence.Signed{}
 	kept, err := archive.After(0, math.MaxInt)
 	if err != nil {
@@ -26,7 +25,7 @@ func signedStates(v *state.View, archive *store.Archive) ([]evidence.Signed, err
 	for _, k := range kept {
 		bySize[k.Size] = evidence.Signed{Size: k.Size, Note: k.Note, At: k.At}
 	}
-	for _, c := range v.Checkpoints() {
+	for _, c := range remembered {
 		bySize[c.Size] = evidence.Signed{Size: c.Size, Note: []byte(c.Note), At: c.At}
 	}
 	out := make([]evidence.Signed, 0, len(bySize))
