@@ -19,6 +19,7 @@ no name, command or prompt, except what was exported with --job or --tenant.
   regions/R/edge       what the log's tree was before the first leaf here
   regions/R/entries    the leaves, each behind its length in two bytes
   regions/R/tail       consistency proof to a later checkpoint, if there is one
+  regions/R/successor  where a recovery ended this log: the first leaf of the next one, with its proof
   regions/R/openings   what leaves' commitments hide, as far as it was asked for
   regions/R/segments   receipts of inference requests, as their nodes keep them; of
   those that were not asked for a hash. They name no person and no prompt
