@@ -29,6 +29,12 @@ func filterFlags() []cli.Flag {
 	}
 }
 
+// writtenFile is what was written where, for --json.
+type writtenFile struct {
+	File  string `json:"file"`
+	Bytes int64  `json:"bytes"`
+}
+
 func (p *program) auditExport() *cli.Command {
 	return &cli.Command{
 		Name: "export", Usage: "write an evidence pack of the region to a file",
@@ -55,10 +61,7 @@ func (p *program) auditExport() *cli.Command {
 			if err != nil || c.String("out") == "-" {
 				return err
 			}
-			done := struct {
-				File  string `json:"file"`
-				Bytes int64  `json:"bytes"`
-			}{c.String("out"), size}
+			done := writtenFile{c.String("out"), size}
 			return p.show(done, func(w io.Writer) {
 				fmt.Fprintf(w, "%s: %s\n", clean(done.File), human(placement.Bytes(size)))
 				fmt.Fprintf(p.err, "next: sovmesh audit verify --policy POLICY %s\n", clean(done.File))

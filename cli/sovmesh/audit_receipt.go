@@ -40,20 +40,36 @@ func (p *program) auditReceipt() *cli.Command {
 			if err != nil {
 				return err
 			}
-			out := c.String("out")
-			_, err = p.toFile(out, func(w io.Writer) error {
-				_, err := w.Write(data)
+			if err := p.handOver(c.String("out"), data); err != nil || answer == nil {
 				return err
-			})
-			if err == nil && out != "-" {
-				fmt.Fprintf(p.err, "next: sovmesh audit verify --policy POLICY %s\n", clean(out))
 			}
-			if err == nil && answer != nil {
-				return answered(answer)
-			}
-			return err
+			return answered(answer)
 		},
 	}
+}
+
+// receiptDocument is what audit receipt answers with --json: the receipt, or
+// where it went.
+type receiptDocument struct {
+	Receipt string `json:"receipt,omitempty"`
+	*writtenFile
+}
+
+// handOver writes a receipt to a file, or to stdout as it is.
+func (p *program) handOver(out string, data []byte) error {
+	if out == "-" && p.json {
+		return p.document(receiptDocument{Receipt: string(data)})
+	}
+	size, err := p.toFile(out, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+	if err != nil || out == "-" {
+		return err
+	}
+	return p.show(receiptDocument{writtenFile: &writtenFile{out, size}}, func(io.Writer) {
+		fmt.Fprintf(p.err, "next: sovmesh audit verify --policy POLICY %s\n", clean(out))
+	})
 }
 
 // receiptFile fetches the receipt of a leaf, ORIGIN#NUMBER, or of a job.

@@ -2,12 +2,14 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/sovmesh/sovmesh/consensus/evidence"
+	"github.com/sovmesh/sovmesh/placement"
 	"github.com/urfave/cli/v2"
 )
 
@@ -50,7 +52,7 @@ func (p *program) auditReport() *cli.Command {
 			if strings.HasSuffix(c.String("out"), ".html") {
 				write = page.WriteHTML
 			}
-			if _, err := p.toFile(c.String("out"), write); err != nil {
+			if err := p.publish(c.String("out"), write); err != nil {
 				return err
 			}
 			if !page.Holds() {
@@ -59,6 +61,24 @@ func (p *program) auditReport() *cli.Command {
 			return nil
 		},
 	}
+}
+
+// publish writes the page to a file, or to stdout.
+func (p *program) publish(out string, write func(io.Writer) error) error {
+	if out == "-" && p.json {
+		var page strings.Builder
+		if err := write(&page); err != nil {
+			return err
+		}
+		return p.document(map[string]string{"report": page.String()})
+	}
+	size, err := p.toFile(out, write)
+	if err != nil || out == "-" {
+		return err
+	}
+	return p.show(writtenFile{out, size}, func(w io.Writer) {
+		fmt.Fprintf(w, "%s: %s\n", clean(out), human(placement.Bytes(size)))
+	})
 }
 
 // exported is a pack of the region in a temporary folder.

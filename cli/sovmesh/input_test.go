@@ -20,7 +20,7 @@ func TestBadInput(t *testing.T) {
 		{"only denials", []string{"residency", "check", "!US", "--sites", "testdata/mesh.json"}, "the tag only denies: at least one item must stand without ! (column 1)"},
 		{"oversized tag", []string{"residency", "check", long, "--sites", "testdata/mesh.json"}, "the tag is too long: 1202 bytes; the most is 1024"},
 		{"a lone dash is a tag", []string{"residency", "check", "-", "--sites", "testdata/mesh.json"}, `"-" is not a place that this law pack knows (column 1)`},
-		{"bad tag without a mesh", []string{"residency", "check", "Europe"}, `"Europe" is not a place that a tag can name (column 1)`},
+		{"bad tag without a mesh", []string{"residency", "check", "Europe"}, `"Europe" is not a place that a tag can name: not a legal territory; a general "Europe" region at one provider includes London and Zurich (column 1)`},
 		{"contradiction", []string{"residency", "check", "@FILE", "--data", "personal", "--sites", "testdata/mesh.json", "residency: {allow: [EU], data: none}"}, ""},
 		{"unknown data", []string{"residency", "check", "EU", "--data", "secret", "--sites", "testdata/mesh.json"}, ""},
 		{"a day that is none", []string{"residency", "explain", "EU", "--as-of", "2026-02-30"}, `"2026-02-30" is not a day`},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -111,7 +112,14 @@ func readSites(path string) ([]residency.Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	return residency.ParseSites(data)
+	sites, err := residency.ParseSites(data)
+	var bad *residency.Error
+	if errors.As(err, &bad) {
+		named := *bad
+		named.Message = path + ": " + bad.Message
+		return nil, &named
+	}
+	return sites, err
 }
 
 // judge evaluates the sites in their order. A site that is out of contact is

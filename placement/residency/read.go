@@ -205,14 +205,18 @@ func (r *reader) alias(s, w string, a alias, column int) (item, error) {
 		r.warn("tag.alias", column, "%s is read as %s: %s", w, a.canonical, a.reason)
 		return countryItem(a.canonical), nil
 	}
-	if a.action == "reject-suggest" {
-		return item{}, r.unknown(s, column, quote(s)+" is not a place that a tag can name: "+a.reason, "did you mean "+a.canonical+"?")
+	why, instead := a.reason, a.canonical
+	if a.action != "reject-suggest" {
+		var several bool // places to choose from
+		if why, instead, several = strings.Cut(a.reason, "Suggest "); !several {
+			return item{}, r.unknown(s, column, quote(s)+" is not a place that a tag can name", a.reason+"; name a country, EU, EEA or a group of countries in its place")
+		}
+		why = strings.TrimRight(why, ". ")
+		if i := strings.LastIndex(why, " ("); i > 0 && strings.HasSuffix(why, ")") {
+			why = why[:i] // where the table has it from
+		}
 	}
-	help := a.reason
-	if _, places, ok := strings.Cut(a.reason, "Suggest "); ok {
-		help += "; did you mean " + places + "?"
-	}
-	return item{}, r.unknown(s, column, quote(s)+" is not a place that a tag can name", help)
+	return item{}, r.unknown(s, column, quote(s)+" is not a place that a tag can name: "+why, "did you mean "+instead+"?")
 }
 
 func (r *reader) subdivision(s, w string, column int) (item, error) {
