@@ -77,18 +77,25 @@ type content struct {
 func record(b []byte, kind byte, fill func([]byte) []byte) []byte {
 	at := len(b)
 	b = append(b, 0, 0, 0, 0, kind)
-	b = fill(b)
+	return endRecord(fill(b), at)
+}
+
+// endRecord ends the record that begins at an offset.
+func endRecord(b []byte, at int) []byte {
 	binary.BigEndian.PutUint32(b[at:], uint32(len(b)-at-4))
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b[at+4:], castagnoli))
 }
 
-func slotRecord(b []byte, index int, s *slot) []byte {
-	return record(b, recSlot, func(b []byte) []byte {
-		b = binary.BigEndian.AppendUint32(b, uint32(index))
-		b = append(b, s.key[:]...)
-		b = append(binary.BigEndian.AppendUint16(b, uint16(len(s.owner))), s.owner...)
-		return append(b, s.leaf...)
-	})
+// slotRoom is what the record of an ordinary receipt needs at most, in bytes
+// beside its owner.
+const slotRoom = 448
+
+// beginSlot begins the record of a receipt, up to its leaf.
+func beginSlot(b []byte, index int, s *slot) []byte {
+	b = append(b, 0, 0, 0, 0, recSlot)
+	b = binary.BigEndian.AppendUint32(b, uint32(index))
+	b = append(b, s.key[:]...)
+	return append(binary.BigEndian.AppendUint16(b, uint16(len(s.owner))), s.owner...)
 }
 
 func nextRecord(index int, next string) []byte {

@@ -9,7 +9,7 @@ import (
 func FuzzFile(f *testing.F) {
 	leaf := receipt.Leaf{Model: "m", Outcome: receipt.Answered}
 	data, _ := leaf.Encode()
-	file := slotRecord(header(3), 0, &slot{owner: "acme", leaf: data})
+	file := endRecord(append(beginSlot(header(3), 0, &slot{owner: "acme"}), data...), len(header(3)))
 	file = append(file, closedRecord(&closing{count: 1, root: receipt.Root([][]byte{data})})...)
 	f.Add(append(file, committedRecord(7)...))
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -113,6 +113,8 @@ type Stats struct {
 type Keeper struct {
 	cfg Config
 
+	committers sync.Pool // of *receipt.Committer
+
 	wantStart, wantSync, wantClose, queued chan struct{} // of length one: signals
 
 	mu      sync.Mutex
@@ -135,7 +137,7 @@ func New(cfg Config) (*Keeper, error) {
 		return nil, err
 	}
 	signal := func() chan struct{} { return make(chan struct{}, 1) }
-	return &Keeper{cfg: cfg, wantStart: signal(), wantSync: signal(), wantClose: signal(), queued: signal(), changed: make(chan struct{})}, nil
+	return &Keeper{cfg: cfg, committers: sync.Pool{New: func() any { return receipt.NewCommitter() }}, wantStart: signal(), wantSync: signal(), wantClose: signal(), queued: signal(), changed: make(chan struct{})}, nil
 }
 
 // Stats is how things stand.

@@ -3,8 +3,8 @@ package receipts
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
-	"hash"
 	"os"
 	"strings"
 	"time"
@@ -55,7 +55,7 @@ type Slot struct {
 	owner string
 	key   ledger.Salt
 	leaf  receipt.Leaf
-	body  hash.Hash // of the response
+	body  *receipt.Committer // to the response; nil once that is over
 	wrote bool
 
 	seg   *segment // where the promise stands
@@ -67,15 +67,16 @@ type Slot struct {
 func (k *Keeper) Begin(b Begin) *Slot {
 	s := &Slot{k: k, owner: b.Owner}
 	_, _ = rand.Read(s.key[:])
+	s.body = k.committers.Get().(*receipt.Committer)
 	s.leaf = receipt.Leaf{
-		RequestID: clip(b.RequestID), Request: receipt.Commit(s.key, receipt.OfRequest, b.Body), Model: clip(b.Model), Tag: b.Tag, LawPack: b.LawPack, Policy: b.Policy,
+		RequestID: clip(b.RequestID), Request: s.body.Commit(s.key, receipt.OfRequest, b.Body), Model: clip(b.Model), Tag: b.Tag, LawPack: b.LawPack, Policy: b.Policy,
 		Entry: s.opaque(b.Entry), Start: b.Start, Outcome: receipt.Open, Evidence: b.Evidence,
 	}
 	if len(s.leaf.Tag) > receipt.MaxText {
 		s.leaf.Tag = "" // the policy's hash stands for it
 	}
-	s.leaf.Salt = receipt.SaltOf(s.key)
-	s.body = receipt.Committing(s.key, receipt.OfResponse)
+	s.leaf.Salt = s.body.Salt(s.key)
+	s.body.Start(s.key, receipt.OfResponse)
 	return s
 }
 
@@ -89,8 +90,14 @@ func (s *Slot) opaque(name string) string {
 	return ledger.Opaque(s.key, name)
 }
 
+// errOver is the answer to a part of a response after its end.
+var errOver = errors.New("the receipt is finished")
+
 // Write takes a part of the response, as it went to the caller.
 func (s *Slot) Write(p []byte) (int, error) {
+	if s.body == nil {
+		return 0, errOver
+	}
 	s.wrote = s.wrote || len(p) > 0
 	return s.body.Write(p)
 }
@@ -127,8 +134,12 @@ func (s *Slot) Finish(ctx context.Context, e End) (string, error) {
 	if e.Policy != (ledger.Hash{}) {
 		s.leaf.Policy = e.Policy
 	}
-	if s.wrote {
-		s.leaf.Response = receipt.Sum(s.body)
+	if s.wrote && s.body != nil {
+		s.leaf.Response = s.body.Sum()
+	}
+	if s.body != nil {
+		s.k.committers.Put(s.body)
+		s.body = nil
 	}
 	if err := s.k.put(ctx, s, s.id); err != nil {
 		return s.id, s.k.drop(s, err)
@@ -225,12 +236,15 @@ func (k *Keeper) place(s *Slot, promised string) (bool, error) {
 		first, s.leaf.Continues = promised, promised
 	}
 	// A leaf that ends in a segment of its own has the bytes of the slot alone.
-	leaf, err := s.leaf.Encode()
+	entry := slot{key: s.key, owner: s.owner}
+	rec := beginSlot(make([]byte, 0, slotRoom+len(s.owner)), index, &entry)
+	at := len(rec)
+	rec, err := s.leaf.Append(rec)
 	if err != nil {
 		return false, err
 	}
-	entry := slot{key: s.key, owner: s.owner, leaf: leaf}
-	if err := seg.write(slotRecord(make([]byte, 0, len(leaf)+128), index, &entry)); err != nil {
+	entry.leaf = rec[at:len(rec):len(rec)] // one allocation for both
+	if err := seg.write(endRecord(rec, 0)); err != nil {
 		return false, &Busy{Why: "the disk does not take it: " + err.Error(), RetryAfter: 5 * time.Second}
 	}
 	if own {
@@ -240,11 +254,10 @@ func (k *Keeper) place(s *Slot, promised string) (bool, error) {
 		k.stats.Kept++
 	}
 	seg.note(s.leaf.Start, s.leaf.End)
-	at := k.id(seg.seq, index)
-	if first != "" {
-		k.follow(s, at)
+	if id := k.id(seg.seq, index); first != "" {
+		k.follow(s, id)
 	} else {
-		s.id = at
+		s.id = id
 	}
 	s.seg, s.index = seg, index
 	if len(seg.slots) >= k.cfg.Max {
