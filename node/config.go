@@ -56,6 +56,11 @@ type Config struct {
 	// SnapshotEvery is after how many raft entries a snapshot is taken; zero
 	// means the default of package consensus.
 	SnapshotEvery uint64
+	// ReceiptsFor and ReceiptsMax bound what the node keeps of committed inference
+	// receipts, the newest first: an age, and bytes on its disk. Zero means a year
+	// and 64 GiB. What is erased the ledger shows as a root alone.
+	ReceiptsFor time.Duration
+	ReceiptsMax placement.Bytes
 	// MetricsOpen shows /metrics to callers from this machine's loopback without
 	// a token: for a scraper beside the node. Whoever can open a socket on the
 	// machine sees the counts then, and behind a proxy on the machine everybody
@@ -96,6 +101,9 @@ func (c Config) Validate() error {
 	}
 	if c.Heartbeat <= 0 || c.Commit <= 0 || c.Silent <= 0 || c.Lease <= 0 || c.Summaries <= 0 {
 		errs = append(errs, errors.New("the intervals must be positive"))
+	}
+	if c.ReceiptsFor < 0 || c.ReceiptsMax < 0 {
+		errs = append(errs, errors.New("receipts are kept for a time and in bytes that are not negative"))
 	}
 	return errors.Join(errs...)
 }

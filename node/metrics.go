@@ -16,6 +16,9 @@ func (n *Node) buildMetrics() (err error) {
 	}
 	cfg.Endpoint, cfg.Pool, cfg.Log = n.endpoint, n.gossip, n.logOf("metrics")
 	cfg.Gateway, cfg.Runner, cfg.Links, cfg.Node = n.countGateway, n.countTasks, n.countLinks, n.countSelf
+	if n.receipts != nil {
+		cfg.Receipts = n.countReceipts
+	}
 	n.metrics, err = metrics.New(cfg)
 	return err
 }
@@ -76,6 +79,11 @@ func (n *Node) countGateway() metrics.Gateway {
 		out.CompletionTokens += c.CompletionTokens
 	}
 	return out
+}
+
+func (n *Node) countReceipts() metrics.Receipts {
+	s := n.receipts.Stats()
+	return metrics.Receipts{Kept: s.Kept, Dropped: s.Dropped, Recovered: s.Recovered, Missing: s.Missing, Segments: s.Segments, Waiting: s.Waiting}
 }
 
 func (n *Node) countTasks() metrics.Runner {

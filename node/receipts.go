@@ -27,6 +27,12 @@ func (n *Node) buildReceipts() (err error) {
 	cfg := receipts.DefaultConfig()
 	cfg.Region, cfg.Node, cfg.Dir, cfg.Log = n.who.Region, n.who.Node, n.dir.path(dirReceipts), receiptLog{n}
 	cfg.Now, cfg.Logger = n.deps.now, n.logOf("receipts")
+	if n.cfg.ReceiptsFor > 0 {
+		cfg.KeepFor = n.cfg.ReceiptsFor
+	}
+	if n.cfg.ReceiptsMax > 0 {
+		cfg.KeepBytes = int64(n.cfg.ReceiptsMax)
+	}
 	n.receipts, err = receipts.New(cfg)
 	return err
 }

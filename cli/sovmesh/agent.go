@@ -19,8 +19,9 @@ func (p *program) agentCommand() *cli.Command {
 		Description: `FILE is YAML. Keys: node, data, listen (HOST:PORT for UDP and TCP), advertise,
 hosts (further names of its certificate), site, join or join_file (the token of a
 new node), gpus (auto, none, sim:8xH100), cpu, memory, drivers, metrics
-(token, open), witness ('VKEY URL' of an outside witness of the ledger), log
-{level, format}.
+(token, open), witness ('VKEY URL' of an outside witness of the ledger),
+receipts {keep: 8784h, most: 64GiB} (of answers of models: how long, and in how
+many bytes), log {level, format}.
 Relative paths start at the file's folder. A new region's file is written by
 sovmesh region init. SIGTERM ends the agent; its tasks go on and are recovered.`,
 		UsageText: "sovmesh agent --config /etc/sovmesh/agent.yaml",

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sovmesh/sovmesh/gpu"
 	"github.com/sovmesh/sovmesh/node"
@@ -21,7 +22,7 @@ import (
 
 // agentKeys are the keys of an agent's config file. Facts about the region are
 // not among them: they stand in the region's ledger.
-var agentKeys = []string{"node", "data", "listen", "advertise", "hosts", "site", "join", "join_file", "gpus", "cpu", "memory", "drivers", "metrics", "witness", "log"}
+var agentKeys = []string{"node", "data", "listen", "advertise", "hosts", "site", "join", "join_file", "gpus", "cpu", "memory", "drivers", "metrics", "witness", "receipts", "log"}
 
 // agentConfig is a config file, read.
 type agentConfig struct {
@@ -113,6 +114,8 @@ func (a *agentReader) key(key string, v residency.Value) {
 		if _, _, err := witness.ParseOutside(c.Witness); err != nil {
 			a.fault(v, "write one line: its verifier key, a space, the address that its add-checkpoint is below", "%s", err)
 		}
+	case "receipts":
+		a.receipts(v)
 	case "log":
 		a.logging(v)
 	}
@@ -197,6 +200,23 @@ func (a *agentReader) drivers(v residency.Value) {
 		}
 		a.cfg.drivers = append(a.cfg.drivers, name)
 	}
+}
+
+// receipts is how long, and in how many bytes, receipts of inference are kept.
+func (a *agentReader) receipts(v residency.Value) {
+	a.each(v, "receipts", []string{"keep", "most"}, func(key string, v residency.Value) {
+		if key == "most" {
+			n, err := placement.ParseBytes(a.text(v, "receipts.most"))
+			if a.cfg.ReceiptsMax = n; err != nil || n <= 0 {
+				a.fault(v, "write a number and a unit, as in 64GiB; leave it out for that", "receipts.most cannot be %s", quoteWord(v.Text))
+			}
+			return
+		}
+		d, err := time.ParseDuration(a.text(v, "receipts.keep"))
+		if a.cfg.ReceiptsFor = d; err != nil || d < time.Hour {
+			a.fault(v, "write hours, one at least, as in 4400h for half a year; leave it out for a year", "receipts.keep cannot be %s", quoteWord(v.Text))
+		}
+	})
 }
 
 func (a *agentReader) logging(v residency.Value) {

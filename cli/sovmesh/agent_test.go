@@ -24,6 +24,7 @@ cpu: 500m
 memory: 64GiB
 drivers: [process]
 witness: `+outsideWitness+`
+receipts: {keep: 4400h, most: 2GiB}
 log: {level: warn, format: json}
 `)
 	cfg, err := readAgentConfig(path)
@@ -44,6 +45,9 @@ log: {level: warn, format: json}
 	}
 	if cfg.Witness != outsideWitness {
 		t.Errorf("witness %q", cfg.Witness)
+	}
+	if cfg.ReceiptsFor != 4400*time.Hour || cfg.ReceiptsMax.String() != "2GiB" {
+		t.Errorf("receipts for %s, at most %s", cfg.ReceiptsFor, cfg.ReceiptsMax)
 	}
 	if err := cfg.Validate(); err != nil {
 		t.Error(err)
@@ -80,6 +84,7 @@ func TestAgentConfigProblems(t *testing.T) {
 		{"witness that is a log", good + "witness: " + logKeyLine + "\n", []string{":4:10: the key of fra-1.mesh.example/ledger is that of a log; a witness cosigns"}},
 		{"witness by telephone", good + "witness: " + strings.Fields(outsideWitness)[0] + " tel:123\n", []string{":4:10: the address of witness witness.example/w begins with https://"}},
 		{"witness with a key that is none", good + "witness: x+1+2 https://witness.example\n", nil},
+		{"receipts", good + "receipts: {keep: 5m, most: lots, for: x}\n", []string{`:4:18: receipts.keep cannot be "5m"`, `:4:28: receipts.most cannot be "lots"`, `:4:34: there is no key "for" in receipts`}},
 		{"join token", good + "join: hello\n", nil},
 		{"join twice", good + "join: hello\njoin_file: t\n", nil},
 		{"not YAML", "node: [n1\n", nil},

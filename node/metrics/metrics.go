@@ -55,6 +55,15 @@ type Gateway struct {
 	PromptTokens, CompletionTokens int64
 }
 
+// Receipts is what the node did about receipts of inference requests since it
+// started.
+type Receipts struct {
+	Kept, Dropped      uint64
+	Recovered, Missing uint64 // after a crash
+	Segments           uint64 // committed
+	Waiting            int    // segments that are closed and not committed
+}
+
 // Runner is what the node's runner holds.
 type Runner struct {
 	Tasks    map[placement.TaskStatus]int
@@ -93,6 +102,8 @@ type Config struct {
 	Endpoint Endpoint
 	Pool     Pool
 	Gateway  func() Gateway
+	// Receipts is nil where none are kept.
+	Receipts func() Receipts
 	Runner   func() Runner
 	Links    func() []Link
 	Node     func() Node
@@ -144,6 +155,9 @@ func New(cfg Config) (*Metrics, error) {
 		table[Gateway]{cfg.Gateway, gatewayRows()},
 		table[Runner]{cfg.Runner, runnerRows()},
 		table[[]Link]{cfg.Links, linkRows()},
+	}
+	if cfg.Receipts != nil {
+		all = append(all, table[Receipts]{cfg.Receipts, receiptRows()})
 	}
 	if cfg.Replica != nil {
 		all = append(all, table[replica]{m.readReplica, replicaRows()}, table[*state.View]{cfg.Replica.View, regionRows()}, table[*state.View]{cfg.Replica.View, lawRows()})

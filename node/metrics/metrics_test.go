@@ -103,6 +103,7 @@ func full(t *testing.T) Config {
 	cfg.Replica = fakeReplica{view: aView(t)}
 	cfg.Endpoint = fakeEndpoint{transport.Stats{EgressRefused: 7}}
 	cfg.Pool = fakePool{[]gossip.Member{{Node: "n2", State: gossip.Alive, Behind: true}, {Node: "n3", State: gossip.Suspect}}}
+	cfg.Receipts = func() Receipts { return Receipts{Kept: 7, Dropped: 1, Segments: 3, Waiting: 2} }
 	cfg.Gateway = func() Gateway { return Gateway{Running: 2, Answered: 5, CompletionTokens: 640} }
 	cfg.Runner = func() Runner {
 		return Runner{Tasks: map[placement.TaskStatus]int{placement.TaskRunning: 4, "from the wire": 1}, Unsaved: 1}

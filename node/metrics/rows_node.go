@@ -59,6 +59,19 @@ func gatewayRows() []row[Gateway] {
 	}
 }
 
+func receiptRows() []row[Receipts] {
+	return []row[Receipts]{
+		newRow("receipts_total", "Receipts of inference requests since the node started: kept, dropped (best-effort evidence that could not be kept), recovered after a crash, or missing, which is promised and lost.", prometheus.CounterValue, []string{"result"}, func(r Receipts, put func(float64, ...string)) {
+			put(float64(r.Kept), "kept")
+			put(float64(r.Dropped), "dropped")
+			put(float64(r.Recovered), "recovered")
+			put(float64(r.Missing), "missing")
+		}),
+		counter("receipts_segments_total", "Segments of receipts that this node brought into the ledger.", func(r Receipts) uint64 { return r.Segments }),
+		gauge("receipts_segments_waiting", "Segments that are closed and not in the ledger yet; with too many, what requires evidence is refused.", func(r Receipts) int { return r.Waiting }),
+	}
+}
+
 func linkRows() []row[[]Link] {
 	each := func(name, help string, value func(Link, func(float64, ...string))) row[[]Link] {
 		return newRow(name, help, prometheus.GaugeValue, []string{"peer"}, func(links []Link, put func(float64, ...string)) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"slices"
 	"sync"
 	"syscall"
@@ -151,6 +152,69 @@ func TestWithoutALedgerRequiredEvidenceHoldsBackAndBestEffortIsCounted(t *testin
 	log.fail(nil)
 	until(t, "the drops are in the ledger", func() bool { _, d, _, _ := log.sums(); return d == 5 })
 	whole(t, log.segments())
+}
+
+// What is too old, or too much, is erased, the oldest first: its receipts are said
+// to be erased, never missing. What is not committed yet stays whatever its age,
+// and the newest file, by which the next start knows that nothing was lost.
+func TestTheOldestReceiptsAreErased(t *testing.T) {
+	for name, bound := range map[string]func(*Config){
+		"by age": func(c *Config) {
+			c.KeepFor, c.Now = time.Hour, func() time.Time { return time.Now().Add(2 * time.Hour) }
+		},
+		"by bytes": func(c *Config) { c.KeepBytes = 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			log, dir := &aLog{}, t.TempDir()
+			cfg := config(dir, log)
+			bound(&cfg)
+			k, stop := start(t, cfg)
+			var ids []string
+			for i := range 4 {
+				ids = append(ids, answer(t, k, i, receipt.Required))
+				until(t, "it is committed", func() bool { n, _, _, _ := log.sums(); return n == uint64(i+1) })
+				until(t, "and that is noted", func() bool { f, err := k.Find(ids[i]); return err == nil && f.State == receipt.Committed })
+			}
+			log.fail(errors.New("no leader"))
+			for i := range 3 {
+				ids = append(ids, answer(t, k, 4+i, receipt.Required))
+				until(t, "its segment is closed", func() bool { return k.Stats().Waiting == i+1 })
+			}
+			k.sweep()
+			states := func() (out []receipt.State) {
+				for _, id := range ids {
+					f, err := k.Find(id)
+					if err != nil {
+						t.Fatalf("%s: %v", id, err)
+					}
+					out = append(out, f.State)
+				}
+				return out
+			}
+			got := states()
+			if got[0] != receipt.Erased || got[1] != receipt.Erased || slices.Contains(got, receipt.Missing) ||
+				!slices.Equal(got[4:], []receipt.State{receipt.Promised, receipt.Promised, receipt.Promised}) {
+				t.Fatalf("after a sweep the receipts are %v", got)
+			}
+			if _, err := k.Segment(2, nil); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("an erased segment for a pack: %v", err)
+			}
+			log.fail(nil)
+			until(t, "the rest is committed", func() bool { n, _, _, _ := log.sums(); return n == 7 })
+			until(t, "and that is noted", func() bool { return k.Stats().Waiting == 0 })
+			k.sweep()
+			if got = states(); got[4] != receipt.Erased || got[6] != receipt.Committed {
+				t.Errorf("once all are committed the receipts are %v", got)
+			}
+			stop()
+			n := len(log.segments())
+			again, _ := start(t, config(dir, log))
+			until(t, "the chain goes on", func() bool { return again.Chain() != "" })
+			if _, _, missing, _ := log.sums(); missing != 0 || len(log.segments()) != n {
+				t.Errorf("a start after a sweep finds %d missing, in %d segments of %d", missing, len(log.segments()), n)
+			}
+		})
+	}
 }
 
 func TestConfigSaysAllThatIsWrong(t *testing.T) {
