@@ -136,6 +136,7 @@ func TestExitCodes(t *testing.T) {
 		{"no such file", []string{"--policy", policy, filepath.Join(dir, "none")}, 2, "", "no such file"},
 		{"no such policy", []string{"--policy", filepath.Join(dir, "none"), pack}, 2, "", "no such file"},
 		{"a policy that is none", []string{"--policy", pack, pack}, 2, "", "is no policy"},
+		{"a policy that counts on a key it does not name", []string{"--policy", put("unknown", bytes.Replace(l.policy(t), []byte("quorum "), []byte("group more any nobody\nquorum "), 1)), pack}, 2, "", "which no line above defines"},
 		{"no such flag", []string{"--trust-me", pack}, 2, "", "trust-me"},
 		{"help", []string{"--help"}, 0, "usage:", ""},
 	}
