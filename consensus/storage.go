@@ -170,22 +170,6 @@ func checkIdentity(path string, want Identity) error {
 	return nil
 }
 
-// Memory keeps everything in memory, over restarts of the group within one
-// process. It is for tests and simulations.
-func Memory() Storage {
-	return &memory{log: raft.NewInmemStore(), snapshots: raft.NewInmemSnapshotStore(), ledger: store.Memory()}
-}
-
-type memory struct {
-	log       *raft.InmemStore
-	snapshots *raft.InmemSnapshotStore
-	ledger    store.Files
-}
-
-func (m *memory) Open(Identity, *slog.Logger) (*Stores, error) {
-	return &Stores{Log: m.log, Stable: m.log, Snapshots: m.snapshots, Close: func() error { return nil }, Ledger: m.ledger}, nil
-}
-
 // checkLog reads every entry once, so that damage is one clear line at start
 // and not a crash later. It is a few thousand entries: the rest is in snapshots.
 //
