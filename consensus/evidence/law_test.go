@@ -54,3 +54,28 @@ func TestDecisionsAreRepeated(t *testing.T) {
 		t.Errorf("without its pack: %v", err)
 	}
 }
+
+// What was judged before is not judged again; a judgement that only looks like
+// it is.
+func TestOnlyWhatIsAlikeIsJudgedOnce(t *testing.T) {
+	shifted := func() (lawful, unlawful *ledger.Judgement) {
+		// Both print alike, field by field with spaces between.
+		lawful, unlawful = judged("EU", "FR", "permitted", "tag.allow"), judged("EU", "US", "permitted", "tag.allow")
+		lawful.Facts.Site, unlawful.Facts.Site = "hall US", "hall"
+		f := unlawful.Facts
+		f.Subdivision, f.Home, f.Parent = "FR", "", "FR none"
+		return lawful, unlawful
+	}
+	passing, running := judged(viaFR, "FR", "permitted", "transit.via"), onNode(judged(viaFR, "FR", "permitted", "transit.via"))
+	lawful, unlawful := shifted()
+	for name, two := range map[string][2]*ledger.Judgement{"moved over": {lawful, unlawful}, "passing, then running": {passing, running}} {
+		pack := residency.Embedded()
+		v := &verifier{packs: Packs{pack.Hash(): pack}, judged: map[string]error{}}
+		if err := v.rejudge(two[0]); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := v.rejudge(two[1]); err == nil {
+			t.Errorf("%s: the second was taken for the first", name)
+		}
+	}
+}

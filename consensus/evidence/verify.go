@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -24,7 +25,8 @@ type verifier struct {
 	receipted map[string]bool
 	tables    map[string]map[string][]byte // of law packs, until the first region
 	packs     Packs
-	judged    map[string]error // judgements repeated before
+	judged    map[string]error // judgements repeated before, by [appendJudged]
+	key       []byte           // of one of them, in the making
 	done      []*regionReader
 	at        *regionReader
 	whole     bool              // it was read to its end
@@ -155,16 +157,40 @@ func (v *verifier) end() error {
 
 // rejudge repeats a judgement, once for all that are alike.
 func (v *verifier) rejudge(j *ledger.Judgement) error {
-	key := fmt.Sprintf("%s\x00%s\x00%s\x00%s\x00%s\x00%v", j.Verdict, j.Rule, j.Tag, j.LawPack, j.On, j.Facts)
-	err, known := v.judged[key]
+	v.key = appendJudged(v.key[:0], j)
+	err, known := v.judged[string(v.key)]
 	if !known {
 		err = Rejudge(j, v.packs)
 		if len(v.judged) > 1<<16 {
 			clear(v.judged)
 		}
-		v.judged[key] = err
+		v.judged[string(v.key)] = err
 	}
 	return err
+}
+
+// appendJudged writes all that [Rejudge] looks at, so that no two judgements
+// are taken for alike that are not: each text stands behind its length. Of the
+// place it asks only whether there is one.
+func appendJudged(key []byte, j *ledger.Judgement) []byte {
+	texts := func(all ...string) {
+		for _, s := range all {
+			key = append(binary.AppendUvarint(key, uint64(len(s))), s...)
+		}
+	}
+	texts(j.Verdict, j.Rule, j.Tag, j.LawPack, j.On)
+	if j.Place != "" {
+		key = append(key, 1)
+	} else {
+		key = append(key, 0)
+	}
+	if f := j.Facts; f != nil {
+		texts(f.Region, f.Site, f.Country, f.Subdivision, f.Home, f.Parent, f.Location, f.Operator, f.AsOf)
+		for _, c := range f.Claims {
+			texts(c.Name, c.Value)
+		}
+	}
+	return key
 }
 
 // dirOf is the hash of a law pack as the name of a folder.
