@@ -309,24 +309,42 @@ func (r *regionReader) judgeLaw(index uint64, l *ledger.Leaf) {
 	if !l.Accepted() {
 		return
 	}
+	all := permitted == len(l.Judged)
 	switch l.Kind {
 	case kindAssign:
 		r.out.Placements++
-		if permitted != len(l.Judged) || permitted == 0 {
+		if !all || permitted == 0 {
 			r.v.f.fail(Law, "region %s: leaf %d places a job, and %d of its %d decisions permit it", r.desc.Name, index, permitted, len(l.Judged))
 		}
-		for i := range l.Judged {
-			if f := l.Judged[i].Facts; f == nil || f.Region != r.desc.Name {
-				r.v.f.fail(Law, "region %s: leaf %d places a job here, and judged another region", r.desc.Name, index)
-			}
-		}
+		r.judgedHere(index, l, "places a job")
 	case kindReserve:
-		if permitted != len(l.Judged) || permitted == 0 {
+		if !all || permitted == 0 {
 			r.v.f.fail(Law, "region %s: leaf %d holds room, and not every decision permits it", r.desc.Name, index)
 		}
-	case kindForward, kindGrant:
-		if permitted != len(l.Judged) {
+		r.judgedHere(index, l, "holds room")
+	case kindForward:
+		if sent := strings.HasSuffix(l.Get(ledger.ShownJob), " "+statusSent); !all || sent && permitted == 0 {
 			r.v.f.fail(Law, "region %s: leaf %d sends a job to another region, and not every decision permits it", r.desc.Name, index)
+		}
+	case kindGrant:
+		if !all {
+			r.v.f.fail(Law, "region %s: leaf %d sends a job to another region, and not every decision permits it", r.desc.Name, index)
+		}
+	}
+}
+
+// statusSent is the status of a job that another region has taken.
+const statusSent = "starting"
+
+// judgedHere asks whether it was this region that was judged, and as a place to
+// run in: that a job may pass through is no permission for that.
+func (r *regionReader) judgedHere(index uint64, l *ledger.Leaf, does string) {
+	for i := range l.Judged {
+		j := &l.Judged[i]
+		if j.Facts == nil || j.Facts.Region != r.desc.Name {
+			r.v.f.fail(Law, "region %s: leaf %d %s here, and judged another region", r.desc.Name, index, does)
+		} else if j.Rule == rulePath && j.Place == "" {
+			r.v.f.fail(Law, "region %s: leaf %d %s where it was judged only that it may pass through", r.desc.Name, index, does)
 		}
 	}
 }

@@ -87,6 +87,17 @@ func attacks() []attack {
 		}, nil, Consistency, "not witnessed as the policy asks"},
 		{"a placement outside the tag", outside(func(j *ledger.Judgement) { j.Facts.Country = "US" }), nil, Law, "is refused"},
 		{"a placement judged elsewhere", outside(func(j *ledger.Judgement) { j.Facts.Region = "ber-1" }), nil, Law, "judged another region"},
+		{"a placement where it may only pass", outside(func(j *ledger.Judgement) { j.Tag, j.Rule = viaFR, "transit.via" }), nil, Law, "may pass through"},
+		{"room held in another region", func(t *testing.T, m *aMesh) {
+			j := m.logs[0].here("EU")
+			j.Facts.Region = "ber-1"
+			m.logs[0].add(t, kindReserve, judging(j))
+			m.logs[0].sign()
+		}, nil, Law, "holds room here, and judged another region"},
+		{"a job sent away that nobody judged", func(t *testing.T, m *aMesh) {
+			m.logs[0].add(t, kindForward, showing(ledger.ShownJob, "fra-1.01 starting"))
+			m.logs[0].sign()
+		}, nil, Law, "sends a job to another region"},
 		{"a placement that nobody judged", func(t *testing.T, m *aMesh) { m.logs[0].add(t, kindAssign); m.logs[0].sign() }, nil, Law, "0 of its 0"},
 		{"yesterday's time", func(t *testing.T, m *aMesh) {
 			m.logs[0].add(t, "job.submit", func(l *ledger.Leaf) { l.Time = noon.AddDate(0, 0, -1) })
