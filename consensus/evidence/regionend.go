@@ -21,6 +21,10 @@ func (r *regionReader) end() error {
 	if r.tree.Size() != r.desc.End {
 		r.v.f.fail(Completeness, "region %s: %d leaves are here, of %d to %d: the end is missing", r.desc.Name, r.tree.Size()-r.desc.First, r.desc.First, r.desc.End)
 	}
+	if r.desc.First > 0 && r.out.Leaves == 0 {
+		// Whatever time it is said to be of, no leaf shows that it is.
+		r.v.f.fail(Completeness, "region %s: no leaf is here, so nothing shows that none of the time is left out", r.desc.Name)
+	}
 	if from := r.v.desc.Filter.From; r.desc.First > 0 && r.out.FirstAt.After(from.Add(-2*maxSkew)) {
 		// A leaf before the first may have a time as late as this.
 		r.v.f.fail(Completeness, "region %s: the pack is said to begin at %s, and its first leaf is of %s, too late to be sure that none is left out", r.desc.Name, stamp(from), stamp(r.out.FirstAt))

@@ -158,6 +158,34 @@ func attacks() []attack {
 		{"a beginning that is not there", func(_ *testing.T, m *aMesh) {
 			m.logs[0].first, m.desc.Filter.From = 4, at(2)
 		}, nil, Completeness, "is said to begin at"},
+		{"a time without a leaf", func(_ *testing.T, m *aMesh) {
+			// All that stood in the log at noon is left out, of a pack of noon.
+			m.logs[1].first, m.logs[1].sizes = uint64(len(m.logs[1].leaves)), append(m.logs[1].sizes, uint64(len(m.logs[1].leaves)))
+			m.desc.Filter.From, m.desc.Filter.To = at(0), at(3)
+		}, func(t *testing.T, m *aMesh, files []file) (out []file) {
+			l := m.logs[1]
+			for _, f := range files {
+				switch {
+				case strings.Contains(f.name, "fra-1"), strings.Contains(f.name, "ber-1/openings"), strings.Contains(f.name, "ber-1/entries"):
+				case strings.HasSuffix(f.name, "ber-1/"+fileEdge):
+					out = append(out, file{checkpointName(l.region, l.first), l.note(t, l.first, l.root(l.first))}, f)
+				case f.name == DescriptionName:
+					d, err := ParseDescription(f.data)
+					if err != nil {
+						t.Fatal(err)
+					}
+					d.Regions = d.Regions[1:]
+					data, err := d.Encode()
+					if err != nil {
+						t.Fatal(err)
+					}
+					out = append(out, file{f.name, data})
+				default:
+					out = append(out, f)
+				}
+			}
+			return out
+		}, Completeness, "no leaf is here"},
 		{"an end that is not there", func(_ *testing.T, m *aMesh) { m.desc.Filter.To = at(100) }, nil, Freshness, "is said to reach to"},
 		{"erased what is not there", nil, replace(DescriptionName, func(_ *testing.T, _ *aMesh, d []byte) []byte {
 			return bytes.Replace(d, []byte("\"end\": 7\n"), []byte("\"end\": 7,\n      \"erased\": [\n        9\n      ]\n"), 1)
