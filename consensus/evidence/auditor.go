@@ -34,6 +34,8 @@ type Auditor struct {
 	o      Options
 	packs  Packs // law packs seen so far, and the one of this program
 	files  []*verifier
+	// compared: the files were held against each other.
+	compared bool
 }
 
 // NewAuditor begins. The policy is the only trust anchor; with none, nothing
@@ -53,10 +55,15 @@ func Verify(policy *ledger.Policy, r io.Reader, o Options) (*Report, error) {
 }
 
 // Read reads one pack or receipt, once, from front to back. It fails only if
-// reading itself does: bytes that are neither fail integrity. Memory grows with
+// reading itself does, bytes that are neither fail integrity, and with a
+// [Misuse] if this is another file without [Options.Several], or one that comes
+// after [Auditor.Reports]: it would not be compared. Memory grows with
 // the leaves by their hashes alone (32 bytes each) where openings are checked
 // against them, and as much again where files or regions are compared.
 func (a *Auditor) Read(name string, r io.Reader) error {
+	if a.compared || len(a.files) > 0 && !a.o.Several {
+		return &Misuse{"another file would not be compared with those before", "say beforehand that there are several, and read all of them before their reports"}
+	}
 	v := &verifier{name: name, policy: a.policy, o: a.o, f: newFindings(), packs: Packs{}, judged: map[string]error{},
 		tables: map[string]map[string][]byte{}, opens: map[string]bool{}, receipted: map[string]bool{}, kind: KindPack}
 	in := bufio.NewReaderSize(r, 1<<16)
@@ -102,8 +109,11 @@ func (a *Auditor) receipt(v *verifier, in io.Reader, kind string, judge func([]b
 // Reports gives one report for each file, in the order of reading, after all of
 // them were compared.
 func (a *Auditor) Reports() []*Report {
-	a.quotes()
-	a.twice()
+	if !a.compared {
+		a.compared = true
+		a.quotes()
+		a.twice()
+	}
 	out := make([]*Report, len(a.files))
 	for i, v := range a.files {
 		out[i] = v.report()
@@ -166,16 +176,27 @@ func called(v *verifier) string {
 	return v.name
 }
 
-// firstDifference finds the first leaf that both have and that differs.
-func firstDifference(a, b *regionReader) (uint64, bool) {
-	for i := max(a.desc.First, b.desc.First); i < min(a.desc.End, b.desc.End); i++ {
+// firstDifference finds the first leaf that both have and that differs. It looks
+// at what was read: what a file says of its end is nothing to count to.
+func firstDifference(a, b *regionReader) (at uint64, found bool) {
+	if a.partial == nil {
+		a, b = b, a
+	}
+	if a.partial != nil {
+		for i, x := range a.partial {
+			if y, too := b.hashOf(i); too && x != y && (!found || i < at) {
+				at, found = i, true
+			}
+		}
+		return at, found
+	}
+	for i := max(a.desc.First, b.desc.First); ; i++ {
 		x, has := a.hashOf(i)
 		y, too := b.hashOf(i)
-		if has && too && x != y {
-			return i, true
+		if !has || !too || x != y {
+			return i, has && too
 		}
 	}
-	return 0, false
 }
 
 // hashOf is the hash of a leaf, as far as it was kept.

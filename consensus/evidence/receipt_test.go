@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/ledger"
 )
@@ -191,6 +192,54 @@ func TestFilesAreComparedWithEachOther(t *testing.T) {
 	for _, rep := range a.Reports() {
 		if v := rep.Verdict(Consistency); rep.OK() || v.State != Fails || !strings.Contains(v.Says, "the log was forked") {
 			t.Errorf("%s: %+v", rep.File, v)
+		}
+	}
+}
+
+// What files say of how many leaves there are is not counted through.
+func TestFilesAreComparedByWhatTheyHave(t *testing.T) {
+	m := newMesh(t, "")
+	files := m.files(t)
+	files[1].data = bytes.ReplaceAll(files[1].data, []byte("\"end\": 7"), []byte("\"end\": 9000000000000000000"))
+	far := m.logs[0].receipt(t, 1, 2)
+	far.Leaves[1].Index = 1 << 62
+	for name, data := range map[string][]byte{"pack": packed(t, files), "receipt": encoded(t, far)} {
+		a := NewAuditor(m.policy, Options{Now: noon, Several: true})
+		for range 2 {
+			if err := a.Read(name, bytes.NewReader(data)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		done := make(chan []*Report, 1)
+		go func() { done <- a.Reports() }()
+		select {
+		case reports := <-done:
+			if reports[0].OK() || reports[1].OK() {
+				t.Errorf("%s: it holds", name)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatalf("%s: nothing comes of it", name)
+		}
+	}
+}
+
+// An auditor that would not compare files does not take a second one.
+func TestFilesCannotBeReadUncompared(t *testing.T) {
+	m := newMesh(t, "")
+	data := encoded(t, m.logs[0].receipt(t, 1))
+	for name, a := range map[string]*Auditor{"one": NewAuditor(m.policy, Options{Now: noon}), "late": NewAuditor(m.policy, Options{Now: noon, Several: true})} {
+		if err := a.Read("first", bytes.NewReader(data)); err != nil {
+			t.Fatal(err)
+		}
+		if name == "late" {
+			before := a.Reports()[0]
+			if again := a.Reports()[0]; len(again.NotShownHere) != len(before.NotShownHere) {
+				t.Errorf("reports differ: %q and %q", before.NotShownHere, again.NotShownHere)
+			}
+		}
+		var wrong *Misuse
+		if err := a.Read("second", bytes.NewReader(data)); !errors.As(err, &wrong) {
+			t.Errorf("%s: a second file is taken: %v", name, err)
 		}
 	}
 }
