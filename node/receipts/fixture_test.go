@@ -90,7 +90,7 @@ func (l *aLog) sums() (count, dropped, missing uint64, recovered int) {
 func config(dir string, log Log) Config {
 	cfg := DefaultConfig()
 	cfg.Region, cfg.Node, cfg.Dir, cfg.Log = "eu", "n1", dir, log
-	cfg.Every, cfg.Sync = 20*time.Millisecond, time.Millisecond
+	cfg.Every = 20 * time.Millisecond
 	cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	return cfg
 }

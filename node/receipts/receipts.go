@@ -47,8 +47,6 @@ type Config struct {
 	// Every is how often a segment is closed, Max how many receipts one has.
 	Every time.Duration
 	Max   int
-	// Sync is how long records wait for others before they go to disk together.
-	Sync time.Duration
 	// Backlog is how many closed segments may wait to be committed.
 	Backlog int
 	// KeepFor and KeepBytes bound what is kept of committed segments: the oldest
@@ -63,7 +61,7 @@ type Config struct {
 // DefaultConfig keeps a year of receipts in at most 64 GiB.
 func DefaultConfig() Config {
 	return Config{
-		Every: time.Second, Max: 4096, Sync: 5 * time.Millisecond, Backlog: 600,
+		Every: time.Second, Max: 4096, Backlog: 600,
 		KeepFor: 366 * 24 * time.Hour, KeepBytes: 64 << 30, Now: time.Now,
 	}
 }
@@ -78,7 +76,7 @@ func (c Config) Validate() error {
 	}
 	need(placement.ValidName(string(c.Region)) && placement.ValidName(string(c.Node)), fmt.Sprintf("%q in %q is no node", c.Node, c.Region))
 	need(c.Dir != "" && c.Log != nil, "Dir or Log is missing")
-	need(c.Every > 0 && c.Sync > 0 && c.Backlog > 0, "Every, Sync and Backlog must be positive")
+	need(c.Every > 0 && c.Backlog > 0, "Every and Backlog must be positive")
 	need(c.Max > 0 && c.Max <= maxSlots, fmt.Sprintf("Max must lie between 1 and %d", maxSlots))
 	need(c.Now != nil && c.Logger != nil, "Now or Logger is missing")
 	return errors.Join(errs...)

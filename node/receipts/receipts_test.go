@@ -251,3 +251,20 @@ func processorTime(b *testing.B) time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// BenchmarkRequired is how long answers wait for the disk, 64 at a time.
+func BenchmarkRequired(b *testing.B) {
+	cfg := config(b.TempDir(), &aLog{})
+	cfg.Every = time.Second
+	k, _ := start(b, cfg)
+	answer(b, k, 0, receipt.Required)
+	b.SetParallelism(32)
+	b.RunParallel(func(pb *testing.PB) {
+		for i := 0; pb.Next(); i++ {
+			if _, err := tryAnswer(k, i, receipt.Required); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+}

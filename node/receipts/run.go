@@ -157,7 +157,6 @@ func (k *Keeper) serve(ctx context.Context, seq uint64) {
 				spare = k.next(spare, open)
 			}
 		case <-k.wantSync:
-			pause(ctx, k.cfg.Sync)
 			k.sync()
 		case <-sweep.C:
 			k.sweep()
@@ -315,7 +314,8 @@ func (k *Keeper) seal(s *segment, followed bool) *closed {
 	return c
 }
 
-// sync brings to disk what waits for it.
+// sync brings to disk what waits for it. What comes meanwhile waits for the next
+// turn: there is no timer.
 func (k *Keeper) sync() {
 	k.mu.Lock()
 	b := k.batch

@@ -174,3 +174,24 @@ func FuzzOpenStatement(f *testing.F) {
 		}
 	})
 }
+
+// Evidence outlives certificates: a statement opens as of its own time, and only
+// if the certificate lived then.
+func TestAPastStatementOpensAsOfItsTime(t *testing.T) {
+	m := newMesh(t)
+	n1, later := node(t, m.fra, "n1"), t0.AddDate(3, 0, 0)
+	payload, signer, at, err := OpenPast(signed(t, n1, "payload", t0), grant, m.verifier, later)
+	if err != nil || string(payload) != "payload" || signer != n1.ID || !at.Equal(t0) {
+		t.Errorf("%q, %s, %s, %v", payload, signer, at, err)
+	}
+	for name, s := range map[string]string{
+		"after its certificate":  signed(t, n1, "p", t0.Add(NodeTTL+time.Second)),
+		"before its certificate": signed(t, n1, "p", t0.Add(-time.Hour)),
+		"of the future":          signed(t, n1, "p", later.Add(2*MaxSkew)),
+		"of an unknown region":   signed(t, node(t, newCA(t, "par-1"), "n1"), "p", t0),
+	} {
+		if _, _, _, err := OpenPast(s, grant, m.verifier, later); err == nil {
+			t.Errorf("a statement %s opens", name)
+		}
+	}
+}
