@@ -1,6 +1,7 @@
 package node
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -86,6 +87,7 @@ func Found(cfg Config, f Founding) (Founded, error) {
 				Contact: placement.ContactAlive, QUIC: cfg.QUIC, API: cfg.API,
 				Serial: key.Leaf.SerialNumber.String(), NotAfter: key.Leaf.NotAfter,
 			},
+			Certificate: hashHex(sha256.Sum256(key.Leaf.Raw)),
 		},
 		Token: state.CreateToken{Token: state.Token{
 			ID: "founder", Hash: hashHex(identity.HashBearer(bearer)), Tenant: "default", AllowAny: true,

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"log/slog"
 	"net"
@@ -219,7 +220,7 @@ func (n *Node) certify(ctx context.Context, keys keys) (chain, serving [][]byte,
 	if serving, err = n.authority.IssueServing(ctx, keys.servingCSR, n.cfg.hosts()); err != nil {
 		return nil, nil, err
 	}
-	res, err := n.ledger.Propose(ctx, state.IssueCertificate{Node: n.who.Node, Serial: serial, NotAfter: notAfter}, n.actor())
+	res, err := n.ledger.Propose(ctx, state.IssueCertificate{Node: n.who.Node, Serial: serial, NotAfter: notAfter, SHA256: hashHex(sha256.Sum256(chain[0]))}, n.actor())
 	if err == nil && res.Refused != nil {
 		err = res.Refused
 	}

@@ -28,7 +28,7 @@ func Administers(l *ledger.Leaf) bool {
 	role := l.Get(ledger.ShownRole)
 	administers := strings.Contains(role, "admin") || strings.Contains(role, "operator") || strings.Contains(role, "auditor")
 	setting := strings.HasPrefix(l.Kind, "region.") || strings.HasPrefix(l.Kind, "law.") || strings.HasPrefix(l.Kind, "token.") ||
-		strings.HasPrefix(l.Kind, "peer.") || strings.HasPrefix(l.Kind, "tenant.") || strings.HasPrefix(l.Kind, "audit.")
+		strings.HasPrefix(l.Kind, "peer.") || strings.HasPrefix(l.Kind, "tenant.") || strings.HasPrefix(l.Kind, "witness.") || strings.HasPrefix(l.Kind, "audit.")
 	// To run jobs is no act of administration, whoever does it; to stop one is.
 	use := strings.HasPrefix(l.Kind, "task.") || l.Kind == kindSubmit || l.Kind == kindGrant
 	return l.Accepted() && (setting || administers && !use)
@@ -45,7 +45,7 @@ func (r *RegionAccount) act(index uint64, l *ledger.Leaf) {
 	var words []string
 	for _, s := range l.Shown {
 		switch s.Name {
-		case ledger.ShownRegion, ledger.ShownPack, ledger.ShownGranted, ledger.ShownTag, ledger.ShownExport, ledger.ShownImport, ledger.ShownState, ledger.ShownFingerprint:
+		case ledger.ShownRegion, ledger.ShownPack, ledger.ShownGranted, ledger.ShownTag, ledger.ShownExport, ledger.ShownImport, ledger.ShownState, ledger.ShownFingerprint, ledger.ShownBundle, ledger.ShownWitness:
 			words = append(words, s.Name+" "+s.Value)
 		}
 	}

@@ -148,7 +148,7 @@ func (r *regionReader) endCertificates() {
 	}
 	for _, held := range r.chained {
 		id, ok := r.ofItsRegion(held)
-		if ok && id.Region == placement.RegionID(r.desc.Name) && !r.serials[held.serial] && r.within(held.chain[0].NotBefore.Add(identity.Backdate)) {
+		if ok && id.Region == placement.RegionID(r.desc.Name) && !r.showed(held) && r.within(held.chain[0].NotBefore.Add(identity.Backdate)) {
 			r.v.f.fail(Origin, "region %s: certificate %s of node %s was issued in the pack's time, and no leaf shows it", r.desc.Name, held.serial, id.Node)
 		}
 	}
@@ -237,10 +237,22 @@ func (r *regionReader) within(at time.Time) bool {
 	return at.After(begin) && at.Before(r.out.LastAt.Add(-2*maxSkew))
 }
 
-// showSerial notes a certificate that a leaf shows: "<serial> <not after>".
+// showSerial notes a certificate that a leaf shows: "<serial> <not after>" and,
+// since leaves say it, the SHA-256 of its DER.
 func (r *regionReader) showSerial(value string) {
-	serial, _, _ := strings.Cut(value, " ")
+	words := strings.Split(value, " ")
 	if len(r.serials) < maxCertificates {
-		r.serials[serial] = true
+		r.serials[words[0]] = append(words, "", "")[2]
 	}
+}
+
+// showed reports whether a leaf shows the certificate. One that has the number of
+// another is a second certificate that nobody recorded.
+func (r *regionReader) showed(held chainHeld) bool {
+	digest, ok := r.serials[held.serial]
+	sum := sha256.Sum256(held.chain[0].Raw)
+	if ok && digest != "" && digest != hex.EncodeToString(sum[:]) {
+		r.v.f.fail(Origin, "region %s: certificate %s is not the one that its leaf records: the authority gave the number twice", r.desc.Name, held.serial)
+	}
+	return ok
 }

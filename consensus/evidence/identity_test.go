@@ -3,8 +3,10 @@ package evidence
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net/url"
 	"slices"
@@ -236,6 +238,33 @@ func TestEveryByteOfACertificateCounts(t *testing.T) {
 		changed[i].data[at] ^= 1
 		if rep := verified(t, m.policy, packed(t, changed)); rep.OK() {
 			t.Fatalf("byte %d of %s changed, and all holds", at, files[i].name)
+		}
+	}
+}
+
+// A leaf says which certificate was issued, not only its number: a second one of
+// the same number is found out.
+func TestACertificateOfTheSameNumberIsFoundOut(t *testing.T) {
+	for _, same := range []bool{true, false} {
+		m := newMesh(t, "")
+		l := m.logs[0]
+		serial := l.issue(t, l.ca, "n1", at(len(l.leaves)))
+		chain, err := readChain(l.certificates[serial])
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest := sha256.Sum256(chain[0].Raw)
+		if !same {
+			digest[0] ^= 1
+		}
+		l.add(t, "node.certificate", showing(ledger.ShownCertificate, fmt.Sprintf("%s 2026-11-22T12:00:00Z %x", serial, digest)))
+		for range 40 {
+			l.add(t, "job.submit", judging(l.here("EU")))
+		}
+		l.sign()
+		rep := verified(t, m.policy, packed(t, m.files(t)))
+		if v := rep.Verdict(Origin); (v.State == Holds) != same || !same && !strings.Contains(v.Says, "the number twice") {
+			t.Errorf("the recorded one %v: origin is %s: %s", same, v.State, v.Says)
 		}
 	}
 }

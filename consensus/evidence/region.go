@@ -64,18 +64,18 @@ type regionReader struct {
 	chosen   bool // which of their receipts are here, the region chose
 	quoted   []quote
 	unseen   int
-	bundle   map[string]bool // hashes of bundles that leaves name
-	held     map[string]bool // bundles in the pack
-	chained  []chainHeld     // certificates in the pack
-	refused  []chainHeld     // those that it was shown and did not believe
-	serials  map[string]bool // certificates that leaves show
-	rootless int             // certificates of regions that the policy has no root of
+	bundle   map[string]bool   // hashes of bundles that leaves name
+	held     map[string]bool   // bundles in the pack
+	chained  []chainHeld       // certificates in the pack
+	refused  []chainHeld       // those that it was shown and did not believe
+	serials  map[string]string // SHA-256 of certificates that leaves show, by number; empty where a leaf says none
+	rootless int               // certificates of regions that the policy has no root of
 
 	out RegionReport
 }
 
 func newRegionReader(v *verifier, d Region) *regionReader {
-	return &regionReader{v: v, desc: d, chains: map[string]chain{}, bundle: map[string]bool{}, held: map[string]bool{}, serials: map[string]bool{}, segments: segments{absent: map[string]*Absent{}},
+	return &regionReader{v: v, desc: d, chains: map[string]chain{}, bundle: map[string]bool{}, held: map[string]bool{}, serials: map[string]string{}, segments: segments{absent: map[string]*Absent{}},
 		out: RegionReport{Name: d.Name, Origin: d.Origin, First: d.First, End: d.End, Erased: len(d.Erased)}}
 }
 

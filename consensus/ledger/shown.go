@@ -37,11 +37,12 @@ const (
 	ShownTag = "tag"
 	// ShownGranted is the roles that a new token has, joined by "+".
 	ShownGranted = "granted"
-	// ShownCertificate is "<serial> <not after>" of a certificate issued,
-	// ShownRevoked the serial of one revoked.
+	// ShownCertificate is "<serial> <not after> <hex SHA-256 of its DER>" of a
+	// certificate issued, ShownRevoked the serial of one revoked.
 	ShownCertificate = "certificate"
 	ShownRevoked     = "revoked"
-	// ShownState is the state that a node was given.
+	// ShownState is what became of the thing: the state or the role that a node was
+	// given, a peer, token or witness that was let go.
 	ShownState = "state"
 	// ShownPeerLeaf is "<region> <leaf index> <hex leaf hash>": the other half
 	// of a crossing, in the ledger of the region it names.

@@ -37,6 +37,8 @@ type InitRegion struct {
 	// LawPack is the tables of the pack that seeds the region, by file name.
 	LawPack map[string][]byte `json:"law_pack"`
 	Node    placement.Node    `json:"node"` // the first voter
+	// Certificate is the hex SHA-256 of the first voter's certificate.
+	Certificate string `json:"certificate,omitempty"`
 	// Voters is how many nodes shall vote: 3 unless it says 5.
 	Voters int `json:"voters,omitempty"`
 	// Limits bound the state; zero fields mean the defaults.
@@ -116,6 +118,7 @@ type IssueCertificate struct {
 	Node     placement.NodeID `json:"node"`
 	Serial   string           `json:"serial"`
 	NotAfter time.Time        `json:"not_after"`
+	SHA256   string           `json:"sha256,omitempty"` // of its DER, hex
 }
 
 // ReportInventory takes over a node's own signed report, and its addresses.

@@ -389,10 +389,13 @@ func (s *State) putWitness(c *call, k PutWitness) *Refused {
 
 func (s *State) dropWitness(c *call, k DropWitness) *Refused {
 	c.subject = clip(k.Name)
-	if !s.witnesses.has(k.Name) {
+	w, ok := s.witnesses.get(k.Name)
+	if !ok {
 		return refuse("witness.unknown", "see the region's witnesses: sovmesh region show", "%q is no outside witness", clip(k.Name))
 	}
 	s.witnesses.delete(k.Name)
+	c.show(ledger.ShownWitness, w.Key)
+	c.show(ledger.ShownState, "dropped")
 	c.id = k.Name
 	return nil
 }

@@ -51,7 +51,7 @@ func (s *State) joinNode(c *call, k JoinNode) *Refused {
 	s.nodes.put(string(node.ID), &node)
 	c.show(ledger.ShownState, "joined")
 	if node.Serial != "" {
-		c.show(ledger.ShownCertificate, certificateText(node.Serial, node.NotAfter))
+		c.show(ledger.ShownCertificate, certificateText(node.Serial, node.NotAfter, ""))
 	}
 	c.id = string(node.ID)
 	return nil
@@ -146,6 +146,7 @@ func (s *State) setRole(c *call, k SetRole) *Refused {
 		return refuse("node.last", "promote another node first", "node %s is the only voter", n.ID)
 	}
 	n.Role = k.Role
+	c.show(ledger.ShownState, string(k.Role))
 	s.putNode(n)
 	return nil
 }
@@ -201,8 +202,11 @@ func (s *State) issueCertificate(c *call, k IssueCertificate) *Refused {
 	if k.Serial == "" || len(k.Serial) > 64 {
 		return refuse("node.serial", "send the certificate's serial number, decimal", "the certificate of node %s has no serial number", n.ID)
 	}
+	if !validDigest(k.SHA256) {
+		return refuse("node.certificate", "send the SHA-256 of the certificate's DER in hex", "the certificate of node %s has no such digest", n.ID)
+	}
 	n.Serial, n.NotAfter = k.Serial, k.NotAfter.UTC()
-	c.show(ledger.ShownCertificate, certificateText(n.Serial, n.NotAfter))
+	c.show(ledger.ShownCertificate, certificateText(n.Serial, n.NotAfter, k.SHA256))
 	s.putNode(n)
 	return nil
 }

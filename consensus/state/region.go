@@ -21,6 +21,8 @@ func (s *State) initRegion(c *call, k InitRegion) *Refused {
 		return refuse("region.name", "use lower-case letters, digits and hyphens", "%q is no name of a region", k.Region.ID)
 	case !placement.ValidName(string(k.Node.ID)):
 		return refuse("node.name", "use lower-case letters, digits and hyphens", "%q is no name of a node", k.Node.ID)
+	case !validDigest(k.Certificate):
+		return refuse("node.certificate", "send the SHA-256 of the certificate's DER in hex", "the certificate of node %s has no such digest", k.Node.ID)
 	case k.Voters != 0 && k.Voters != 3 && k.Voters != 5:
 		return refuse("region.voters", "choose 3 or 5", "%d voters are not possible", k.Voters)
 	case k.Limits.Pending < 0 || k.Limits.Terminal < 0 || k.Limits.Bytes < 0:
@@ -49,7 +51,7 @@ func (s *State) initRegion(c *call, k InitRegion) *Refused {
 	c.show(ledger.ShownExport, region.Export)
 	c.show(ledger.ShownImport, region.Import)
 	if k.Node.Serial != "" {
-		c.show(ledger.ShownCertificate, certificateText(clip(k.Node.Serial), k.Node.NotAfter))
+		c.show(ledger.ShownCertificate, certificateText(clip(k.Node.Serial), k.Node.NotAfter, k.Certificate))
 	}
 	node := k.Node
 	node.Region, node.Role, node.State, node.Contact = region.ID, placement.RoleVoter, placement.NodeReady, placement.ContactAlive
@@ -236,6 +238,7 @@ func (s *State) revokeToken(c *call, k RevokeToken) *Refused {
 	t := *old
 	t.Revoked = true
 	s.putToken(&t)
+	c.show(ledger.ShownState, "revoked")
 	c.id = t.ID
 	return nil
 }

@@ -113,6 +113,16 @@ func rolesText(roles []Role) string {
 	return strings.Join(words, "+")
 }
 
-func certificateText(serial string, notAfter time.Time) string {
-	return serial + " " + notAfter.UTC().Format(time.RFC3339)
+func certificateText(serial string, notAfter time.Time, digest string) string {
+	text := serial + " " + notAfter.UTC().Format(time.RFC3339)
+	if digest != "" {
+		text += " " + digest
+	}
+	return text
+}
+
+// validDigest reports whether it is a SHA-256 in hex; none is well too.
+func validDigest(s string) bool {
+	raw, err := hex.DecodeString(s)
+	return s == "" || err == nil && len(raw) == 32 && strings.ToLower(s) == s
 }

@@ -122,7 +122,7 @@ func (s *Server) certify(c *call, a Authority, in JoinRequest) (*JoinAnswer, err
 	if err != nil {
 		return nil, &InputError{Code: CodeBody, Message: "the serving certificate request is not acceptable: " + err.Error(), Help: "send DNS names and IP addresses as hosts"}
 	}
-	_, v, err := c.propose(state.IssueCertificate{Node: in.Node, Serial: serial, NotAfter: notAfter}, "node:"+string(in.Node))
+	_, v, err := c.propose(state.IssueCertificate{Node: in.Node, Serial: serial, NotAfter: notAfter, SHA256: digestOf(chain)}, "node:"+string(in.Node))
 	if err != nil {
 		return nil, err
 	}

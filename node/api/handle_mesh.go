@@ -1,6 +1,8 @@
 package api
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/http"
 	"slices"
@@ -101,10 +103,19 @@ func renewCertificate(s *Server, c *call) error {
 	if out.Bundle, err = a.Bundle().Marshal(); err != nil {
 		return fmt.Errorf("write the region's bundle: %w", err)
 	}
-	if _, _, err := c.propose(state.IssueCertificate{Node: c.caller.Node, Serial: out.Serial, NotAfter: out.NotAfter}, c.caller.Actor); err != nil {
+	if _, _, err := c.propose(state.IssueCertificate{Node: c.caller.Node, Serial: out.Serial, NotAfter: out.NotAfter, SHA256: digestOf(out.Chain)}, c.caller.Actor); err != nil {
 		return err
 	}
 	return c.writeJSON(http.StatusOK, out)
+}
+
+// digestOf is the SHA-256 of the first certificate of a chain, as its leaf shows it.
+func digestOf(chain [][]byte) string {
+	if len(chain) == 0 {
+		return ""
+	}
+	sum := sha256.Sum256(chain[0])
+	return hex.EncodeToString(sum[:])
 }
 
 // ownHosts refuses a serving certificate for the address of another node: with
