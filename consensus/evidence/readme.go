@@ -7,7 +7,7 @@ const readme = `EVIDENCE PACK
 This file shows what a region of a mesh recorded of a time: every decision where
 something may run, every act of its administrators, and what it refused. It holds
 all leaves of the region's ledger of that time, so that a missing one shows, and
-no name, command or prompt, except what was exported with --job or --tenant.
+no name, command or prompt, except what was exported with --job, --tenant or --acts.
 
   pack.json            what this pack claims to hold; nothing in it is believed
   law/                 the law packs that decisions pin, by their hash

@@ -66,7 +66,7 @@ const (
 type Report struct {
 	File   string `json:"file,omitempty"`
 	Kind   string `json:"kind"`
-	SHA256 string `json:"sha256"` // of the pack's manifest, or of the receipt
+	SHA256 string `json:"sha256"` // of the pack's manifest, or of the receipt; empty if it ended before that
 	Mesh   string `json:"mesh"`
 	// When, by whom and for what a pack was exported is its own word.
 	ExportedAt time.Time      `json:"exported_at,omitzero"`

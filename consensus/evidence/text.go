@@ -71,7 +71,9 @@ func (p *printer) report(r *Report) {
 		head += fmt.Sprintf(", exported by %s at %s (its own word)", r.ExportedBy, stamp(r.ExportedAt))
 	}
 	p.line("%s", head)
-	p.line("  sha256 %s", r.SHA256)
+	if r.SHA256 != "" {
+		p.line("  %s %s", r.hashed(), r.SHA256)
+	}
 	for i := range r.Verdicts {
 		p.verdict(&r.Verdicts[i])
 	}
@@ -85,6 +87,15 @@ func (p *printer) report(r *Report) {
 	for _, s := range r.NotShownHere {
 		p.line("    - %s", s)
 	}
+}
+
+// hashed says of what the SHA-256 is: of a pack's manifest, which holds those of
+// all its other files, and not of the file that the pack came in.
+func (r *Report) hashed() string {
+	if r.Kind == KindPack {
+		return "sha256 of its MANIFEST"
+	}
+	return "sha256"
 }
 
 func (p *printer) verdict(v *Verdict) {

@@ -197,7 +197,10 @@ func appendJudged(key []byte, j *ledger.Judgement) []byte {
 func dirOf(hash string) string { return hash }
 
 func (v *verifier) report() *Report {
-	rep := &Report{File: v.name, Kind: v.kind, SHA256: hex.EncodeToString(v.id[:]), Receipt: v.answer, NotShownHere: cannotShow()}
+	rep := &Report{File: v.name, Kind: v.kind, Receipt: v.answer, NotShownHere: cannotShow()}
+	if v.id != [sha256.Size]byte{} { // else it ended before there was anything to hash
+		rep.SHA256 = hex.EncodeToString(v.id[:])
+	}
 	if v.desc != nil {
 		rep.Mesh, rep.ExportedAt, rep.ExportedBy, rep.Filter = v.desc.Mesh, v.desc.ExportedAt, v.desc.ExportedBy, v.desc.Filter
 	}
