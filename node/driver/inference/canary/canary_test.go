@@ -34,6 +34,7 @@ func TestTheOpenAISDKIsUnderstood(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := strings.Join(Tokens("user: bonjour tout le monde\n", 5), "")
+	//lint:ignore SA1019 other servers send it still, and ours says by it that it is a canary
 	if got := answer.Choices[0].Message.Content; got != want || answer.SystemFingerprint != Fingerprint || answer.Usage.CompletionTokens != 5 || answer.Usage.PromptTokens != 5 {
 		t.Errorf("%q (want %q), %+v", got, want, answer)
 	}
