@@ -282,13 +282,17 @@ func (a *Archive) thin() {
 
 func (a *Archive) rewrite() error {
 	var data []byte
-	next := slices.Clone(a.all)
-	for i, p := range next {
+	next := make([]place, 0, len(a.all))
+	for _, p := range a.all {
 		note, at, _, err := a.record(p.off, a.end)
 		if err != nil {
 			return err
 		}
-		next[i].off, next[i].at = int64(len(data)), p.at
+		if note == nil {
+			continue // it rotted; a record without a note would end the file for whoever loads it
+		}
+		p.off = int64(len(data))
+		next = append(next, p)
 		data = appendKept(data, Kept{Note: note, At: at})
 	}
 	if err := a.files.Replace(archiveFile, data); err != nil {

@@ -187,6 +187,27 @@ func TestTheArchiveAfterACrash(t *testing.T) {
 	}
 }
 
+// A checkpoint that rotted is left out when the file is rewritten, and what
+// stands behind it is still there at the next start.
+func TestARewrittenArchiveLeavesOutWhatRotted(t *testing.T) {
+	files := Memory()
+	a := archived(t, files)
+	for i := range 5 {
+		keep(t, a, kept(t, uint64(i+1), firstDay.Add(time.Duration(i)*time.Minute), 1))
+	}
+	rotten := a.all[1].off + archiveHead + 30
+	if _, err := a.file.WriteAt([]byte{0}, rotten); err != nil {
+		t.Fatal(err)
+	}
+	a.dead = 1 << 20
+	if err := a.close(); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := sizesIn(t, archived(t, files)), []uint64{1, 3, 4, 5}; !slices.Equal(got, want) {
+		t.Errorf("after the rewrite %v are kept, want %v", got, want)
+	}
+}
+
 func TestAnArchiveAnswersInPages(t *testing.T) {
 	a := archived(t, Memory())
 	for i := range 50 {
