@@ -34,6 +34,12 @@ func Administers(l *ledger.Leaf) bool {
 	return l.Accepted() && (setting || administers && !use)
 }
 
+// opens reports whether the filter asks for the opening of a leaf, as far as the
+// leaf can tell: which leaves are of a tenant only their openings do.
+func (f *Filter) opens(l *ledger.Leaf) bool {
+	return f.Acts && Administers(l) || f.Job != "" && f.Tenant == "" && slices.Contains(JobsOf(l), f.Job)
+}
+
 func (r *RegionAccount) act(index uint64, l *ledger.Leaf) {
 	if !Administers(l) {
 		return

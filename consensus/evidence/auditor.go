@@ -230,6 +230,15 @@ func (r *regionReader) lacks() (all []string) {
 	if r.chosen {
 		all = append(all, fmt.Sprintf("whether all inference receipts of what was asked for are here: region %s chose them, as their leaves name nobody", r.desc.Name))
 	}
+	if r.v.desc.Filter.Tenant != "" {
+		all = append(all, fmt.Sprintf("whether all openings of the tenant are here: region %s chose them, as leaves name no tenant", r.desc.Name))
+	}
+	if r.unrecorded > 0 {
+		all = append(all, fmt.Sprintf("that %s of region %s were erased, and not left out: the leaf that records it is not in this pack", plural(uint64(r.unrecorded), "opening"), r.desc.Name))
+	}
+	if n := r.chainless(); n > 0 {
+		all = append(all, fmt.Sprintf("who issued %d certificates that leaves of region %s show: a pack has the chain of the node that exported it", n, r.desc.Name))
+	}
 	if r.rootless > 0 {
 		all = append(all, fmt.Sprintf("who issued %d certificates in the part of region %s: the policy has no root of any region", r.rootless, r.desc.Name))
 	}

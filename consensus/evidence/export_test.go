@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -283,5 +284,56 @@ func TestTheRecipe(t *testing.T) {
 	pack[len(pack)-3000] ^= 1
 	if out, err := run(pack, m.policy.Text()); err == nil {
 		t.Errorf("a byte was changed, and the recipe holds: %s", out)
+	}
+}
+
+// Openings that were asked for are here, or erased, or the pack is not whole.
+func TestOpeningsThatWereAskedForAreHere(t *testing.T) {
+	const job = "fra-1.01"
+	about := func(m *aMesh) (*aLog, []uint64) {
+		l := m.logs[0]
+		first := l.add(t, "job.submit", judging(l.here("EU")), showing(ledger.ShownJob, job+" pending"))
+		second := l.add(t, "job.stop", showing(ledger.ShownRole, "admin"), showing(ledger.ShownJob, job+" stopped"))
+		return l, []uint64{first, second}
+	}
+	for _, tt := range []struct {
+		name      string
+		filter    Filter
+		have      int  // of the two
+		erased    bool // the first is
+		recorded  bool
+		ok        bool
+		findings  string
+		unproven  string
+		nothingOf string
+	}{
+		{name: "all", filter: Filter{Job: job}, have: 2, ok: true},
+		{name: "one left out", filter: Filter{Job: job}, have: 1, findings: "openings of 1 leaf that the pack was asked for"},
+		{name: "one left out of acts", filter: Filter{Acts: true}, have: 1, findings: "openings of 1 leaf that"},
+		{name: "none was asked for", have: 0, ok: true},
+		{name: "erased, on record", filter: Filter{Job: job}, have: 2, erased: true, recorded: true, ok: true, nothingOf: "were erased, and not left out"},
+		{name: "erased, by its own word", filter: Filter{Job: job}, have: 2, erased: true, ok: true, unproven: "1 opening of region fra-1 were erased, and not left out"},
+		{name: "of a tenant", filter: Filter{Tenant: "t"}, have: 2, ok: true, unproven: "all openings of the tenant"},
+	} {
+		m := newMesh(t, "")
+		l, leaves := about(m)
+		if tt.recorded {
+			l.add(t, "audit.erase", showing(ledger.ShownErased, fmt.Sprintf("%d", leaves[0])))
+		}
+		l.sign()
+		e := l.exporter(t)
+		e.Filter = tt.filter
+		e.Source.(*aSource).erased[leaves[0]] = tt.erased
+		for _, leaf := range leaves[tt.have:] {
+			delete(l.openings, leaf)
+		}
+		e.Selects = func(l *ledger.Leaf, _ func() []byte) bool {
+			return tt.filter.opens(l) || tt.filter.Tenant != "" && slices.Contains(JobsOf(l), job)
+		}
+		rep := verified(t, m.policy, exported(t, e))
+		v, rest := rep.Verdict(Completeness), strings.Join(rep.NotShownHere, "\n")
+		if rep.OK() != tt.ok || !strings.Contains(strings.Join(v.Findings, "\n"), tt.findings) || !strings.Contains(rest, tt.unproven) || tt.nothingOf != "" && strings.Contains(rest, tt.nothingOf) {
+			t.Errorf("%s: %+v\n%s", tt.name, rep.Verdicts, rest)
+		}
 	}
 }

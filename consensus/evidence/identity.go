@@ -256,3 +256,18 @@ func (r *regionReader) showed(held chainHeld) bool {
 	}
 	return ok
 }
+
+// chainless counts certificates that leaves show and whose chain is not here.
+func (r *regionReader) chainless() int {
+	here := map[string]bool{}
+	for _, held := range r.chained {
+		here[held.serial] = true
+	}
+	n := 0
+	for serial := range r.serials {
+		if !here[serial] {
+			n++
+		}
+	}
+	return n
+}

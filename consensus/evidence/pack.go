@@ -17,8 +17,8 @@ import (
 //	law/<hash>/<table>.csv                     the law packs that leaves pin
 //	and for each region, in the description's order:
 //	regions/<r>/bundles/<sha256>.json          the certificates it and its peers were known by
-//	regions/<r>/certificates/<serial>.pem      chains of its nodes
-//	regions/<r>/refused/<sha256>.pem           forged chains that it was shown
+//	regions/<r>/certificates/<serial>.pem      chains of its nodes: that of the exporter
+//	regions/<r>/refused/<sha256>.pem           forged chains that the exporter was shown
 //	regions/<r>/checkpoints/<size>             signed notes, oldest first
 //	regions/<r>/edge                           compact range of the log before the first leaf
 //	regions/<r>/entries/<n>                    the leaves, in runs

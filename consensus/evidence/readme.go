@@ -12,8 +12,8 @@ no name, command or prompt, except what was exported with --job, --tenant or --a
   pack.json            what this pack claims to hold; nothing in it is believed
   law/                 the law packs that decisions pin, by their hash
   regions/R/bundles    the certificates by which the region and its peers are known
-  regions/R/certificates  chains of the region's nodes
-  regions/R/refused    forged certificates that the region was shown and refused
+  regions/R/certificates  the chain of the node that exported; leaves show all issues
+  regions/R/refused    forged certificates that this node was shown and refused
   regions/R/checkpoints   signed states of the log, with witnesses' cosignatures:
   https://c2sp.org/tlog-checkpoint, https://c2sp.org/tlog-cosignature
   regions/R/edge       what the log's tree was before the first leaf here

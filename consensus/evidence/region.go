@@ -56,6 +56,10 @@ type regionReader struct {
 	hashes []ledger.Hash // of the leaves, where they are compared with others
 	hidden []ledger.Hash // the leaves' commitments, where openings are here
 	opened uint64        // one past the last leaf that was opened
+	// unopened are leaves whose openings the filter asks for, until they are here
+	// or said to be erased; gone are those that a leaf says were erased.
+	unopened, gone map[uint64]bool
+	unrecorded     int // said to be erased, and by no leaf that is here
 	// partial are the leaves of a receipt by index; nil for a pack.
 	partial map[uint64]ledger.Hash
 	chains  map[string]chain
@@ -76,6 +80,7 @@ type regionReader struct {
 
 func newRegionReader(v *verifier, d Region) *regionReader {
 	return &regionReader{v: v, desc: d, chains: map[string]chain{}, bundle: map[string]bool{}, held: map[string]bool{}, serials: map[string]string{}, segments: segments{absent: map[string]*Absent{}},
+		unopened: map[uint64]bool{}, gone: map[uint64]bool{},
 		out: RegionReport{Name: d.Name, Origin: d.Origin, First: d.First, End: d.End, Erased: len(d.Erased)}}
 }
 
@@ -221,6 +226,9 @@ func (r *regionReader) takeLeaf(entry []byte) error {
 		l = &ledger.Leaf{}
 	} else {
 		r.judge(index, l)
+		if r.v.desc.Filter.opens(l) {
+			r.unopened[index] = true
+		}
 	}
 	if r.v.opens[r.desc.Name] {
 		r.hidden = append(r.hidden, l.Commitment)
@@ -362,6 +370,12 @@ func (r *regionReader) judgeShown(index uint64, l *ledger.Leaf, s ledger.Shown) 
 		r.bundle[s.Value] = true
 	case ledger.ShownCertificate:
 		r.showSerial(s.Value)
+	case ledger.ShownErased:
+		for word := range strings.FieldsSeq(s.Value) {
+			if leaf, err := strconv.ParseUint(word, 10, 63); err == nil {
+				r.gone[leaf] = true
+			}
+		}
 	case ledger.ShownMissing:
 		n, _ := strconv.ParseUint(s.Value, 10, 64)
 		r.out.Missing += n
@@ -417,6 +431,7 @@ func (r *regionReader) takeOpening(leaf uint64, command []byte) error {
 		return fmt.Errorf("%w: an opening of region %s is for leaf %d, which is not here, or comes twice", ErrArchive, r.desc.Name, leaf)
 	}
 	r.opened = leaf + 1
+	delete(r.unopened, leaf)
 	salt, _, parsed := commandSalt(command)
 	if !parsed || ledger.Commit(salt, command) != r.hidden[leaf-r.desc.First] {
 		r.v.f.fail(Integrity, "region %s: the opening of leaf %d is not what the leaf commits to", r.desc.Name, leaf)

@@ -3,6 +3,8 @@ package evidence
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/ledger"
@@ -13,11 +15,7 @@ func (r *regionReader) end() error {
 	if r.tree == nil {
 		return fmt.Errorf("%w: region %s has no %s", ErrArchive, r.desc.Name, fileEdge)
 	}
-	for _, leaf := range r.desc.Erased {
-		if leaf < r.desc.First || leaf >= r.desc.End {
-			r.v.f.fail(Completeness, "region %s: leaf %d is said to be erased, and is not of this pack", r.desc.Name, leaf)
-		}
-	}
+	r.endOpenings()
 	if r.tree.Size() != r.desc.End {
 		r.v.f.fail(Completeness, "region %s: %d leaves are here, of %d to %d: the end is missing", r.desc.Name, r.tree.Size()-r.desc.First, r.desc.First, r.desc.End)
 	}
@@ -33,6 +31,24 @@ func (r *regionReader) end() error {
 	r.endBundles()
 	r.endCertificates()
 	return r.endSeals()
+}
+
+// endOpenings asks whether what the filter asks for is here, or is said to be
+// erased. That it is so is the pack's own word, unless a leaf here records it.
+func (r *regionReader) endOpenings() {
+	for _, leaf := range r.desc.Erased {
+		if leaf < r.desc.First || leaf >= r.desc.End {
+			r.v.f.fail(Completeness, "region %s: leaf %d is said to be erased, and is not of this pack", r.desc.Name, leaf)
+		}
+		if !r.gone[leaf] {
+			r.unrecorded++
+		}
+		delete(r.unopened, leaf)
+	}
+	if n := len(r.unopened); n > 0 {
+		first := slices.Min(slices.Collect(maps.Keys(r.unopened)))
+		r.v.f.lack(Completeness, "region %s: the openings of %s that the pack was asked for are not here, nor said to be erased; the first is of leaf %d: export from another node", r.desc.Name, plural(uint64(n), "leaf"), first)
+	}
 }
 
 func (r *regionReader) endSeals() error {

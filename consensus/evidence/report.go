@@ -183,6 +183,7 @@ func cannotShow() []string {
 	return []string{
 		"that the facts of a region are true: country, operator and claims are what its operators declared, at the assurance that each leaf names",
 		"that nothing ran outside the ledger: a node could run what nobody committed; receipts held by clients and visits show that",
+		"that every forged certificate is here that the region was shown: each node keeps those shown to it, no leaf records them, and a pack has those of the node that exported it",
 		"what went on inside a job: its network traffic, and what its operator could see",
 		"that regions and all the witnesses of the policy did not act together",
 		"a time more exact than the witnesses' cosignatures around it",
