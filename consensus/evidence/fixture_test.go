@@ -38,6 +38,8 @@ type aLog struct {
 	roots           map[string]string // of the story's segments, hex by a short name
 	// cosignedBy is who witnesses it.
 	cosignedBy []*ledger.Cosigner
+	// late is how much later than that their clocks say it is, for a size.
+	late map[uint64]time.Duration
 	// first is where the pack begins.
 	first uint64
 }
@@ -195,7 +197,7 @@ func (l *aLog) note(t testing.TB, size uint64, root ledger.Hash) []byte {
 	}
 	all := []ledger.Signature{sig}
 	for _, w := range l.cosignedBy {
-		s, err := w.Cosign(c, at(int(size)-1).Add(time.Second))
+		s, err := w.Cosign(c, at(int(size)-1).Add(time.Second+l.late[size]))
 		if err != nil {
 			t.Fatal(err)
 		}

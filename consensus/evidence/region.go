@@ -50,8 +50,9 @@ type regionReader struct {
 	rank int // of the last file's kind
 
 	seals  []seal
-	passed int  // seals whose root was compared
-	tailed bool // the last seal is of a larger log, that was shown to begin so
+	clocks map[string]seen // of witnesses, by their names in the policy
+	passed int             // seals whose root was compared
+	tailed bool            // the last seal is of a larger log, that was shown to begin so
 	tree   *ledger.Tree
 	hashes []ledger.Hash // of the leaves, where they are compared with others
 	hidden []ledger.Hash // the leaves' commitments, where openings are here
@@ -80,7 +81,7 @@ type regionReader struct {
 
 func newRegionReader(v *verifier, d Region) *regionReader {
 	return &regionReader{v: v, desc: d, chains: map[string]chain{}, bundle: map[string]bool{}, held: map[string]bool{}, serials: map[string]string{}, segments: segments{absent: map[string]*Absent{}},
-		unopened: map[uint64]bool{}, gone: map[uint64]bool{},
+		clocks: map[string]seen{}, unopened: map[uint64]bool{}, gone: map[uint64]bool{},
 		out: RegionReport{Name: d.Name, Origin: d.Origin, First: d.First, End: d.End, Erased: len(d.Erased)}}
 }
 
@@ -174,6 +175,7 @@ func (r *regionReader) signed(s *seal) {
 			if s.at.IsZero() || !w.At.IsZero() && w.At.Before(s.at) {
 				s.at = w.At
 			}
+			r.clockOf(w, s.size)
 		}
 	case errors.As(err, &refused) && refused.Verdict == ledger.NotWitnessed:
 		// Signed, and not (yet) witnessed.
@@ -181,6 +183,27 @@ func (r *regionReader) signed(s *seal) {
 		r.v.f.fail(Time, "region %s: %s", r.desc.Name, refused.What)
 	default:
 		r.v.f.fail(Origin, "region %s: %v", r.desc.Name, err)
+	}
+}
+
+// seen is when a witness cosigned the largest log so far.
+type seen struct {
+	size uint64
+	at   time.Time
+}
+
+// clockOf follows the clock of a witness from checkpoint to checkpoint: a
+// cosignature says that the log was the largest by then, so that of a larger one
+// comes later, but for what clocks are put right by.
+func (r *regionReader) clockOf(w ledger.Witnessed, size uint64) {
+	if w.At.IsZero() {
+		return
+	}
+	if last, ok := r.clocks[w.Name]; ok && w.At.Before(last.at.Add(-maxSkew)) {
+		r.v.f.fail(Time, "region %s: the clock of witness %s ran back: it cosigned %d leaves at %s, and %d at %s", r.desc.Name, w.Name, last.size, stamp(last.at), size, stamp(w.At))
+	}
+	if w.At.After(r.clocks[w.Name].at) {
+		r.clocks[w.Name] = seen{size, w.At}
 	}
 }
 

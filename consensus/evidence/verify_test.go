@@ -103,6 +103,9 @@ func attacks() []attack {
 			m.logs[0].add(t, "job.submit", func(l *ledger.Leaf) { l.Time = noon.AddDate(0, 0, -1) })
 			m.logs[0].sign()
 		}, nil, Time, "witnesses saw the log without it"},
+		{"a witness whose clock ran back", func(_ *testing.T, m *aMesh) {
+			m.logs[0].late = map[uint64]time.Duration{5: 10 * time.Minute}
+		}, nil, Time, "ran back"},
 		{"a clock a month ahead", func(t *testing.T, m *aMesh) {
 			m.logs[0].add(t, "job.submit", func(l *ledger.Leaf) { l.Time = noon.AddDate(0, 1, 0) })
 			m.logs[0].sign()
