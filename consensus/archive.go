@@ -189,6 +189,9 @@ func (g *Group) takeCheckpoints(ctx context.Context, s *store.Store, peer Checkp
 			if err := proveCheckpoint(ctx, s, g.View(), k.Note); err != nil {
 				return taken, notHere(k, err)
 			}
+			if k, err = vouched(g.View(), k); err != nil {
+				return taken, err
+			}
 			kept, err := s.Archive().Keep(k)
 			if err != nil {
 				return taken, err
@@ -198,6 +201,33 @@ func (g *Group) takeCheckpoints(ctx context.Context, s *store.Store, peer Checkp
 			}
 		}
 	}
+}
+
+// vouched leaves a checkpoint the signatures that were verified. How many
+// witnesses it has, and since when, decides what it takes the place of: lines
+// of keys that nobody knows would make a worse one better.
+func vouched(v *state.View, k store.Kept) (store.Kept, error) {
+	policy, err := knownKeys(v)
+	if err != nil {
+		return k, err
+	}
+	signed, err := ledger.ParseSignedCheckpoint(k.Note)
+	if err != nil {
+		return k, err
+	}
+	var own []ledger.Signature
+	for _, line := range signed.Signatures() {
+		same := func(key *ledger.Verifier) bool { return key.Name() == line.Name && key.ID() == line.ID }
+		if slices.ContainsFunc(policy.Logs(), func(l ledger.PolicyLog) bool { return same(l.Key) }) ||
+			slices.ContainsFunc(policy.Witnesses(), func(w ledger.PolicyWitness) bool { return same(w.Key) }) {
+			own = append(own, line)
+		}
+	}
+	note, err := ledger.NewSignedCheckpoint(signed.Unverified(), own...)
+	if err != nil {
+		return k, err
+	}
+	return store.NewKept(note.Encode(), k.At)
 }
 
 // notHere tells a peer that lies from a replica that cannot judge yet.

@@ -163,6 +163,13 @@ func TestCheckpointsOfPeersAreProved(t *testing.T) {
 	if taken, err := l.takeCheckpoints(timeout(t), s, says(page(noteOf(t, all[0], was.Add(-time.Hour)), good))); taken != 2 || err != nil {
 		t.Errorf("took %d of two good ones: %v", taken, err)
 	}
+	// Lines of keys that nobody knows count for nothing, and are not kept.
+	if all, err := s.Archive().After(0, 1<<20); err != nil || len(all) != 2 || all[1].Witnesses != 0 || strings.Contains(string(all[1].Note), "w.example") {
+		t.Errorf("a signature that nobody verified is kept: %+v, %v", all, err)
+	}
+	if taken, err := l.takeCheckpoints(timeout(t), s, says(page(good))); taken != 0 || err != nil {
+		t.Errorf("the same checkpoint with a line of nobody takes the place of the one here: %d, %v", taken, err)
+	}
 	if err := l.keepCheckpoints(timeout(t), s); err != nil {
 		t.Fatal(err)
 	}
