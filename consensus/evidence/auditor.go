@@ -230,6 +230,9 @@ func (r *regionReader) lacks() (all []string) {
 	if r.chosen {
 		all = append(all, fmt.Sprintf("whether all inference receipts of what was asked for are here: region %s chose them, as their leaves name nobody", r.desc.Name))
 	}
+	if next := r.later(); next != "" {
+		all = append(all, fmt.Sprintf("where the log %s ended: the policy names %s, which took its place, and the pack does not say after how many leaves", r.desc.Origin, next))
+	}
 	if r.v.desc.Filter.Tenant != "" {
 		all = append(all, fmt.Sprintf("whether all openings of the tenant are here: region %s chose them, as leaves name no tenant", r.desc.Name))
 	}

@@ -3,6 +3,8 @@ package evidence
 import (
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/sovmesh/sovmesh/consensus/ledger"
 )
@@ -93,4 +95,32 @@ func (r *regionReader) follows(end ledger.Checkpoint) {
 			return
 		}
 	}
+}
+
+// later is a log that the policy names of the region after this one; empty if
+// there is none. A log that another took the place of, and whose pack does not
+// show where it ended, may have been written on by whoever kept its key.
+func (r *regionReader) later() (origin string) {
+	if r.v.policy == nil || r.partial != nil || r.out.Ended != nil {
+		return ""
+	}
+	own, most := restarts(r.desc.Origin), 0
+	for _, l := range r.v.policy.Logs() {
+		region, mesh, ok := ownerOf(l.Key.Name())
+		if n := restarts(l.Key.Name()); ok && region == r.desc.Name && mesh == r.v.desc.Mesh && n > max(own, most) {
+			origin, most = l.Key.Name(), n
+		}
+	}
+	return origin
+}
+
+// restarts is the number in the name of a log: 1 for "<region>.<mesh>/ledger",
+// n for "<region>.<mesh>/ledger/<n>".
+func restarts(origin string) int {
+	_, path, _ := strings.Cut(origin, "/")
+	n, err := strconv.Atoi(strings.TrimPrefix(path, "ledger/"))
+	if err != nil {
+		return 1
+	}
+	return n
 }

@@ -153,3 +153,21 @@ func TestARecoveryThatDoesNotFit(t *testing.T) {
 		}
 	}
 }
+
+// A log in whose place another was begun does not pass for the one that goes on.
+func TestALogThatEndedSaysSoByThePolicy(t *testing.T) {
+	r := recovered(t, asItWas)
+	whole := exported(t, r.old.exporter(t)) // as if it went on
+	says := func(policy *ledger.Policy, pack []byte) string {
+		return strings.Join(verified(t, policy, pack).NotShownHere, "\n")
+	}
+	const want = "where the log fra-1.mesh.example/ledger ended: the policy names fra-1.mesh.example/ledger/2"
+	if got := says(r.policy, whole); !strings.Contains(got, want) {
+		t.Errorf("nothing says that it ended: %s", got)
+	}
+	for name, got := range map[string]string{"before the recovery": says(r.before, whole), "with its end": says(r.policy, r.ended(t)), "the next log": says(r.policy, exported(t, r.next.exporter(t)))} {
+		if strings.Contains(got, "where the log") {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
