@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -178,6 +179,74 @@ func TestForeignAndDamagedDirectories(t *testing.T) {
 	var corrupt *Corrupt
 	if err := run("n1", "fra-1"); !errors.As(err, &corrupt) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("a damaged log: %v", err)
+	}
+}
+
+// A replica on whose disk something rotted says what and what to do, and neither
+// panics nor leaves the reason to the log.
+func TestARottenDirectoryIsNamed(t *testing.T) {
+	r := newRegion(t, 1, func(c *Config) { c.SnapshotThreshold, c.SnapshotInterval, c.Trailing = 20, 20*time.Millisecond, 1 })
+	whole := string(r.dirs["n1"].(dir))
+	for range 60 {
+		if _, err := r.leader().Propose(timeout(t), r.job(), "tok"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.within("a compacted log", func() bool {
+		at, err := strconv.ParseUint(r.leader().raft.Load().Stats()["last_snapshot_index"], 10, 64)
+		return err == nil && at > 40
+	})
+	r.kill("n1")
+	junk := func(data []byte) []byte {
+		for i := range data {
+			data[i] = byte(i*7 + 1)
+		}
+		return data
+	}
+	none := func([]byte) []byte { return nil }
+	cut := func(data []byte) []byte { return data[:2*os.Getpagesize()] } // behind its two heads
+	tests := []struct {
+		name, file string
+		change     func([]byte) []byte
+		says       string
+	}{
+		{"the index of the log is empty", "raft/wal-meta.db", none, "the raft log is damaged"},
+		{"the index of the log is cut", "raft/wal-meta.db", cut, "the raft log is damaged"},
+		{"what a snapshot is of cannot be read", "snapshots/*/meta.json", junk, "no snapshot that can be read"},
+		{"a snapshot rotted", "snapshots/*/state.bin", junk, "the raft log is damaged: its snapshots"},
+		{"the ledger's tree rotted", "ledger/hashes.0", junk, "the ledger file hashes.0 is damaged"},
+	}
+	for _, tt := range tests {
+		path := filepath.Join(t.TempDir(), "n1")
+		if err := os.CopyFS(path, os.DirFS(whole)); err != nil {
+			t.Fatal(err)
+		}
+		files, _ := filepath.Glob(filepath.Join(path, tt.file))
+		if len(files) == 0 {
+			t.Fatalf("%s: no file %s", tt.name, tt.file)
+		}
+		for _, file := range files {
+			data, err := os.ReadFile(file)
+			if err == nil {
+				err = os.WriteFile(file, tt.change(data), 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		cfg := DefaultConfig()
+		cfg.Self, cfg.Region, cfg.Advertise, cfg.Layer, cfg.Storage = "n1", "fra-1", address("n1"), newFabric().layer("n1"), Dir(path)
+		g, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		err = g.Run(ctx)
+		cancel()
+		var hint interface{ Hint() string }
+		if err == nil || !strings.Contains(err.Error(), tt.says) || !errors.As(err, &hint) {
+			t.Errorf("%s: %v, want %q and what to do", tt.name, err, tt.says)
+		}
 	}
 }
 

@@ -185,7 +185,7 @@ func (g *Group) Run(ctx context.Context) error {
 	r, err := raft.NewRaft(g.raftConfig(notify), g.machine, cached(stores.Log, g.noteStorage), stable, stores.Snapshots, net)
 	if err != nil {
 		net.stop()
-		return fmt.Errorf("open raft log of region %s: %w", g.cfg.Region, err)
+		return g.notBegun(err)
 	}
 	g.raft.Store(r)
 	g.net.Store(net)
@@ -219,6 +219,17 @@ func (g *Group) Run(ctx context.Context) error {
 	parts.Wait()
 	net.stop()
 	return err
+}
+
+// notBegun says why raft does not begin. Raft itself tells of a state that it
+// could not restore in its log alone.
+func (g *Group) notBegun(err error) error {
+	if g.machine.broken != nil {
+		err = g.machine.broken
+	} else {
+		err = &Corrupt{"its snapshots", err}
+	}
+	return fmt.Errorf("open raft log of region %s: %w", g.cfg.Region, err)
 }
 
 func (g *Group) closing(what string, f func() error) {

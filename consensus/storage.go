@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -107,7 +108,7 @@ func (d dir) Open(id Identity, log *slog.Logger) (*Stores, error) {
 	if err := d.dropUnfinished(); err != nil {
 		return nil, fmt.Errorf("remove half-written snapshots below %s: %w", path, err)
 	}
-	w, err := wal.Open(logs, wal.WithLogger(hclogger(log, "wal")))
+	w, err := openLog(logs, log)
 	if err != nil {
 		return nil, &Corrupt{logs, err}
 	}
@@ -125,6 +126,19 @@ func (d dir) Open(id Identity, log *slog.Logger) (*Stores, error) {
 	return stores, nil
 }
 
+// openLog opens raft-wal's files. Its index is mapped into memory, and the library
+// takes it as it finds it: one that is empty or cut short ends in a panic or a
+// fault of the memory, which is damage like any other.
+func openLog(dir string, log *slog.Logger) (w *wal.WAL, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("its index cannot be read: %v", p)
+		}
+	}()
+	return wal.Open(dir, wal.WithLogger(hclogger(log, "wal")))
+}
+
 func readCommitted(file string) (uint64, error) {
 	data, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
@@ -140,10 +154,16 @@ func readCommitted(file string) (uint64, error) {
 	return index, nil
 }
 
-// replaceFile writes a small file in one step.
+// replaceFile writes a small file in one step. It is on the disk before it has
+// its name: a power cut would leave an empty one, which is taken for damage.
 func replaceFile(file, content string) error {
 	tmp := file + ".new"
-	if err := os.WriteFile(tmp, []byte(content+"\n"), 0o600); err != nil {
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", file, err)
+	}
+	_, err = f.WriteString(content + "\n")
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", file, err)
 	}
 	return os.Rename(tmp, file)
@@ -199,10 +219,23 @@ func checkLog(stores *Stores) error {
 			}
 		}
 	}
-	return checkCommitted(stores, last)
+	return checkEnds(stores, first, last)
 }
 
-func checkCommitted(stores *Stores, last uint64) error {
+// checkEnds looks whether log and snapshots together reach from the beginning to
+// what this replica knew to be committed.
+func checkEnds(stores *Stores, first, last uint64) error {
+	snapshots, err := stores.Snapshots.List()
+	if err != nil {
+		return &Corrupt{"its snapshots", err}
+	}
+	newest := uint64(0)
+	for _, s := range snapshots {
+		newest = max(newest, s.Index)
+	}
+	if first > newest+1 {
+		return &Corrupt{"its snapshots", fmt.Errorf("the log begins with entry %d, and no snapshot that can be read has what was before", first)}
+	}
 	if stores.Committed == nil {
 		return nil
 	}
@@ -210,14 +243,7 @@ func checkCommitted(stores *Stores, last uint64) error {
 	if err != nil {
 		return err
 	}
-	snapshots, err := stores.Snapshots.List()
-	if err != nil {
-		return &Corrupt{"its snapshots", err}
-	}
-	for _, s := range snapshots {
-		last = max(last, s.Index)
-	}
-	if last < committed {
+	if last = max(last, newest); last < committed {
 		return &Corrupt{"its end", fmt.Errorf("it ends at entry %d, and had reached %d", last, committed)}
 	}
 	return nil
