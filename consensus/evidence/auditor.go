@@ -230,6 +230,9 @@ func (r *regionReader) lacks() (all []string) {
 	if r.chosen {
 		all = append(all, fmt.Sprintf("whether all inference receipts of what was asked for are here: region %s chose them, as their leaves name nobody", r.desc.Name))
 	}
+	if n := r.admitted.unadmitted; n > 0 && r.partial == nil {
+		all = append(all, fmt.Sprintf("that %s of region %s went by the tag that the job came in with: the leaf by which it came in is not here, or is of another law pack", plural(uint64(n), "decision"), r.desc.Name))
+	}
 	if next := r.later(); next != "" {
 		all = append(all, fmt.Sprintf("where the log %s ended: the policy names %s, which took its place, and the pack does not say after how many leaves", r.desc.Origin, next))
 	}

@@ -62,8 +62,9 @@ type regionReader struct {
 	unopened, gone map[uint64]bool
 	unrecorded     int // said to be erased, and by no leaf that is here
 	// partial are the leaves of a receipt by index; nil for a pack.
-	partial map[uint64]ledger.Hash
-	chains  map[string]chain
+	partial  map[uint64]ledger.Hash
+	chains   map[string]chain
+	admitted admissions // of jobs
 	// segments are those whose receipts may be here.
 	segments segments
 	chosen   bool // which of their receipts are here, the region chose
@@ -81,7 +82,7 @@ type regionReader struct {
 
 func newRegionReader(v *verifier, d Region) *regionReader {
 	return &regionReader{v: v, desc: d, chains: map[string]chain{}, bundle: map[string]bool{}, held: map[string]bool{}, serials: map[string]string{}, segments: segments{absent: map[string]*Absent{}},
-		clocks: map[string]seen{}, unopened: map[uint64]bool{}, gone: map[uint64]bool{},
+		clocks: map[string]seen{}, admitted: newAdmissions(), unopened: map[uint64]bool{}, gone: map[uint64]bool{},
 		out: RegionReport{Name: d.Name, Origin: d.Origin, First: d.First, End: d.End, Erased: len(d.Erased)}}
 }
 
@@ -340,6 +341,7 @@ func (r *regionReader) judgeLaw(index uint64, l *ledger.Leaf) {
 	if !l.Accepted() {
 		return
 	}
+	r.judgePolicy(index, l)
 	all := permitted == len(l.Judged)
 	switch l.Kind {
 	case kindAssign:

@@ -25,6 +25,25 @@ func TestAPackOfAnHonestMeshHolds(t *testing.T) {
 	}
 }
 
+// A region that takes a job adds its rule to the job's layers, never takes one
+// away.
+func TestAPolicyMayBecomeNarrower(t *testing.T) {
+	m := newMesh(t, "")
+	l := m.logs[0]
+	in := judged("EU", "", "permitted", ruleAdmission)
+	in.Facts = nil
+	l.add(t, kindSubmit, judging(in), func(x *ledger.Leaf) { x.Subject = "fra-1.01" })
+	j := l.here("EU & FR")
+	j.Subject = "fra-1.01"
+	l.add(t, kindAssign, judging(j))
+	l.sign()
+	rep := verified(t, m.policy, packed(t, m.files(t)))
+	mustHold(t, rep)
+	if got := strings.Join(rep.NotShownHere, "\n"); !strings.Contains(got, "that 1 decision of region fra-1 went by the tag") {
+		t.Errorf("of the story's placement nobody knows the job: %s", got)
+	}
+}
+
 // A pack of a later time begins at its edge.
 func TestAPackMayBeginLate(t *testing.T) {
 	m := newMesh(t, "")
@@ -98,6 +117,16 @@ func attacks() []attack {
 			m.logs[0].add(t, kindForward, showing(ledger.ShownJob, "fra-1.01 starting"))
 			m.logs[0].sign()
 		}, nil, Law, "sends a job to another region"},
+		{"a placement by another tag than the job's", func(t *testing.T, m *aMesh) {
+			l := m.logs[0]
+			in := judged("DE", "", "permitted", ruleAdmission)
+			in.Facts = nil
+			l.add(t, kindSubmit, judging(in), func(x *ledger.Leaf) { x.Subject = "fra-1.01" })
+			j := l.here("EU")
+			j.Subject = "fra-1.01"
+			l.add(t, kindAssign, judging(j))
+			l.sign()
+		}, nil, Law, "it came in with DE"},
 		{"a placement that nobody judged", func(t *testing.T, m *aMesh) { m.logs[0].add(t, kindAssign); m.logs[0].sign() }, nil, Law, "0 of its 0"},
 		{"yesterday's time", func(t *testing.T, m *aMesh) {
 			m.logs[0].add(t, "job.submit", func(l *ledger.Leaf) { l.Time = noon.AddDate(0, 0, -1) })

@@ -76,6 +76,9 @@ func TestReceiptsOfAllNodesAreEvidence(t *testing.T) {
 
 		m.Within(30*time.Second, "all is signed and witnessed", m.cosigned("fra-1"))
 		pack := m.exported(asked.Client, evidence.Filter{})
+		if rep := m.audited("fra-1", pack); rep.Regions[0].Placements == 0 || strings.Contains(strings.Join(rep.NotShownHere, "\n"), "came in with") {
+			t.Errorf("its %d placements are not all held against the tags of their jobs: %q", rep.Regions[0].Placements, rep.NotShownHere)
+		}
 		rep := m.audited("fra-1", pack)
 		if r := rep.Regions[0]; !rep.OK() || r.Receipts < len(ids) || uint64(r.Receipts) != r.Requests || r.Absent != 0 {
 			t.Errorf("%+v\n%+v", r, rep.Verdicts)
