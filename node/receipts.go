@@ -143,7 +143,11 @@ func (g gatewayReceipts) Find(ctx context.Context, id string) (owner string, doc
 func (g gatewayReceipts) elsewhere(text string) *gateway.Error {
 	out := &gateway.Error{Status: http.StatusNotFound, Code: "receipt_not_found", NoRetry: true, Message: "no node of this region keeps a receipt " + text}
 	id, err := receipt.ParseID(text)
-	if err != nil || id.Region != string(g.n.who.Region) {
+	if err != nil {
+		return out
+	}
+	if id.Region != string(g.n.who.Region) {
+		out.Message, out.Advice = "region "+id.Region+" keeps the receipt "+text+", and no other", "ask a node of that region, with a token of its own"
 		return out
 	}
 	view := g.n.ledger.View()

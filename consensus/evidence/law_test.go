@@ -1,7 +1,9 @@
 package evidence
 
 import (
+	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,6 +78,56 @@ func TestOnlyWhatIsAlikeIsJudgedOnce(t *testing.T) {
 		}
 		if err := v.rejudge(two[1]); err == nil {
 			t.Errorf("%s: the second was taken for the first", name)
+		}
+	}
+}
+
+// A region whose replicas all lie can write a law of its own, pin it and bring it
+// along: the decisions repeat under it, and the auditor is told that it is not the
+// law of this program.
+func TestALawOfTheRegionsOwnIsNamed(t *testing.T) {
+	tables := residency.Embedded().Tables()
+	tables["groups.csv"] = append(tables["groups.csv"], "EU,US,2020-01-01,,member,of its own making,high\n"...)
+	own, err := residency.LoadPack(tables)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const line = "says what the law says"
+	m := newMesh(t, "")
+	if rep := verified(t, m.policy, packed(t, m.files(t))); strings.Contains(strings.Join(rep.NotShownHere, "\n"), line) {
+		t.Errorf("of this program's own law: %q", rep.NotShownHere)
+	}
+	j := m.logs[0].here("EU")
+	j.LawPack, j.Facts.Country = own.Hash(), "US"
+	m.logs[0].add(t, kindAssign, judging(j))
+	m.logs[0].sign()
+	files := m.files(t)
+	at := slices.IndexFunc(files, func(f file) bool { return strings.HasPrefix(f.name, lawDir+"/") })
+	var law []file
+	for _, name := range sorted(tables) {
+		law = append(law, file{lawName(own.Hash(), name), tables[name]})
+	}
+	rep := verified(t, m.policy, packed(t, slices.Insert(files, at, law...)))
+	if all := strings.Join(rep.NotShownHere, "\n"); !strings.Contains(all, line) || !strings.Contains(all, own.Hash()) {
+		t.Errorf("law %s, not shown: %q", rep.Verdict(Law).State, all)
+	}
+}
+
+// What is printed of receipts is of packs: the file of one receipt has that one.
+func TestReceiptsHereAreToldInWords(t *testing.T) {
+	for _, tt := range []struct {
+		r    RegionReport
+		kind string
+		want string
+	}{
+		{RegionReport{Segments: 2, Requests: 3, Receipts: 3}, KindPack, "0 MISSING; 3 receipts here\n"},
+		{RegionReport{Segments: 2, Requests: 3, Receipts: 1, Absent: 1}, KindPack, "0 MISSING; 1 receipt here, of 1 segment none\n"},
+		{RegionReport{Segments: 1, Requests: 1}, KindInference, "0 MISSING\n"},
+	} {
+		var out bytes.Buffer
+		(&printer{w: &out}).region(&tt.r, tt.kind)
+		if !strings.Contains(out.String(), tt.want) {
+			t.Errorf("%q, want %q", out.String(), tt.want)
 		}
 	}
 }

@@ -158,8 +158,19 @@ func (p *printer) region(r *RegionReport, kind string) {
 		p.line("    %s checked against their leaves; erased: %d", plural(uint64(r.Openings), "opening"), r.Erased)
 	}
 	if r.Segments > 0 {
-		p.line("    %s of inference receipts: %d requests, %d without a receipt, %d MISSING; %s here, of %s none", plural(uint64(r.Segments), "segment"), r.Requests, r.Dropped, r.Missing, plural(uint64(r.Receipts), "receipt"), plural(r.Absent, "segment"))
+		p.line("    %s of inference receipts: %d requests, %d without a receipt, %d MISSING%s", plural(uint64(r.Segments), "segment"), r.Requests, r.Dropped, r.Missing, receiptsHere(r, kind))
 	}
+}
+
+// receiptsHere says which receipts a pack has; the file of one has that one.
+func receiptsHere(r *RegionReport, kind string) string {
+	switch {
+	case kind != KindPack:
+		return ""
+	case r.Absent == 0:
+		return "; " + plural(uint64(r.Receipts), "receipt") + " here"
+	}
+	return fmt.Sprintf("; %s here, of %s none", plural(uint64(r.Receipts), "receipt"), plural(r.Absent, "segment"))
 }
 
 func nonEmpty(s, other string) string {

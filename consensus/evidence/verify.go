@@ -217,6 +217,7 @@ func (v *verifier) report() *Report {
 		leaves += r.count()
 		rep.NotShownHere = append(rep.NotShownHere, r.lacks()...)
 	}
+	rep.NotShownHere = append(rep.NotShownHere, v.foreignLaw()...)
 	if v.policy == nil {
 		v.f.fail(Origin, "self-declared: without a policy nothing says whose evidence this is; give one with --policy")
 	}
@@ -231,6 +232,19 @@ func (v *verifier) report() *Report {
 		rep.Verdicts = append(rep.Verdicts, verdict)
 	}
 	return rep
+}
+
+// foreignLaw names the law packs that came with the evidence and are not this
+// program's. Decisions are repeated under them, and a region writes its own: that
+// what they say is the law is for a person to compare.
+func (v *verifier) foreignLaw() (all []string) {
+	own := residency.Embedded().Hash()
+	for _, hash := range sorted(v.packs) {
+		if hash != own && v.kind == KindPack {
+			all = append(all, fmt.Sprintf("that the law pack %s says what the law says: it came with the evidence, and this program's own is %s; compare its tables, in law/, with those that you trust", hash, own))
+		}
+	}
+	return all
 }
 
 // says is what a verdict that holds says.
