@@ -157,6 +157,9 @@ func (r *regions) Changes(ctx context.Context, region placement.RegionID, after 
 		for _, s := range answer.Jobs {
 			jobs = append(jobs, told(s))
 		}
+		for _, l := range answer.Landed {
+			jobs = append(jobs, controller.Theirs{Leaf: l.Leaf, Job: placement.Job{ID: l.Job, Grant: l.Grant}})
+		}
 		return nil
 	})
 	return jobs, next, err

@@ -53,6 +53,8 @@ type Row struct {
 	Leaf uint64 `json:"leaf"`
 
 	judged *ledger.Judgement
+	// used is how many of a row's grants a job went by, as the other region told.
+	used int
 }
 
 // Leaf takes a leaf; it is made for [Options.Leaf].
@@ -73,7 +75,7 @@ func (a *Account) Leaf(region string, index uint64, l *ledger.Leaf) {
 		for i := range l.Judged {
 			r.add("places", index, l.Time, placeWords(&l.Judged[i]), &l.Judged[i])
 		}
-	case (l.Kind == kindForward || l.Kind == kindGrant || l.Kind == kindReserve || byGrant(l)) && about:
+	case (l.Kind == kindForward || l.Kind == kindGrant || l.Kind == kindUsed || l.Kind == kindReserve || byGrant(l)) && about:
 		r.transfer(index, l)
 	}
 	if l.Accepted() {
@@ -152,9 +154,13 @@ func byGrant(l *ledger.Leaf) bool {
 }
 
 func (r *RegionAccount) transfer(index uint64, l *ledger.Leaf) {
+	if l.Kind == kindUsed {
+		r.used(index, l)
+		return
+	}
 	if l.Kind == kindGrant {
 		// The job itself goes from its owner to the other region, which judges it.
-		r.add("transfers", index, l.Time, []string{"to, by a grant", l.Get(ledger.ShownRegion), "", "", "", ""}, nil)
+		r.add("transfers", index, l.Time, grantWords(l), nil)
 		return
 	}
 	if byGrant(l) {
@@ -171,6 +177,25 @@ func (r *RegionAccount) transfer(index uint64, l *ledger.Leaf) {
 			other, country = j.Facts.Region, j.Facts.Country
 		}
 		r.add("transfers", index, l.Time, []string{direction, other, country, j.Tag, j.Rule, j.LawPack + " of " + j.On}, j)
+	}
+}
+
+// grantWords are the row of all grants for one region.
+func grantWords(l *ledger.Leaf) []string {
+	return []string{"to, by a grant", l.Get(ledger.ShownRegion), "", "", "", ""}
+}
+
+// used tells in the row of the grants that one of them was used. It counts as a
+// crossing of its own only where the leaf that issued it is not told.
+func (r *RegionAccount) used(index uint64, l *ledger.Leaf) {
+	row := r.rows["transfers"][strings.Join(grantWords(l), "\x00")]
+	if row == nil || row.used == row.Count {
+		r.add("transfers", index, l.Time, grantWords(l), nil)
+		row = r.rows["transfers"][strings.Join(grantWords(l), "\x00")]
+	}
+	if row != nil {
+		row.used++
+		row.Last = l.Time
 	}
 }
 
@@ -215,7 +240,7 @@ func (r *RegionAccount) basis(row *Row, packs Packs) string {
 		return "the exporter's to name: see its pack"
 	}
 	if row.What[0] == "to, by a grant" {
-		return "judged by the region that took the job: see its pack"
+		return fmt.Sprintf("judged by the region that took the job: see its pack; %d of %d known to have been used", row.used, row.Count)
 	}
 	if j == nil || j.Facts == nil || r.Country == "" {
 		return "not shown: the pack does not say between which countries"

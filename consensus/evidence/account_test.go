@@ -40,6 +40,9 @@ func TestAnAccountTellsWhatHappened(t *testing.T) {
 		l.add(t, kindForward, judging(j), job("j2"))
 	}
 	l.add(t, kindGrant, showing(ledger.ShownRole, "admin"), showing(ledger.ShownRegion, "ber-1"))
+	l.add(t, kindGrant, showing(ledger.ShownRole, "admin"), showing(ledger.ShownRegion, "ber-1"))
+	used := func(x *ledger.Leaf) { x.Subject = "j7" }
+	l.add(t, kindUsed, used, showing(ledger.ShownRole, "node"), showing(ledger.ShownRegion, "ber-1"), showing(ledger.ShownGrant, "g"), showing(ledger.ShownPeerLeaf, "ber-1 9999 "+strings.Repeat("ab", 32)))
 	l.add(t, "job.submit", judging(l.here("EU")), showing(ledger.ShownRole, "admin"))
 	l.add(t, "node.drain", showing(ledger.ShownRole, "admin+operator"), showing(ledger.ShownState, "draining <script>alert(1)</script>"), func(x *ledger.Leaf) { x.Actor = "h:<script>alert(2)</script>" })
 	l.add(t, "node.certificate", showing(ledger.ShownRole, "node"), showing(ledger.ShownCertificate, "4711 2026-12-01T00:00:00Z"))
@@ -50,7 +53,7 @@ func TestAnAccountTellsWhatHappened(t *testing.T) {
 	if len(r.Places) != 1 || r.Places[0].Count != 2 || r.Country != "FR" || len(r.Refusals) != 1 || len(r.Certificates) != 1 || len(r.Transfers) != 5 || len(r.Acts) != 2 {
 		t.Fatalf("%+v", r)
 	}
-	for i, want := range []string{"it stays in the EEA", "adequacy ", "a basis outside of the law pack must be named", "judged by the region that took the job", "the exporter's to name"} {
+	for i, want := range []string{"it stays in the EEA", "adequacy ", "a basis outside of the law pack must be named", "judged by the region that took the job: see its pack; 1 of 2 known to have been used", "the exporter's to name"} {
 		if got := r.Transfers[i].What; !strings.Contains(got[len(got)-1], want) {
 			t.Errorf("basis of a transfer to %s: %q, want %q", got[2], got[len(got)-1], want)
 		}
@@ -71,6 +74,12 @@ func TestAnAccountTellsWhatHappened(t *testing.T) {
 	}
 	if strings.Contains(html.String(), "<script>") || strings.Contains(html.String(), "http://") || strings.Contains(html.String(), "src=") {
 		t.Error("the page runs or fetches something")
+	}
+	if r.Transfers[3].Count != 2 {
+		t.Errorf("two grants, one of them used, are %d crossings", r.Transfers[3].Count)
+	}
+	if one := paged(t, m, "j7").Account.Regions[0].Transfers; len(one) != 1 || one[0].Count != 1 || !strings.Contains(one[0].What[6], "1 of 1 known") {
+		t.Errorf("of a job that went by a grant: %+v", one)
 	}
 	if one := paged(t, m, "j1").Account.Regions[0]; len(one.Places) != 1 || one.Places[0].Count != 1 || len(one.Transfers) != 0 {
 		t.Errorf("of one job: %+v", one)

@@ -136,10 +136,13 @@ func (a *Auditor) quotes() {
 	all := a.regions()
 	for _, r := range all {
 		for _, q := range r.quoted {
-			seen, same := false, false
+			seen, same, about := false, false, false
 			for _, other := range all {
 				if h, ok := other.hashOf(q.index); ok && other.desc.Name == q.region && other.v.desc.Mesh == r.v.desc.Mesh {
-					seen, same = true, same || h == q.hash
+					seen = true
+					if h == q.hash {
+						same, about = true, about || q.landing == (landing{}) || other.landings[q.index] == q.landing
+					}
 				}
 			}
 			switch {
@@ -147,6 +150,8 @@ func (a *Auditor) quotes() {
 				r.unseen++
 			case !same:
 				r.v.f.fail(Consistency, "leaf %d of region %s quotes leaf %d of region %s, which is another there", q.at, r.desc.Name, q.index, q.region)
+			case !about:
+				r.v.f.fail(Consistency, "leaf %d of region %s says that job %s came into region %s by grant %s, and leaf %d there says otherwise", q.at, r.desc.Name, shorten(q.landing.job), q.region, shorten(q.landing.grant), q.index)
 			}
 		}
 	}

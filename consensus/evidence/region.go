@@ -26,7 +26,12 @@ type quote struct {
 	region string
 	index  uint64
 	hash   ledger.Hash
+	// landing is what the leaf must be about, where the quote says it.
+	landing landing
 }
+
+// landing is a job that came into a region by another region's grant.
+type landing struct{ grant, job string }
 
 // seal is a signed state of the log.
 type seal struct {
@@ -69,6 +74,7 @@ type regionReader struct {
 	segments segments
 	chosen   bool // which of their receipts are here, the region chose
 	quoted   []quote
+	landings map[uint64]landing // by leaf
 	unseen   int
 	bundle   map[string]bool   // hashes of bundles that leaves name
 	held     map[string]bool   // bundles in the pack
@@ -283,6 +289,7 @@ func (r *regionReader) judge(index uint64, l *ledger.Leaf) {
 	for _, s := range l.Shown {
 		r.judgeShown(index, l, s)
 	}
+	r.noteLanding(index, l)
 	if l.Kind == kindSegment && l.Accepted() {
 		r.judgeSegment(index, l)
 		r.segments.note(index, l, r.v.receipted[r.desc.Name])
@@ -295,6 +302,7 @@ const (
 	kindReserve = "reservation.hold"
 	kindForward = "job.forward"
 	kindGrant   = "grant.issue"
+	kindUsed    = "grant.used"
 	kindSegment = "receipt.segment"
 	kindRestart = "ledger.restart"
 )
@@ -387,6 +395,9 @@ func (r *regionReader) judgeShown(index uint64, l *ledger.Leaf, s ledger.Shown) 
 	case ledger.ShownPeerLeaf:
 		if q, ok := parseQuote(s.Value); ok {
 			q.at = index
+			if l.Kind == kindUsed {
+				q.landing = landing{l.Get(ledger.ShownGrant), l.Subject}
+			}
 			r.quoted = append(r.quoted, q)
 		} else {
 			r.v.f.fail(Integrity, "region %s: leaf %d quotes %q, which names no leaf", r.desc.Name, index, shorten(s.Value))
@@ -409,6 +420,18 @@ func (r *regionReader) judgeShown(index uint64, l *ledger.Leaf, s ledger.Shown) 
 		}
 		r.v.f.fail(Completeness, "region %s: leaf %d: %d promised receipts are MISSING", r.desc.Name, index, n)
 	}
+}
+
+// noteLanding remembers which job a leaf let in by which grant.
+func (r *regionReader) noteLanding(index uint64, l *ledger.Leaf) {
+	grant, ok := strings.CutPrefix(l.Actor, "grant:")
+	if !ok || l.Kind != kindSubmit || !l.Accepted() {
+		return
+	}
+	if r.landings == nil {
+		r.landings = map[uint64]landing{}
+	}
+	r.landings[index] = landing{grant, l.Subject}
 }
 
 func parseQuote(s string) (q quote, ok bool) {

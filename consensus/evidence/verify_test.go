@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -374,6 +375,49 @@ func TestQuotesAreComparedAcrossFiles(t *testing.T) {
 	mustHold(t, reports[0])
 	if v := reports[1].Verdict(Consistency); v.State != Fails || !strings.Contains(v.Says, "which is another there") {
 		t.Errorf("%+v", v)
+	}
+}
+
+// Home's leaf of a used grant and the leaf that it quotes are compared: hash,
+// grant and job. A job that came in by another grant, or by none, is told apart.
+func TestGrantsAreComparedAcrossFiles(t *testing.T) {
+	landed := func(grant, job string) func(*ledger.Leaf) {
+		return func(l *ledger.Leaf) { l.Actor, l.Subject = "grant:"+grant, job }
+	}
+	for _, c := range []struct {
+		name, grant, job string
+		at               int
+		spoil            byte
+		says             string
+	}{
+		{"the truth", "g1", "ber-1.j1", 0, 0, ""},
+		{"another leaf's hash", "g1", "ber-1.j1", 0, 1, "which is another there"},
+		{"another grant's job", "g2", "ber-1.j1", 0, 0, "says otherwise"},
+		{"a job that came in by another grant", "g1", "ber-1.j2", 0, 0, "says otherwise"},
+		{"the leaf of another grant", "g1", "ber-1.j1", 1, 0, "says otherwise"},
+		{"the leaf of a job of the region itself", "g1", "ber-1.j3", 2, 0, "says otherwise"},
+	} {
+		m := newMesh(t, "")
+		home, there := m.logs[0], m.logs[1]
+		leaves := []uint64{there.add(t, kindSubmit, landed("g1", "ber-1.j1")), there.add(t, kindSubmit, landed("g2", "ber-1.j2")),
+			there.add(t, kindSubmit, func(l *ledger.Leaf) { l.Actor, l.Subject = "h:x", "ber-1.j3" })}
+		there.sign()
+		h := ledger.HashLeaf(there.leaves[leaves[c.at]])
+		h[0] ^= c.spoil
+		home.add(t, kindUsed, func(l *ledger.Leaf) { l.Subject = c.job }, showing(ledger.ShownRegion, "ber-1"), showing(ledger.ShownGrant, c.grant),
+			showing(ledger.ShownPeerLeaf, fmt.Sprintf("ber-1 %d %x", leaves[c.at], h[:])))
+		home.sign()
+		a := NewAuditor(m.policy, Options{Now: noon, Several: true})
+		for _, l := range m.logs {
+			if err := a.Read(l.region, bytes.NewReader(exported(t, l.exporter(t)))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		reports := a.Reports()
+		mustHold(t, reports[1])
+		if v := reports[0].Verdict(Consistency); c.says == "" && !reports[0].OK() || c.says != "" && (v.State != Fails || !strings.Contains(v.Says, c.says)) {
+			t.Errorf("%s: %+v", c.name, v)
+		}
 	}
 }
 

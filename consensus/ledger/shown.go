@@ -44,6 +44,8 @@ const (
 	// ShownState is what became of the thing: the state or the role that a node was
 	// given, a peer, token or witness that was let go.
 	ShownState = "state"
+	// ShownGrant is the id of a grant that another region's job came in by.
+	ShownGrant = "grant"
 	// ShownPeerLeaf is "<region> <leaf index> <hex leaf hash>": the other half
 	// of a crossing, in the ledger of the region it names.
 	ShownPeerLeaf = "peer-leaf"

@@ -308,6 +308,15 @@ type IssueGrant struct {
 	Expires    time.Time          `json:"expires"`
 }
 
+// UseGrant quotes the other half of a grant's crossing: the leaf by which the
+// region that it was issued for admitted a job with it, as that region tells.
+type UseGrant struct {
+	ID       string             `json:"id"`
+	Region   placement.RegionID `json:"region"`
+	Job      placement.JobID    `json:"job"`
+	PeerLeaf LeafRef            `json:"peer_leaf"`
+}
+
 // RaiseVersion lets commands of a newer state version through, once every
 // voter says that it can apply them.
 type RaiseVersion struct {

@@ -130,44 +130,6 @@ func (s *State) releaseReservation(c *call, k ReleaseReservation) *Refused {
 	return nil
 }
 
-func (s *State) issueGrant(c *call, k IssueGrant) *Refused {
-	c.subject = clip(k.ID)
-	switch {
-	case !validID(k.ID):
-		return refuse("grant.id", "let the program choose it", "%q is no id of a grant", clip(k.ID))
-	case s.grants.has(k.ID):
-		return refuse("grant.exists", "issue another", "grant %s exists already", k.ID)
-	case s.Region(k.Audience) == nil || s.Region(k.Audience).State != placement.PeerActive:
-		return refuse("peer.unknown", "federate with it first", "region %s is no active peer", clip(string(k.Audience)))
-	case !k.Expires.After(s.Clock) || len(k.PolicyHash) > maxFact || !placement.ValidName(string(k.Tenant)):
-		return refuse("grant.expires", "issue it for a time to come", "the grant would have expired already, or is not well formed")
-	}
-	if k.LawPack != s.Active {
-		return refuse("law.stale", "ask again", "the grant was made under law pack %s, and the region decides by another now", clip(k.LawPack))
-	}
-	if _, refused := s.peerPack(s.Region(k.Audience)); refused != nil {
-		return refused
-	}
-	s.putGrant(k.ID, &Grant{ID: k.ID, Issued: true, Tenant: k.Tenant, Audience: k.Audience, Policy: k.PolicyHash, LawPack: k.LawPack, Expires: k.Expires.UTC()})
-	c.show(ledger.ShownRegion, string(k.Audience))
-	c.id = k.ID
-	return nil
-}
-
-// putGrant keeps the newest grants. They are dropped by number, never by time:
-// a wrong clock cannot make a consumed grant forgotten.
-func (s *State) putGrant(key string, g *Grant) {
-	s.Fifo++
-	g.Seq = s.Fifo
-	s.grants.put(key, g)
-	s.fifoGrants.put(seqKey(g.Seq), key)
-	for s.fifoGrants.len() > maxKeys {
-		seq, old, _ := s.fifoGrants.min()
-		s.fifoGrants.delete(seq)
-		s.grants.delete(old)
-	}
-}
-
 // setForward records a job's way to another region, judged before it leaves.
 func (s *State) setForward(c *call, k SetForward) *Refused {
 	c.subject = opaqueJob(k.Job)

@@ -45,6 +45,7 @@ func (h *history) draw(t *rapid.T) Command {
 		func() Command {
 			return IssueGrant{ID: fmt.Sprint("g", n), Tenant: "default", Audience: "ber-1", LawPack: h.s.Active, Expires: soon}
 		},
+		func() Command { return h.quoting(n) },
 		func() Command { return h.granted(n, "ber-1", "EU") },
 		func() Command { return SetRegionPolicy{Export: &tag} },
 		func() Command { return SetRegionPolicy{Import: &tag} },
@@ -122,6 +123,17 @@ func (h *history) advance() Command {
 	return h.ber.advance(h.t, old)
 }
 
+// quoting quotes a leaf for a grant that has none yet, if there is one.
+func (h *history) quoting(n int) Command {
+	id := fmt.Sprint("g", n)
+	for _, g := range h.s.Grants() {
+		if g.Issued && g.Job == "" {
+			id = g.ID
+		}
+	}
+	return quoting(id, "ber-1", n)
+}
+
 func (h *history) lastNote() string {
 	if all := h.s.Checkpoints(); len(all) > 0 {
 		return all[0].Note
@@ -171,6 +183,7 @@ func newHistory(t testingT, key, public string, ber *foreignLog, berPublic strin
 		h.ok(ApprovePeer{placement.RegionID(p), "f-" + p})
 	}
 	h.submit(1, "EU")
+	h.ok(IssueGrant{ID: "g0", Tenant: "default", Audience: "ber-1", LawPack: h.s.Active, Expires: h.now.Add(time.Minute)})
 	return h
 }
 
@@ -236,7 +249,7 @@ func TestASnapshotOfAnyMomentGoesOnAlike(t *testing.T) {
 			t.Errorf("no history had a %s: draw it too", kind)
 		}
 	}
-	for _, kind := range []Kind{KindSignLog, KindCosignLog, KindAdvanceOrigin, KindRestartLog, KindCommitSegment, KindEraseOpenings, KindRecordRead, KindIssueGrant, KindCreateToken, KindPutWitness, KindIssueCertificate} {
+	for _, kind := range []Kind{KindSignLog, KindCosignLog, KindAdvanceOrigin, KindRestartLog, KindCommitSegment, KindEraseOpenings, KindRecordRead, KindIssueGrant, KindUseGrant, KindCreateToken, KindPutWitness, KindIssueCertificate} {
 		if accepted[kind] == 0 {
 			t.Errorf("every %s was refused: the histories show nothing of it (%d drawn)", kind, seen[kind])
 		}

@@ -214,7 +214,8 @@ func (s *State) consume(c *call, k SubmitJob) {
 		s.expiries.delete(expiryKey(&r))
 	}
 	if k.Grant != "" {
-		s.putGrant(grantKey(k.Job.Origin, k.Grant), &Grant{ID: k.Grant, Tenant: k.Job.Tenant, LawPack: k.LawPack, Expires: k.GrantExpires.UTC()})
+		s.putGrant(grantKey(k.Job.Origin, k.Grant), &Grant{ID: k.Grant, Tenant: k.Job.Tenant, LawPack: k.LawPack, Expires: k.GrantExpires.UTC(),
+			Job: k.Job.ID, Leaf: s.tree.Size(), Index: c.index})
 	}
 	if k.IdempotencyKey != "" {
 		s.Fifo++

@@ -36,6 +36,7 @@ const (
 	KindReserve            Kind = "reservation.hold"
 	KindReleaseReservation Kind = "reservation.release"
 	KindIssueGrant         Kind = "grant.issue"
+	KindUseGrant           Kind = "grant.used"
 	KindRaiseVersion       Kind = "state.raise"
 	KindMarkDigest         Kind = "state.mark"
 	KindCompareDigest      Kind = "state.compare"
@@ -88,6 +89,7 @@ func (LeavePeer) Kind() Kind          { return KindLeavePeer }
 func (Reserve) Kind() Kind            { return KindReserve }
 func (ReleaseReservation) Kind() Kind { return KindReleaseReservation }
 func (IssueGrant) Kind() Kind         { return KindIssueGrant }
+func (UseGrant) Kind() Kind           { return KindUseGrant }
 func (RaiseVersion) Kind() Kind       { return KindRaiseVersion }
 func (MarkDigest) Kind() Kind         { return KindMarkDigest }
 func (CompareDigest) Kind() Kind      { return KindCompareDigest }
@@ -171,6 +173,8 @@ func workReader(k Kind) func([]byte) (Command, error) {
 		return read[ReleaseReservation]
 	case KindIssueGrant:
 		return read[IssueGrant]
+	case KindUseGrant:
+		return read[UseGrant]
 	case KindRaiseVersion:
 		return read[RaiseVersion]
 	case KindMarkDigest:

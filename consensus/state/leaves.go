@@ -58,7 +58,8 @@ func (v *View) JobLeaves(id placement.JobID) []uint64 {
 	return nil
 }
 
-// forgetLeaves is for a log begun anew, in which no job has a leaf yet.
+// forgetLeaves is for a log begun anew, in which no job has a leaf yet, and no
+// grant that was consumed.
 func (s *State) forgetLeaves() {
 	for _, old := range s.jobs.values() {
 		if len(old.Leaves) > 0 {
@@ -66,5 +67,18 @@ func (s *State) forgetLeaves() {
 			r.Leaves = nil
 			s.jobs.put(string(r.ID), &r)
 		}
+	}
+	var used []string
+	s.grants.ascend("", func(key string, g *Grant) bool {
+		if g.Leaf > 0 {
+			used = append(used, key)
+		}
+		return true
+	})
+	for _, key := range used {
+		old, _ := s.grants.get(key)
+		g := *old
+		g.Leaf = 0
+		s.grants.put(key, &g)
 	}
 }

@@ -312,6 +312,8 @@ func (s *State) runPeer(c *call, cmd Command) (*Refused, bool) {
 		return s.releaseReservation(c, k), true
 	case IssueGrant:
 		return s.issueGrant(c, k), true
+	case UseGrant:
+		return s.useGrant(c, k), true
 	}
 	return nil, false
 }

@@ -43,6 +43,11 @@ func (t table[V]) ascend(from string, visit func(key string, v V) bool) {
 	t.t.AscendGreaterOrEqual(row[V]{key: from}, func(r row[V]) bool { return visit(r.key, r.val) })
 }
 
+// descend visits all rows, the last key first.
+func (t table[V]) descend(visit func(key string, v V) bool) {
+	t.t.Descend(func(r row[V]) bool { return visit(r.key, r.val) })
+}
+
 // prefix visits the rows whose key begins with prefix.
 func (t table[V]) prefix(prefix string, visit func(key string, v V) bool) {
 	t.ascend(prefix, func(key string, v V) bool {

@@ -130,6 +130,13 @@ type Grant struct {
 	LawPack  string             `json:"law_pack,omitempty"`
 	Expires  time.Time          `json:"expires"`
 	Seq      uint64             `json:"seq"`
+	// Job is the one that the grant let in; of a grant issued here it is empty
+	// until the other region told.
+	Job placement.JobID `json:"job,omitempty"`
+	// Leaf and Index are where a grant was consumed here: in the log, 0 if that
+	// was before it began anew, and in raft.
+	Leaf  uint64 `json:"leaf,omitempty"`
+	Index uint64 `json:"index,omitempty"`
 }
 
 type idempotent struct {
@@ -301,15 +308,6 @@ func (v *View) Reservation(key string) *Reservation {
 
 // Reservations are all rooms held, sorted by key.
 func (v *View) Reservations() []*Reservation { return v.reservations.values() }
-
-// Grant is a grant issued or consumed here; nil if unknown.
-func (v *View) Grant(id string) *Grant {
-	g, _ := v.grants.get(id)
-	return g
-}
-
-// Grants are the grants issued or consumed here, the newest 100,000.
-func (v *View) Grants() []*Grant { return v.grants.values() }
 
 // JoinTokenValid reports whether a join token is open at the given time, so
 // that a caller can refuse early; Apply alone consumes it.

@@ -10,25 +10,33 @@ import (
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/transport"
 )
 
 // JobChanges are the jobs that a region forwarded here and that changed after
-// an index; Index is what to ask after next.
+// an index, and those that landed here since by its grants; Index is what to ask
+// after next.
 type JobChanges struct {
-	Index uint64          `json:"index"`
-	Jobs  []ForeignStatus `json:"jobs"`
+	Index  uint64          `json:"index"`
+	Jobs   []ForeignStatus `json:"jobs"`
+	Landed []LandedJob     `json:"landed,omitempty"`
 }
+
+func (o *JobChanges) none() bool { return len(o.Jobs)+len(o.Landed) == 0 }
 
 const (
 	// changesMax bounds one answer; the rest follows at the next question.
 	changesMax = 1000
 	// foreignMax bounds how many of a peer's jobs are looked through.
 	foreignMax = 100_000
+	// landedFor is how long after its end a grant's use is told: a home that was
+	// away longer has no second half of it.
+	landedFor = 24 * time.Hour
 )
 
 // foreignJobs answers as soon as one of the caller's forwarded jobs changed
-// after the index, or after the wait: one question serves all of them.
+// after the index, or one landed by its grant, or after the wait: one question serves all of them.
 func foreignJobs(s *Server, c *call) error {
 	o, err := c.listQuery()
 	if err != nil {
@@ -43,7 +51,7 @@ func foreignJobs(s *Server, c *call) error {
 	defer cancel()
 	v := c.view
 	out := s.changesOf(v, c.caller, o.Index)
-	for len(out.Jobs) == 0 && o.Wait > 0 {
+	for out.none() && o.Wait > 0 {
 		next, err := s.cfg.Ledger.Wait(ctx, v.Index())
 		if err != nil {
 			break // nothing new within the wait
@@ -100,7 +108,22 @@ func (s *Server) changesOf(v *state.View, caller *Caller, after uint64) JobChang
 		out.Jobs = out.Jobs[:changesMax]
 		out.Index = out.Jobs[changesMax-1].Index
 	}
+	s.landed(&out, v, caller.Region, after)
 	return out
+}
+
+// landed adds the jobs that came in by the caller's grants.
+func (s *Server) landed(out *JobChanges, v *state.View, home placement.RegionID, after uint64) {
+	used := v.GrantsUsed(home, after, s.now().Add(-landedFor))
+	if len(used) > changesMax {
+		used = used[:changesMax]
+		out.Index = min(out.Index, used[changesMax-1].Index)
+	}
+	for _, g := range used {
+		if leaf := s.leafRef(g.Leaf); !leaf.IsZero() {
+			out.Landed = append(out.Landed, LandedJob{g.ID, g.Job, leaf})
+		}
+	}
 }
 
 // JobChanges waits for news of the jobs that the caller's region forwarded to

@@ -195,7 +195,7 @@ func TestAReceiptOfALeaf(t *testing.T) {
 
 // Callers of other regions learn that there are leaves, not what stands in them.
 func TestAGrantReadsNoLeaves(t *testing.T) {
-	_, _, ber, iad := mesh3(t)
+	_, fra, ber, iad := mesh3(t)
 	ber.keeps()
 	iad.keeps()
 	c := iad.admin()
@@ -222,6 +222,29 @@ func TestAGrantReadsNoLeaves(t *testing.T) {
 		t.Fatal(err)
 	}
 	quotes(t, entry, "iad-1", iad, string(state.KindIssueGrant))
+
+	// Home is told which leaf that was, and nobody else; quoted, both ledgers have
+	// the other's half.
+	there := transport.Peer{ID: identity.ID{Region: "ber-1", Mesh: testMesh}, Addr: "x"}
+	told, err := iad.server.mesh.JobChanges(t.Context(), there, 0, 0)
+	if err != nil || len(told.Jobs) != 0 || len(told.Landed) != 1 {
+		t.Fatalf("home is told %+v: %v", told, err)
+	}
+	l := told.Landed[0]
+	if l.Job != out.Job.ID || l.Leaf.Index != rec.Leaves[0].Index || l.Grant != ber.ledger.View().Job(l.Job).Grant {
+		t.Errorf("home is told %+v of %+v", l, rec.Leaves)
+	}
+	if told, err := iad.server.mesh.JobChanges(t.Context(), there, told.Index, 0); err != nil || len(told.Landed) != 0 {
+		t.Errorf("told again: %+v %v", told, err)
+	}
+	if told, err := fra.server.mesh.JobChanges(t.Context(), there, 0, 0); err != nil || len(told.Landed) != 0 {
+		t.Errorf("a third region is told %+v: %v", told, err)
+	}
+	res := iad.ledger.must(t, state.UseGrant{ID: l.Grant, Region: "ber-1", Job: l.Job, PeerLeaf: l.Leaf})
+	if entry, err = iad.ledger.files.Entry(res.Leaf); err != nil {
+		t.Fatal(err)
+	}
+	quotes(t, entry, "ber-1", ber, string(state.KindSubmitJob))
 }
 
 // quotes checks that a leaf quotes a leaf of another region, hash for hash.

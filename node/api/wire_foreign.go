@@ -64,6 +64,14 @@ type ForwardedJob struct {
 	HomeLeaf state.LeafRef `json:"home_leaf,omitzero"`
 }
 
+// LandedJob tells the region that issued a grant which job came in by it. Grant
+// and job are opaque ids; Leaf is the leaf that admitted the job.
+type LandedJob struct {
+	Grant string          `json:"grant"`
+	Job   placement.JobID `json:"job"`
+	Leaf  state.LeafRef   `json:"leaf"`
+}
+
 // ForeignStatus is all that a region tells another about the job that it runs
 // for it: the region, no node, no host.
 type ForeignStatus struct {

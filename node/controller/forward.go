@@ -47,6 +47,8 @@ func (d *Declined) Error() string { return string(d.Answer.Region) + ": " + d.An
 
 // Theirs is a job of ours as the region that runs it tells of it, with the newest
 // leaf about it in that region's ledger: the half that this region's leaf quotes.
+// One with a Grant is a client's that landed there by it: it has no status, and
+// its leaf is the one that admitted it.
 type Theirs struct {
 	placement.Job
 	Leaf state.LeafRef
@@ -66,8 +68,8 @@ type Regions interface {
 	// Forward sends the job's bytes under the reservation; errors as Reserve. It
 	// returns the leaf by which the region took the job.
 	Forward(ctx context.Context, region placement.RegionID, job *placement.Job, attempt int) (state.LeafRef, error)
-	// Changes waits until some job of ours changed there after index, and
-	// returns those that did with the index to ask after next.
+	// Changes waits until some job of ours changed there after index, or landed
+	// there by a grant of ours, and returns those that did with the index to ask after next.
 	Changes(ctx context.Context, region placement.RegionID, after uint64) ([]Theirs, uint64, error)
 	// Look asks for one of our jobs there; nil means that the region answered that
 	// it has no such job.

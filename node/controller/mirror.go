@@ -13,6 +13,14 @@ import (
 // it missed, for whatever reason, is put right then.
 const lookThrough = 10 * time.Minute
 
+const (
+	// grantsFor is how far back a new leader asks what became of grants.
+	grantsFor = 24 * time.Hour
+	// grantsAfter is how long after its end a grant is still asked for: clocks
+	// differ, and the node that answers may be behind its leader.
+	grantsAfter = 3 * time.Minute
+)
+
 // mirror is what one term knows of our jobs in one other region.
 type mirror struct {
 	c      *Controller
@@ -22,16 +30,18 @@ type mirror struct {
 	// and since when; nil once those it left out were asked for by name.
 	told  map[placement.JobID]bool
 	whole time.Time
+	// sure: of grants that ended before, the region has told all that it will.
+	sure time.Time
 }
 
 // mirror keeps the home's record of its jobs in one other region up to date.
 // Without contact they are unknown: not gone, and not started again.
 func (c *Controller) mirror(ctx context.Context, region placement.RegionID) {
-	m := &mirror{c: c, region: region}
+	m := &mirror{c: c, region: region, sure: c.cfg.Now().Add(-grantsFor)}
 	m.begin()
 	for ctx.Err() == nil {
 		peer := c.cfg.Log.View().Region(region)
-		if peer == nil || peer.State != placement.PeerActive || !c.hasJobsIn(region) {
+		if peer == nil || peer.State != placement.PeerActive || !c.hasJobsIn(region) && !c.cfg.Log.View().GrantOpen(region, m.sure) {
 			sleep(ctx, time.Second)
 			continue
 		}
@@ -53,7 +63,7 @@ func (m *mirror) round(ctx context.Context) bool {
 		m.begin()
 	}
 	// Before the question: a job that is placed there meanwhile is not missing.
-	placed := m.c.placedIn(m.region)
+	placed, began := m.c.placedIn(m.region), m.c.cfg.Now()
 	asked, cancel := context.WithTimeout(ctx, answerWithin)
 	jobs, next, err := m.c.cfg.Regions.Changes(asked, m.region, m.index)
 	cancel()
@@ -63,6 +73,12 @@ func (m *mirror) round(ctx context.Context) bool {
 		return false
 	}
 	for i := range jobs {
+		if jobs[i].Grant != "" {
+			if !m.c.quote(ctx, m.region, &jobs[i]) {
+				return false
+			}
+			continue
+		}
 		if !m.c.reflect(ctx, m.region, &jobs[i]) {
 			return false
 		}
@@ -71,6 +87,9 @@ func (m *mirror) round(ctx context.Context) bool {
 		}
 	}
 	m.index = next
+	if sure := began.Add(-grantsAfter); len(jobs) == 0 && sure.After(m.sure) {
+		m.sure = sure
+	}
 	if m.told == nil || len(jobs) > 0 {
 		return true // there may be more to come
 	}
@@ -133,6 +152,21 @@ func (c *Controller) reflect(ctx context.Context, region placement.RegionID, the
 	}
 	res, ok := c.propose(ctx, state.MirrorJob{Job: theirs.ID, Region: region, Status: theirs.Status, Reason: theirs.Reason,
 		ExitCode: theirs.ExitCode, StartedAt: theirs.StartedAt, EndedAt: theirs.EndedAt, PeerLeaf: theirs.Leaf})
+	return ok || res.Refused != nil
+}
+
+// quote records by which leaf a job came into the region under a grant of ours,
+// once. What was not issued for that region is not proposed at all: nobody fills
+// this ledger with the refusals of what they made up. It is false as reflect is.
+func (c *Controller) quote(ctx context.Context, region placement.RegionID, theirs *Theirs) bool {
+	g := c.cfg.Log.View().Grant(theirs.Grant)
+	if g == nil || !g.Issued || g.Audience != region || g.Job != "" {
+		return true
+	}
+	if !theirs.ID.Valid() || theirs.ID.Home() != region || theirs.Leaf.IsZero() {
+		return true
+	}
+	res, ok := c.propose(ctx, state.UseGrant{ID: g.ID, Region: region, Job: theirs.ID, PeerLeaf: theirs.Leaf})
 	return ok || res.Refused != nil
 }
 

@@ -97,3 +97,69 @@ func TestALandedJobIsForwarded(t *testing.T) {
 		}
 	})
 }
+
+// Of what a region tells about grants, home takes what it issued to it, once; of
+// the rest nothing enters the ledger, not even a refusal. When all is told and
+// the grants are over, it does not ask any more.
+func TestAHomeQuotesTheLeavesOfItsGrants(t *testing.T) {
+	inMesh(t, func(t *testing.T, w *world, a *abroad) {
+		issue := func(id string, to placement.RegionID) {
+			w.ok(state.IssueGrant{ID: id, Tenant: "default", Audience: to, LawPack: w.View().Pack().Hash(), Expires: w.now().Add(time.Minute)})
+		}
+		issue("g1", "ber-1")
+		issue("g2", "mad-1")
+		landed := func(grant, region string, leaf byte) Theirs {
+			return Theirs{Job: placement.Job{ID: placement.NewJobID(placement.RegionID(region), day), Grant: grant}, Leaf: state.LeafRef{Index: uint64(leaf), Hash: [32]byte{leaf}}}
+		}
+		asked := 0
+		fails := 1
+		true1 := landed("g1", "ber-1", 1)
+		w.set(func() {
+			w.before = func(_ context.Context, cmd state.Command) error {
+				if _, ok := cmd.(state.UseGrant); ok && fails > 0 {
+					fails--
+					return errors.New("no leader")
+				}
+				return nil
+			}
+		})
+		a.set(func() {
+			a.changes = func(region placement.RegionID, after uint64) ([]Theirs, uint64, error) {
+				if region != "ber-1" {
+					return nil, after, nil
+				}
+				asked++
+				if after >= 7 {
+					return nil, after, nil
+				}
+				return []Theirs{landed("g9", "ber-1", 1), landed("g2", "ber-1", 1), landed("g1", "mad-1", 1), landed("g1", "ber-1", 0), true1, landed("g1", "ber-1", 2)}, 7, nil
+			}
+		})
+		w.lead()
+		w.pass(10 * time.Second)
+		var used []state.UseGrant
+		for _, s := range w.said {
+			if k, ok := s.cmd.(state.UseGrant); ok && s.refused == nil {
+				used = append(used, k)
+			} else if ok {
+				t.Errorf("%+v is proposed and refused: %s", k, s.refused.Code)
+			}
+		}
+		if len(used) != 1 || used[0].Job != true1.ID || used[0].PeerLeaf != true1.Leaf || w.View().Grant("g2").Job != "" {
+			t.Fatalf("%+v", used)
+		}
+		issue("g3", "ber-1") // and nobody uses it
+		w.pass(5 * time.Second)
+		a.set(func() { asked = 0 })
+		w.pass(5 * time.Second)
+		if asked == 0 {
+			t.Error("an open grant is not asked for")
+		}
+		w.pass(grantsAfter + 2*time.Minute)
+		a.set(func() { asked = 0 })
+		w.pass(time.Minute)
+		if asked != 0 {
+			t.Errorf("long after its end a grant is asked for %d times a minute", asked)
+		}
+	})
+}

@@ -46,7 +46,9 @@ var crossing = []struct {
 	{api.ForeignStatus{}, "Job Region Status Reason ExitCode StartedAt EndedAt Index Leaf"},
 	// Where the other half of a crossing stands: a position and a hash.
 	{state.LeafRef{}, "Index Hash"},
-	{api.JobChanges{}, "Index Jobs"},
+	{api.JobChanges{}, "Index Jobs Landed"},
+	// Which job came in by which grant of the asking region: opaque ids, a position and a hash.
+	{api.LandedJob{}, "Grant Job Leaf"},
 	// Grants, and the directory that clients judge by.
 	{api.GrantClaims{}, "ID Home Tenant Audience PolicyHash IdempotencyKey Job Verbs Layers AllowAny LawPack Expires Leaf"},
 	{api.Directory{}, "Home Mesh LawPack Issued Regions"},

@@ -10,6 +10,7 @@ import (
 	"github.com/sovmesh/sovmesh/consensus/evidence"
 	"github.com/sovmesh/sovmesh/consensus/evidence/receipt"
 	"github.com/sovmesh/sovmesh/consensus/ledger"
+	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -111,5 +112,51 @@ func TestReceiptsOfAllNodesAreEvidence(t *testing.T) {
 		m.Within(30*time.Second, "its receipts are there again", func() bool {
 			return m.audited("fra-1", m.exported(asked.Client, evidence.Filter{})).Verdict(evidence.Completeness).State == evidence.Holds
 		})
+	})
+}
+
+// A job that a client lands in another region by a grant stands in both ledgers,
+// and each quotes the other's leaf. Both packs together show it, and that nothing is quoted which is
+// not there.
+func TestALandedJobIsQuotedByBothLedgers(t *testing.T) {
+	Run(t, func(t *testing.T) {
+		m := New(t, Region("fra-1", "FR", 1), Region("ber-1", "DE", 3))
+		job := m.At("fra-1").Submit(`{"kind":"fake","residency":"DE","command":["run","1s"]}`)
+		if job.Landed != "ber-1" {
+			t.Fatalf("it landed in %q", job.Landed)
+		}
+		used := func() *state.Grant {
+			for _, g := range m.region("fra-1").newest().Grants() {
+				if g.Issued && g.Job == job.ID {
+					return g
+				}
+			}
+			return nil
+		}
+		m.Within(20*time.Second, "home quotes the leaf that admitted the job", func() bool { return used() != nil })
+		for _, id := range []placement.RegionID{"fra-1", "ber-1"} {
+			m.Within(time.Minute, string(id)+" is witnessed", m.cosigned(id))
+		}
+		text, err := m.At("fra-1").TrustPolicy(t.Context(), 1)
+		m.must(err)
+		policy, err := ledger.ParsePolicy([]byte(text))
+		m.must(err)
+		quotes := map[string]int{}
+		a := evidence.NewAuditor(policy, evidence.Options{Now: time.Now(), Several: true, Leaf: func(region string, _ uint64, l *ledger.Leaf) {
+			if l.Get(ledger.ShownPeerLeaf) != "" && (l.Kind == string(state.KindUseGrant) || l.Kind == string(state.KindSubmitJob)) {
+				quotes[region+" "+l.Subject]++
+			}
+		}})
+		for _, id := range []placement.RegionID{"fra-1", "ber-1"} {
+			m.must(a.Read(string(id), bytes.NewReader(m.exported(m.At(id).Client, evidence.Filter{}))))
+		}
+		for _, rep := range a.Reports() {
+			if v := rep.Verdict(evidence.Consistency); v.State != evidence.Holds || strings.Contains(strings.Join(rep.NotShownHere, "\n"), "crossings") {
+				t.Errorf("%s: %+v\n%q", rep.File, rep.Verdicts, rep.NotShownHere)
+			}
+		}
+		if quotes["fra-1 "+string(job.ID)] != 1 || quotes["ber-1 "+string(job.ID)] != 1 {
+			t.Errorf("quotes %v", quotes)
+		}
 	})
 }
