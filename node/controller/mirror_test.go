@@ -3,6 +3,8 @@ package controller
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -111,7 +113,7 @@ func TestAHomeQuotesTheLeavesOfItsGrants(t *testing.T) {
 		landed := func(grant, region string, leaf byte) Theirs {
 			return Theirs{Job: placement.Job{ID: placement.NewJobID(placement.RegionID(region), day), Grant: grant}, Leaf: state.LeafRef{Index: uint64(leaf), Hash: [32]byte{leaf}}}
 		}
-		asked := 0
+		var asked atomic.Int32
 		fails := 1
 		true1 := landed("g1", "ber-1", 1)
 		w.set(func() {
@@ -128,7 +130,7 @@ func TestAHomeQuotesTheLeavesOfItsGrants(t *testing.T) {
 				if region != "ber-1" {
 					return nil, after, nil
 				}
-				asked++
+				asked.Add(1)
 				if after >= 7 {
 					return nil, after, nil
 				}
@@ -138,7 +140,9 @@ func TestAHomeQuotesTheLeavesOfItsGrants(t *testing.T) {
 		w.lead()
 		w.pass(10 * time.Second)
 		var used []state.UseGrant
-		for _, s := range w.said {
+		var all []said
+		w.set(func() { all = slices.Clone(w.said) })
+		for _, s := range all {
 			if k, ok := s.cmd.(state.UseGrant); ok && s.refused == nil {
 				used = append(used, k)
 			} else if ok {
@@ -150,16 +154,16 @@ func TestAHomeQuotesTheLeavesOfItsGrants(t *testing.T) {
 		}
 		issue("g3", "ber-1") // and nobody uses it
 		w.pass(5 * time.Second)
-		a.set(func() { asked = 0 })
+		asked.Store(0)
 		w.pass(5 * time.Second)
-		if asked == 0 {
+		if asked.Load() == 0 {
 			t.Error("an open grant is not asked for")
 		}
 		w.pass(grantsAfter + 2*time.Minute)
-		a.set(func() { asked = 0 })
+		asked.Store(0)
 		w.pass(time.Minute)
-		if asked != 0 {
-			t.Errorf("long after its end a grant is asked for %d times a minute", asked)
+		if n := asked.Load(); n != 0 {
+			t.Errorf("long after its end a grant is asked for %d times a minute", n)
 		}
 	})
 }
