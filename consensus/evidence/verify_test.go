@@ -105,6 +105,14 @@ func attacks() []attack {
 			l.leaves = l.leaves[:4]
 			l.sizes = []uint64{2, 4}
 		}, nil, Consistency, "not witnessed as the policy asks"},
+		{"the tail cut, signed again and witnessed by itself", func(t *testing.T, m *aMesh) {
+			// The policy's group has the witnesses of all regions, one of which is enough:
+			// the region's own key is one of them.
+			l := m.logs[0]
+			l.cosignedBy = []*ledger.Cosigner{l.cosigner}
+			l.leaves = l.leaves[:4]
+			l.sizes = []uint64{2, 4}
+		}, nil, Consistency, "not witnessed as the policy asks"},
 		{"a placement outside the tag", outside(func(j *ledger.Judgement) { j.Facts.Country = "US" }), nil, Law, "is refused"},
 		{"a placement judged elsewhere", outside(func(j *ledger.Judgement) { j.Facts.Region = "ber-1" }), nil, Law, "judged another region"},
 		{"a placement where it may only pass", outside(func(j *ledger.Judgement) { j.Tag, j.Rule = viaFR, "transit.via" }), nil, Law, "may pass through"},

@@ -110,7 +110,7 @@ func (v *VerifiedCheckpoint) Unknown() []Signature { return slices.Clone(v.unkno
 
 // VerifyCheckpoint checks a signed checkpoint against a policy: its log is in
 // the policy and signed it, no known key's signature is wrong or doubled, and
-// the quorum cosigned it. Its errors are of type [VerifyError].
+// the quorum cosigned it, in which the log's own region does not count. Its errors are of type [VerifyError].
 func VerifyCheckpoint(policy *Policy, signed []byte) (*VerifiedCheckpoint, error) {
 	s, err := ParseSignedCheckpoint(signed)
 	if err != nil {
@@ -142,7 +142,9 @@ func verifyCheckpoint(policy *Policy, s *SignedCheckpoint) (*VerifiedCheckpoint,
 			return nil, refuse(BadSignature, "the checkpoint of %s at size %d: %v", c.Origin, c.Size, err)
 		}
 		if witness != "" {
-			times[witness] = at
+			if !ownWitness(c.Origin, key.name) {
+				times[witness] = at
+			}
 		} else if key.name == c.Origin && (key.algorithm == Ed25519 || len(c.Extensions) == 0) {
 			signed = true // ML-DSA does not cover extension lines
 		}
@@ -154,6 +156,15 @@ func verifyCheckpoint(policy *Policy, s *SignedCheckpoint) (*VerifiedCheckpoint,
 		return nil, err
 	}
 	return v, nil
+}
+
+// ownWitness reports whether a witness is that of the log's own region, by their
+// names <host>/witness and <host>/ledger. A policy names all regions' witnesses in
+// one group, for the logs of all: a region that cosigned its own log would make up
+// the quorum with a key that it holds itself.
+func ownWitness(origin, witness string) bool {
+	host, ok := strings.CutSuffix(witness, "/witness")
+	return ok && (origin == host+"/ledger" || strings.HasPrefix(origin, host+"/ledger/"))
 }
 
 // find gives the policy's key for a line, and the witness's name if it is one.
