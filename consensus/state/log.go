@@ -244,28 +244,40 @@ func (s *State) trimCheckpoints() {
 	}
 }
 
-// cosignLog adds cosignatures. Whether a line is by the witness it names is for
-// those to judge who have its key; a line of no effect harms nobody but takes
-// room, which is bounded.
+// cosignLog adds cosignatures, each checked against the key of the witness that
+// it names: a false line under a witness's name would keep the true one out, and
+// no pack with the checkpoint would hold.
 func (s *State) cosignLog(c *call, k CosignLog) *Refused {
 	c.id = strconv.FormatUint(k.Size, 10)
 	old, ok := s.checkpoints.get(seqKey(k.Size))
 	if !ok {
 		return refuse("checkpoint.gone", "ask the witness for a newer one", "there is no checkpoint of size %d any more", k.Size)
 	}
+	signed, err := ledger.ParseSignedCheckpoint([]byte(old.Note))
+	if err != nil {
+		return refuse("checkpoint.gone", "ask the witness for a newer one", "the checkpoint of size %d cannot be read: %v", k.Size, err)
+	}
 	next := *old
 	next.Witnesses = slices.Clone(old.Witnesses)
 	for _, line := range k.Lines {
 		name, err := signatureName(line)
+		key := s.witnessKey(name)
 		switch {
 		case err != nil:
 			return refuse("checkpoint.cosignature", "send whole lines of a signed note", "%v", err)
 		case slices.Contains(next.Witnesses, name):
 			continue
-		case !s.asks(name):
+		case key == "":
 			return refuse("checkpoint.witness", "name it first: a witness is an active peer, or was put by an administrator", "%q is no witness of this region", clip(name))
 		case len(next.Note)+len(line)+1 > maxNote:
 			return refuse("checkpoint.large", "use fewer witnesses", "the checkpoint has no room for another signature")
+		}
+		witness, err := ledger.ParseVerifier(key)
+		if err == nil {
+			_, err = ledger.AcceptCosignature(witness, signed.Unverified(), []byte(line+"\n"))
+		}
+		if err != nil {
+			return refuse("checkpoint.cosignature", "send what the witness answered; is its key the one that was put?", "this is no cosignature of %q over the checkpoint of size %d: %v", clip(name), k.Size, err)
 		}
 		next.Note += line + "\n"
 		next.Witnesses = append(next.Witnesses, name)
@@ -274,16 +286,19 @@ func (s *State) cosignLog(c *call, k CosignLog) *Refused {
 	return nil
 }
 
-// asks reports whether a witness of that name is one of this region's.
-func (s *State) asks(name string) (known bool) {
-	if s.witnesses.has(name) {
-		return true
+// witnessKey is the verifier key of a witness of this region; empty if there is
+// none of that name.
+func (s *State) witnessKey(name string) (key string) {
+	if w, ok := s.witnesses.get(name); ok {
+		return w.Key
 	}
 	s.regions.ascend("", func(_ string, r *placement.Region) bool {
-		known = !r.Self && r.State == placement.PeerActive && r.WitnessKey != "" && name == WitnessName(r.ID, r.Mesh)
-		return !known
+		if !r.Self && r.State == placement.PeerActive && name == WitnessName(r.ID, r.Mesh) {
+			key = r.WitnessKey
+		}
+		return key == ""
 	})
-	return known
+	return key
 }
 
 // signatureName is the name in a signature line: "— <name> <base64>".

@@ -90,15 +90,49 @@ func TestOnlyWhatWasCommittedIsSigned(t *testing.T) {
 	}
 }
 
+func cosigner(t testing.TB, name string, seed byte) *ledger.Cosigner {
+	t.Helper()
+	w, err := ledger.NewCosigner(name, ledger.CosignatureEd25519, [ledger.SeedSize]byte{seed})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// cosigned is a witness's line over a checkpoint.
+func cosigned(t testing.TB, w *ledger.Cosigner, c ledger.Checkpoint) string {
+	t.Helper()
+	sig, err := w.Cosign(c, time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSuffix(string(ledger.EncodeSignatures([]ledger.Signature{sig})), "\n")
+}
+
 func TestCosignaturesOfWitnessesOnly(t *testing.T) {
 	f, key := logFixture(t)
 	f.silent("", MarkLog{})
 	m := f.s.LogMarks()[0]
 	f.silent("", SignLog{m.Size, signedNote(t, key, f.s.LogOrigin(), m.Size, m.Root)})
-	line := "— outside.example/w AAAAAAAA"
+	w := cosigner(t, "outside.example/w", 1)
+	here := ledger.Checkpoint{Origin: f.s.LogOrigin(), Size: m.Size, Root: m.Root}
+	line := cosigned(t, w, here)
 	f.silent("checkpoint.witness", CosignLog{m.Size, []string{line}})
-	f.ok(PutWitness{Key: "outside.example/w+01234567+BAAA", URL: "https://outside.example/w"})
+	f.ok(PutWitness{Key: w.Verifier().String(), URL: "https://outside.example/w"})
 	f.silent("checkpoint.cosignature", CosignLog{m.Size, []string{line + "\n— second AAAA"}})
+	elsewhere := here
+	elsewhere.Root[0] ^= 1
+	for what, false := range map[string]string{
+		"no signature at all":   "— outside.example/w AAAAAAAA",
+		"one of another key":    cosigned(t, cosigner(t, "outside.example/w", 2), here),
+		"one over another log":  cosigned(t, w, elsewhere),
+		"one over another size": cosigned(t, w, ledger.Checkpoint{Origin: here.Origin, Size: m.Size + 1, Root: m.Root}),
+	} {
+		f.silent("checkpoint.cosignature", CosignLog{m.Size, []string{false}})
+		if c := f.s.Checkpoints()[0]; len(c.Witnesses) != 0 || strings.Contains(c.Note, false) {
+			t.Errorf("%s counts as the witness's: %v", what, c.Witnesses)
+		}
+	}
 	f.silent("checkpoint.gone", CosignLog{m.Size + 7, []string{line}})
 	f.silent("", CosignLog{m.Size, []string{line}})
 	f.silent("", CosignLog{m.Size, []string{line}}) // said twice
