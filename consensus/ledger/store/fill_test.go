@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"testing"
 
@@ -152,6 +153,40 @@ func TestRebase(t *testing.T) {
 		t.Errorf("a snapshot of another history: %v", err)
 	}
 	checkAll(t, s, 700)
+}
+
+// A rotten length neither takes the openings behind it along, nor leaves bytes.
+func TestEraseWithARottenLength(t *testing.T) {
+	for _, length := range []uint32{0, 7, 1 << 20, 1<<32 - 1} {
+		d := newDisk()
+		s := opened(t, d)
+		appendTo(t, s, 0, 300)
+		if err := s.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		lock, err := s.lock(5)
+		if err != nil || lock == 0 {
+			t.Fatal(lock, err)
+		}
+		if _, err := s.opens.WriteAt(binary.BigEndian.AppendUint32(nil, length), int64(lock)-1); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Erase(5); err != nil {
+			t.Fatal(err)
+		}
+		f, _ := d.Files.Open(opensFile)
+		size, _ := f.Size()
+		all := make([]byte, size)
+		_, _ = f.ReadAt(all, 0)
+		if bytes.Contains(all, appendOpening(nil, sample(5).Opening)[4:]) {
+			t.Errorf("length %d: the bytes are still there", length)
+		}
+		for i := range uint64(300) {
+			if _, err := s.Opening(i); i != 5 && err != nil {
+				t.Fatalf("length %d: opening %d: %v", length, i, err)
+			}
+		}
+	}
 }
 
 func TestErase(t *testing.T) {

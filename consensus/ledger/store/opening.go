@@ -135,14 +135,18 @@ func (s *Store) Erase(index uint64) error {
 	if err := s.files.Replace(erasingFile, []byte(strconv.FormatUint(index, 10))); err != nil {
 		return written(erasingFile, err)
 	}
-	if err := s.erase(index); err != nil {
+	entry, err := s.Entry(index)
+	if err != nil {
+		entry = nil // a rotten leaf is no reason to keep what it hides
+	}
+	if err := s.erase(index, entry); err != nil {
 		return err
 	}
 	return written(erasingFile, s.files.Replace(erasingFile, nil))
 }
 
 // erase does it; it may be done again after a crash in its middle.
-func (s *Store) erase(index uint64) error {
+func (s *Store) erase(index uint64, entry []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.flush(); err != nil {
@@ -154,16 +158,11 @@ func (s *Store) erase(index uint64) error {
 	}
 	if lock != 0 && lock != erased {
 		off := int64(lock) - 1
-		var head [4]byte
-		if _, err := s.opens.ReadAt(head[:], off); err != nil {
-			return &Rot{opensFile, index}
-		}
-		end, err := s.opens.Size()
+		end, err := s.openingEnd(off, entry)
 		if err != nil {
 			return err
 		}
-		size := min(int64(number(head[:])), max(end-off-openingHead, 0))
-		if _, err := s.opens.WriteAt(make([]byte, 16+size), off+4); err != nil {
+		if _, err := s.opens.WriteAt(make([]byte, max(end-off-4, 0)), off+4); err != nil {
 			return written(opensFile, err)
 		}
 		if err := s.opens.Sync(); err != nil {
@@ -174,6 +173,30 @@ func (s *Store) erase(index uint64) error {
 		return err
 	}
 	return written(locksFile, s.locks.Sync())
+}
+
+// openingEnd is where the record at an offset ends. One that is not what its leaf
+// commits to may have a rotten length as well: too long a one would take the
+// openings behind it along, too short a one leave bytes. Such a record is
+// everything up to the next that is not erased.
+func (s *Store) openingEnd(off int64, entry []byte) (int64, error) {
+	if o, err := s.openingAt(off); err == nil && entry != nil && opens(entry, o) {
+		return off + openingSize(o), nil
+	}
+	end, err := s.opens.Size()
+	if err != nil {
+		return 0, err
+	}
+	for at := range s.tree.End() {
+		lock, err := s.lock(at)
+		if err != nil {
+			return 0, err
+		}
+		if next := int64(lock) - 1; lock != 0 && lock != erased && next > off {
+			end = min(end, next)
+		}
+	}
+	return end, nil
 }
 
 func (s *Store) finishErasing() error {
@@ -188,7 +211,8 @@ func (s *Store) finishErasing() error {
 	if err != nil || index >= s.tree.End() {
 		return &Corrupt{erasingFile, fmt.Errorf("it names no entry: %.40q", data)}
 	}
-	if err := s.erase(index); err != nil {
+	// What the leaf is cannot be asked yet, and the record is half erased anyway.
+	if err := s.erase(index, nil); err != nil {
 		return err
 	}
 	return written(erasingFile, s.files.Replace(erasingFile, nil))
