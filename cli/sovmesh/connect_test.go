@@ -182,6 +182,23 @@ func region(t *testing.T, b *bench, status int, body string) *[]string {
 	return &asked
 }
 
+// Whoever looks at a region sees that its evidence is not what it should be.
+func TestStatusSaysThatNothingIsSigned(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"signing":{"size":9,"unsigned":3,"problem":"the disk is full"}}`:                        "HALTED, 3 leaves are not signed: the disk is full",
+		`{"leader":"n2","signing":{"size":9,"at":"2020-01-01T00:00:00Z","unsigned":3}}`:           "HALTED, 3 leaves are not signed, the last was",
+		`{"signing":{"size":9,"witnesses":[{"name":"w.example/w","problem":"it answers late"}]}}`: "w.example/w: it answers late",
+		`{"signing":{"size":9,"witnesses":[{"name":"w.example/w","set_back":2}]}}`:                "w.example/w: set back 2 times",
+		`{"ledger":{"size":9,"missing":4,"whole":1,"voters":3}}`:                                  "4 of 9 leaves are missing on this node, 1 of 3 voters have all",
+	} {
+		b := newBench(t)
+		region(t, b, http.StatusOK, body)
+		if r := b.run("status"); r.exit != 0 || !strings.Contains(r.out, want) {
+			t.Errorf("%s: exit %d, %s%s", body, r.exit, r.out, r.err)
+		}
+	}
+}
+
 func TestServerProblems(t *testing.T) {
 	for code, tt := range map[string]struct{ status, exit int }{
 		"role.missing": {403, 40}, "token.expired": {401, 40}, "residency.refused": {403, 20}, "leader.unknown": {503, 30},

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/urfave/cli/v2"
@@ -47,6 +48,7 @@ func (p *program) writeStatus(w io.Writer, s *api.Status, me *api.Whoami) {
 		"leader", nonEmpty(string(s.Leader), "unknown"), "law pack", s.LawPack,
 		"nodes", counts(s.Nodes)+fmt.Sprintf(" · %d voters", s.Voters), "jobs", nonEmpty(counts(s.Jobs), "none"),
 		"gpus", fmt.Sprintf("%d, %d free%s", s.GPUs, s.GPUFree, simulatedText(s.GPUSimulated, s.GPUs)))
+	p.writeLedger(w, s)
 	if len(s.Regions) == 0 {
 		return
 	}
@@ -56,6 +58,33 @@ func (p *program) writeStatus(w io.Writer, s *api.Status, me *api.Whoami) {
 		t.add(string(r.Region), string(r.State), r.Link, p.since(r.Since))
 	}
 	t.write(w)
+}
+
+// unsignedLong is how long leaves may wait for a signature: the leader signs once a
+// second.
+const unsignedLong = time.Minute
+
+// writeLedger says what is wrong with the evidence; nothing if all is well.
+func (p *program) writeLedger(w io.Writer, s *api.Status) {
+	if l := s.Ledger; l != nil {
+		p.facts(w, "ledger", fmt.Sprintf("%d of %d leaves are missing on this node, %d of %d voters have all", l.Missing, l.Size, l.Whole, l.Voters))
+	}
+	if s.Signing == nil {
+		return
+	}
+	switch {
+	case s.Signing.Problem != "":
+		p.facts(w, "signing", fmt.Sprintf("HALTED, %d leaves are not signed: %s", s.Signing.Unsigned, s.Signing.Problem))
+	case s.Signing.Unsigned > 0 && !s.Signing.At.IsZero() && p.now().Sub(s.Signing.At) > unsignedLong:
+		p.facts(w, "signing", fmt.Sprintf("HALTED, %d leaves are not signed, the last was %s ago: ask the leader, %s", s.Signing.Unsigned, p.since(s.Signing.At), nonEmpty(string(s.Leader), "unknown")))
+	}
+	for _, witness := range s.Signing.Witnesses {
+		if witness.Problem != "" {
+			p.facts(w, "witness", witness.Name+": "+witness.Problem)
+		} else if witness.SetBack > 0 {
+			p.facts(w, "witness", fmt.Sprintf("%s: set back %d times, shown the way again", witness.Name, witness.SetBack))
+		}
+	}
 }
 
 // simulatedText says which part of the devices is pretended.
