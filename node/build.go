@@ -226,19 +226,14 @@ func (n *Node) buildFront() (err error) {
 	cfg.Credential, cfg.Verifier, cfg.Dial, cfg.Now, cfg.Log = n.credential, n.verifier, n.deps.Dial, n.deps.now, n.logOf("api")
 	cfg.Ready, cfg.Refused = n.isReady, n.refusals.all
 	cfg.Receipts = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { n.gateway.Handler().ServeHTTP(w, r) })
-	if n.receipts != nil {
-		cfg.Segments = n.receipts
-	}
+	cfg.Segments = n.receipts
 	if n.server, err = api.New(cfg); err != nil {
 		return err
 	}
 	gw := gateway.DefaultConfig()
 	gw.Region, gw.Node, gw.Views, gw.Mesh, gw.Peers = n.who.Region, n.who.Node, n.ledger, gateway.Over(n.endpoint), gatewayPeers{n.links}
 	gw.Auth, gw.Models = n.bearer, modelsOf(n.deps.Models)
-	gw.Receipts = noReceipts{}
-	if n.receipts != nil {
-		gw.Receipts = gatewayReceipts{n}
-	}
+	gw.Receipts = gatewayReceipts{n}
 	gw.Now, gw.Log = n.deps.now, n.logOf("gateway")
 	if n.gateway, err = gateway.New(gw); err != nil {
 		return err

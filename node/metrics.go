@@ -16,9 +16,7 @@ func (n *Node) buildMetrics() (err error) {
 	}
 	cfg.Endpoint, cfg.Pool, cfg.Log = n.endpoint, n.gossip, n.logOf("metrics")
 	cfg.Gateway, cfg.Runner, cfg.Links, cfg.Node = n.countGateway, n.countTasks, n.countLinks, n.countSelf
-	if n.receipts != nil {
-		cfg.Receipts = n.countReceipts
-	}
+	cfg.Receipts = n.countReceipts
 	n.metrics, err = metrics.New(cfg)
 	return err
 }

@@ -66,7 +66,7 @@ type Node struct {
 	server     *api.Server
 	gateway    *gateway.Gateway
 	witness    *witness.Service // nil on a worker
-	receipts   *receipts.Keeper // nil on a worker
+	receipts   *receipts.Keeper
 	metrics    *metrics.Metrics
 
 	founded   chan struct{} // closed once the region's first commands are committed

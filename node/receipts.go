@@ -15,17 +15,18 @@ import (
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/node/gateway"
 	"github.com/sovmesh/sovmesh/node/receipts"
+	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/transport/identity"
 )
 
-// buildReceipts gives a replica its keeper of inference receipts. A worker keeps
-// none, see [noReceipts].
+// buildReceipts gives the node its keeper of inference receipts. On a worker the
+// voters have the chain's end, see [workerLog].
 func (n *Node) buildReceipts() (err error) {
-	if n.group == nil {
-		return nil
-	}
 	cfg := receipts.DefaultConfig()
 	cfg.Region, cfg.Node, cfg.Dir, cfg.Log = n.who.Region, n.who.Node, n.dir.path(dirReceipts), receiptLog{n}
+	if n.group == nil {
+		cfg.Log = &workerLog{n: n}
+	}
 	cfg.Now, cfg.Logger = n.deps.now, n.logOf("receipts")
 	if n.cfg.ReceiptsFor > 0 {
 		cfg.KeepFor = n.cfg.ReceiptsFor
@@ -37,7 +38,7 @@ func (n *Node) buildReceipts() (err error) {
 	return err
 }
 
-// receiptLog is the ledger as the keeper of receipts uses it.
+// receiptLog is the ledger as the keeper of receipts of a replica uses it.
 type receiptLog struct{ n *Node }
 
 func (l receiptLog) Segment(ctx context.Context) (*state.Segment, error) {
@@ -116,7 +117,7 @@ func (g gatewayReceipts) Find(ctx context.Context, id string) (owner string, doc
 	f, err := g.n.receipts.Find(id)
 	switch {
 	case errors.Is(err, receipts.ErrElsewhere):
-		return "", nil, g.elsewhere(id)
+		return "", nil, g.elsewhere(ctx, id)
 	case errors.Is(err, receipts.ErrNever), errors.Is(err, fs.ErrNotExist):
 		return "", nil, &gateway.Error{Status: http.StatusNotFound, Code: "receipt_not_found", NoRetry: true, Message: "no receipt " + id + " was ever promised here"}
 	case err != nil:
@@ -140,7 +141,7 @@ func (g gatewayReceipts) Find(ctx context.Context, id string) (owner string, doc
 }
 
 // elsewhere names the node that keeps the receipt, if the ledger knows it.
-func (g gatewayReceipts) elsewhere(text string) *gateway.Error {
+func (g gatewayReceipts) elsewhere(ctx context.Context, text string) *gateway.Error {
 	out := &gateway.Error{Status: http.StatusNotFound, Code: "receipt_not_found", NoRetry: true, Message: "no node of this region keeps a receipt " + text}
 	id, err := receipt.ParseID(text)
 	if err != nil {
@@ -150,21 +151,36 @@ func (g gatewayReceipts) elsewhere(text string) *gateway.Error {
 		out.Message, out.Advice = "region "+id.Region+" keeps the receipt "+text+", and no other", "ask a node of that region, with a token of its own"
 		return out
 	}
-	view := g.n.ledger.View()
-	for _, node := range view.Nodes() {
-		if s := view.Segment(node.ID); s != nil && s.Chain == "h:"+id.Chain && node.ID != g.n.who.Node {
-			out.Status, out.Code = http.StatusMisdirectedRequest, "receipt_elsewhere"
-			out.Message, out.Advice = "another node of this region keeps the receipt", "ask it there"
-			out.Doors = []gateway.Door{{Region: g.n.who.Region, URL: node.API}}
-		}
+	if doors := g.n.doorOf(g.keeper(ctx, "h:"+id.Chain)); doors != nil {
+		out.Status, out.Code = http.StatusMisdirectedRequest, "receipt_elsewhere"
+		out.Message, out.Advice = "another node of this region keeps the receipt", "ask it there"
+		out.Doors = doors
 	}
 	return out
+}
+
+// keeper is the node that keeps a chain, empty if there is none.
+func (g gatewayReceipts) keeper(ctx context.Context, chain string) placement.NodeID {
+	if g.n.group == nil {
+		return g.n.keeperOf(ctx, chain)
+	}
+	view := g.n.ledger.View()
+	for _, node := range view.Nodes() {
+		if s := view.Segment(node.ID); s != nil && s.Chain == chain {
+			return node.ID
+		}
+	}
+	return ""
 }
 
 // prove adds the way from the segment's leaf to the signed state of the log that
 // most witnesses know, as a file that is verified offline. Without one the receipt is committed
 // and not yet proven.
 func (g gatewayReceipts) prove(ctx context.Context, d *receipt.Document) {
+	if g.n.group == nil {
+		d.Ledger.Proof = string(g.n.fetchProof(ctx, d))
+		return
+	}
 	files := g.n.group.Ledger()
 	if files == nil {
 		return

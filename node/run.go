@@ -54,10 +54,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.group != nil {
 		parts = append(parts, part{name: "witness", run: n.witness.Run}, part{name: "controller", run: n.lead})
 	}
-	if n.receipts != nil {
-		parts = append(parts, part{name: "receipts", run: n.receipts.Run})
-	}
-	parts = append(parts, part{name: "gateway", run: n.gateway.Run}, part{name: "app listener", run: n.serveApp})
+	parts = append(parts, part{name: "receipts", run: n.receipts.Run}, part{name: "gateway", run: n.gateway.Run}, part{name: "app listener", run: n.serveApp})
 	return runInOrder(ctx, parts...)
 }
 

@@ -69,7 +69,16 @@ func salt(n uint64) (s [16]byte) {
 
 func (f *fixture) encode(c Command) []byte {
 	f.t.Helper()
-	raw, err := Encode(Head{Version: 1, Time: f.now, Salt: salt(f.index + 1), Actor: "tok-1"}, c)
+	actor := "tok-1"
+	if seg, ok := c.(CommitSegment); ok {
+		actor = "node:" + string(seg.Node)
+	}
+	return f.encodeAs(actor, c)
+}
+
+func (f *fixture) encodeAs(actor string, c Command) []byte {
+	f.t.Helper()
+	raw, err := Encode(Head{Version: 1, Time: f.now, Salt: salt(f.index + 1), Actor: actor}, c)
 	if err != nil {
 		f.t.Fatalf("encode %T: %v", c, err)
 	}

@@ -268,6 +268,11 @@ func TestSegmentsAreChained(t *testing.T) {
 		return CommitSegment{Node: "n1", Seq: seq, Prev: prev, Root: ledger.Hash{byte(seq)}, Count: 3, From: day, To: day.Add(time.Second)}
 	}
 	f.refused("segment.chain", at(2, ledger.Hash{}))
+	for _, actor := range []string{"node:n2", "node:n1@n2 192.0.2.1", "n1", "tok-1", ""} {
+		if r := f.applyRaw(f.encodeAs(actor, at(1, ledger.Hash{}))); r.Refused == nil || r.Refused.Code != "segment.actor" {
+			t.Errorf("%q begins the chain of n1: %+v", actor, r)
+		}
+	}
 	f.ok(at(1, ledger.Hash{}))
 	f.refused("segment.chain", at(1, ledger.Hash{}))
 	f.refused("segment.chain", at(3, ledger.Hash{1}))

@@ -15,7 +15,8 @@ const KindCommitSegment Kind = "receipt.segment"
 
 // CommitSegment records one Merkle segment of a node's inference receipts: the
 // requests that it answered in about a second. Segments of a node are chained
-// by sequence and previous root, so that one left out shows.
+// by sequence and previous root, so that one left out shows. The node itself is
+// its actor: nobody continues the chain of another.
 type CommitSegment struct {
 	Node placement.NodeID `json:"node"`
 	// Seq counts the node's segments from 1, Prev is the root of the one before
@@ -75,6 +76,8 @@ func (s *State) commitSegment(c *call, k CommitSegment) *Refused {
 	switch {
 	case s.Node(k.Node) == nil:
 		return refuse("node.unknown", "join again", "there is no node %q", clip(string(k.Node)))
+	case c.head.Actor != "node:"+string(k.Node):
+		return refuse("segment.actor", "let the node commit it", "the chain of receipts of node %s is its own alone", k.Node)
 	case k.Seq != last.Seq+1 || k.Prev != last.Root:
 		return refuse("segment.chain", fmt.Sprintf("continue after segment %d", last.Seq), "segment %d does not follow segment %d of node %s", k.Seq, last.Seq, k.Node)
 	// An empty one opens a chain, which has its name from then on, or says that a

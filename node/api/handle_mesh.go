@@ -70,6 +70,8 @@ func mayPropose(c *Caller, cmd state.Command) bool {
 		return cmd.Node == c.Node
 	case state.ReportInventory:
 		return cmd.Node == c.Node
+	case state.CommitSegment:
+		return cmd.Node == c.Node
 	}
 	return false
 }

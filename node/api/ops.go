@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -147,7 +148,8 @@ func (s *Server) handler(op *operation, on listener) http.Handler {
 			return
 		}
 		p := c.problem(err)
-		if p.Code == CodeInternal || p.Code == CodeDamaged {
+		left := r.Context().Err() != nil && errors.Is(err, context.Canceled) // the caller, before its answer was there
+		if p.Code == CodeInternal && !left || p.Code == CodeDamaged {
 			s.cfg.Log.Error("request failed", "request", id, "op", op.ID, "err", err)
 		}
 		if r.Context().Err() != nil {

@@ -40,6 +40,28 @@ func TestMeshWithinTheRegion(t *testing.T) {
 	if _, err := worker.Propose(t.Context(), peer, encode(state.RenewLeases{Node: "w1", Until: w.clock.now().Add(time.Minute)})); CodeOf(err) != CodeRole {
 		t.Errorf("a worker renews its own leases: %v", err)
 	}
+	segment := func(n placement.NodeID) []byte {
+		return encode(state.CommitSegment{Node: n, Seq: 1, From: w.clock.now(), To: w.clock.now()})
+	}
+	if end, err := worker.Chain(t.Context(), peer); err != nil || end.Segment != nil {
+		t.Errorf("a worker without a chain: %+v %v", end, err)
+	}
+	if _, err := worker.Propose(t.Context(), peer, segment("fra-1-n1")); CodeOf(err) != CodeRole {
+		t.Errorf("a worker begins the chain of another: %v", err)
+	}
+	if res, err := worker.Propose(t.Context(), peer, segment("w1")); err != nil || res.Refused != nil {
+		t.Errorf("a worker begins its chain: %+v %v", res, err)
+	}
+	end, err := worker.Chain(t.Context(), peer)
+	if err != nil || end.Segment == nil || end.Segment.Node != "w1" || end.Segment.Seq != 1 {
+		t.Fatalf("the end of its chain: %+v %v", end, err)
+	}
+	if k, err := voter.ChainKeeper(t.Context(), peer, end.Segment.Chain); err != nil || k.Node != "w1" {
+		t.Errorf("who keeps the chain: %+v %v", k, err)
+	}
+	if own, err := voter.Chain(t.Context(), peer); err != nil || own.Segment != nil {
+		t.Errorf("another is told of the worker's chain: %+v %v", own, err)
+	}
 	actor = "founder"
 	if _, err := worker.Propose(t.Context(), peer, encode(state.ReportInventory{Node: "w1", Inventory: placement.Inventory{Version: 8, CPU: 1}})); CodeOf(err) != CodeRole {
 		t.Errorf("a worker signs as the founder: %v", err)

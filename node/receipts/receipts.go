@@ -30,7 +30,7 @@ import (
 // Log is the region's ledger, for this node's chain of segments.
 type Log interface {
 	// Segment is where the chain ends by now, nil before its first segment. It
-	// asks the leader, never a replica that may lag.
+	// asks the leader or most voters, never a replica that may lag.
 	Segment(ctx context.Context) (*state.Segment, error)
 	// Commit returns once the command is committed; a refusal by the state is in
 	// the result.
