@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Everything: formatting, vet, each fuzz target for a moment, all packages under
-# the race detector where the machine has a C compiler, and the scenarios: whole
-# meshes in virtual time, meshes on loopback, separate processes. Those run one
-# package at a time and without the race detector, which would slow a mesh down
-# seven times on two cores; a few meshes run under it at the end. What this
-# machine lacks is named last.
+# Everything: formatting, vet, each fuzz target for a moment, all packages, those
+# that start goroutines under the race detector where the machine has a C
+# compiler, and the scenarios: whole meshes in virtual time, meshes on loopback,
+# separate processes. Those run one package at a time and without the race
+# detector, which would slow a mesh down seven times on two cores; a few meshes run
+# under it at the end. What this machine lacks is named last.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 go=${GO:-go}
@@ -27,11 +27,15 @@ fi
 [ -e /dev/nvidiactl ] || missing+=("an NVIDIA GPU: gpu/nvml ran against a double of the library, and on its answer 'no NVML'")
 missing+=("a clock of its own for a process: a wrong clock is tested in virtual time only")
 
-parts=$("$go" list ./... | grep -v /scenarios)
+# These start no goroutine, and their mutation suites would take ten times as long.
+alone='/(consensus/evidence|consensus/evidence/receipt|consensus/ledger)$'
+parts=$("$go" list ./... | grep -v /scenarios | grep -Ev "$alone")
+single=$("$go" list ./... | grep -E "$alone")
 scenarios=$("$go" list ./scenarios/...)
 
 status=0
 "$go" test $race -timeout 20m $parts || status=1
+"$go" test -timeout 15m $single || status=1
 "$go" test -p 1 -timeout 15m $scenarios || status=1
 if [ -n "$race" ]; then
 	"$go" test -race -timeout 15m -run 'OneNode|RegionOfThree|TaggedDE|IsForwarded|IsolatedRegion' ./scenarios/mesh || status=1
