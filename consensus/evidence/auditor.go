@@ -229,6 +229,9 @@ func (r *regionReader) lacks() (all []string) {
 	if r.unseen > 0 {
 		all = append(all, fmt.Sprintf("the other half of %d crossings of region %s: the other region's leaves are not in this evidence", r.unseen, r.desc.Name))
 	}
+	if r.unquoted > 0 {
+		all = append(all, fmt.Sprintf("that another region let %s go that region %s took: their leaves here quote none of its leaves", plural(uint64(r.unquoted), "crossing"), r.desc.Name))
+	}
 	if r.v.policy != nil && len(r.v.policy.RootsOf(r.desc.Name)) == 0 {
 		all = append(all, fmt.Sprintf("whether the nodes of region %s were its own: the policy has no root certificate of it", r.desc.Name))
 	}

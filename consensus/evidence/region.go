@@ -2,7 +2,6 @@ package evidence
 
 import (
 	"cmp"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,19 +18,6 @@ import (
 // maxSkew is how far a leaf's time may lie from what witnesses saw: whoever
 // acts on a command refuses what is more off.
 const maxSkew = 60 * time.Second
-
-// quote is another region's leaf, as a leaf of this one quotes it.
-type quote struct {
-	at     uint64
-	region string
-	index  uint64
-	hash   ledger.Hash
-	// landing is what the leaf must be about, where the quote says it.
-	landing landing
-}
-
-// landing is a job that came into a region by another region's grant.
-type landing struct{ grant, job string }
 
 // seal is a signed state of the log.
 type seal struct {
@@ -76,6 +62,7 @@ type regionReader struct {
 	quoted   []quote
 	landings map[uint64]landing // by leaf
 	unseen   int
+	unquoted int               // crossings that quote no leaf of the other region
 	bundle   map[string]bool   // hashes of bundles that leaves name
 	held     map[string]bool   // bundles in the pack
 	chained  []chainHeld       // certificates in the pack
@@ -290,6 +277,9 @@ func (r *regionReader) judge(index uint64, l *ledger.Leaf) {
 		r.judgeShown(index, l, s)
 	}
 	r.noteLanding(index, l)
+	if crossed(l) && l.Get(ledger.ShownPeerLeaf) == "" {
+		r.unquoted++
+	}
 	if l.Kind == kindSegment && l.Accepted() {
 		r.judgeSegment(index, l)
 		r.segments.note(index, l, r.v.receipted[r.desc.Name])
@@ -310,21 +300,21 @@ const (
 // judgeTime compares a leaf with the cosignatures around it.
 func (r *regionReader) judgeTime(index uint64, l *ledger.Leaf) {
 	after, _ := slices.BinarySearchFunc(r.seals, index+1, func(s seal, n uint64) int { return cmp.Compare(s.size, n) })
-	for i := after; i < len(r.seals); i++ {
-		if at := r.seals[i].at; !at.IsZero() {
-			if l.Time.After(at.Add(maxSkew)) {
-				r.v.f.fail(Time, "region %s: leaf %d says %s, and witnesses had seen it by %s", r.desc.Name, index, stamp(l.Time), stamp(at))
-			}
-			break
-		}
+	var seen, unseen time.Time
+	for i := after; i < len(r.seals) && seen.IsZero(); i++ {
+		seen = r.seals[i].at
 	}
-	for i := after - 1; i >= 0; i-- {
-		if at := r.seals[i].at; !at.IsZero() {
-			if l.Time.Before(at.Add(-maxSkew)) {
-				r.v.f.fail(Time, "region %s: leaf %d says %s, and witnesses saw the log without it at %s", r.desc.Name, index, stamp(l.Time), stamp(at))
-			}
-			break
-		}
+	for i := after - 1; i >= 0 && unseen.IsZero(); i-- {
+		unseen = r.seals[i].at
+	}
+	if !seen.IsZero() && l.Time.After(seen.Add(maxSkew)) {
+		r.v.f.fail(Time, "region %s: leaf %d says %s, and witnesses had seen it by %s", r.desc.Name, index, stamp(l.Time), stamp(seen))
+	}
+	if !unseen.IsZero() && l.Time.Before(unseen.Add(-maxSkew)) {
+		r.v.f.fail(Time, "region %s: leaf %d says %s, and witnesses saw the log without it at %s", r.desc.Name, index, stamp(l.Time), stamp(unseen))
+	}
+	if !seen.IsZero() && !unseen.IsZero() {
+		r.out.Apart = max(r.out.Apart, int64(seen.Sub(unseen)/time.Second))
 	}
 }
 
@@ -420,34 +410,6 @@ func (r *regionReader) judgeShown(index uint64, l *ledger.Leaf, s ledger.Shown) 
 		}
 		r.v.f.fail(Completeness, "region %s: leaf %d: %d promised receipts are MISSING", r.desc.Name, index, n)
 	}
-}
-
-// noteLanding remembers which job a leaf let in by which grant.
-func (r *regionReader) noteLanding(index uint64, l *ledger.Leaf) {
-	grant, ok := strings.CutPrefix(l.Actor, "grant:")
-	if !ok || l.Kind != kindSubmit || !l.Accepted() {
-		return
-	}
-	if r.landings == nil {
-		r.landings = map[uint64]landing{}
-	}
-	r.landings[index] = landing{grant, l.Subject}
-}
-
-func parseQuote(s string) (q quote, ok bool) {
-	words := strings.Split(s, " ")
-	if len(words) != 3 {
-		return q, false
-	}
-	q.region = words[0]
-	n, err := strconv.ParseUint(words[1], 10, 63)
-	raw, err2 := hex.DecodeString(words[2])
-	if err != nil || err2 != nil || len(raw) != len(q.hash) {
-		return q, false
-	}
-	q.index = n
-	copy(q.hash[:], raw)
-	return q, true
 }
 
 // takeTail reads the proof that the log of the last checkpoint begins with the

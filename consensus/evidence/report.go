@@ -91,6 +91,7 @@ type RegionReport struct {
 	Size        uint64    `json:"size"`                // of the last checkpoint
 	Witnesses   []string  `json:"witnesses,omitempty"` // of the last checkpoint
 	Witnessed   time.Time `json:"witnessed,omitzero"`  // when the policy's quorum had cosigned it
+	Apart       int64     `json:"apart_seconds"`       // the longest between cosignatures around a leaf: within it a time is the leader's word
 	FirstAt     time.Time `json:"first_at,omitzero"`   // time of the first leaf
 	LastAt      time.Time `json:"last_at,omitzero"`    // time of the last leaf
 	Placements  int       `json:"placements"`          // accepted ones

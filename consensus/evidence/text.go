@@ -147,6 +147,9 @@ func (p *printer) region(r *RegionReport, kind string) {
 	if len(r.Witnesses) > 0 {
 		p.line("    witnessed by %s by %s, at size %d", strings.Join(r.Witnesses, ", "), when(r.Witnessed), r.Size)
 	}
+	if r.Apart > 0 {
+		p.line("    cosignatures around a leaf lie at most %s apart: within that its time is the region's word", time.Duration(r.Apart)*time.Second)
+	}
 	p.line("    %s, %s repeated, %s", plural(uint64(r.Placements), "placement"), plural(uint64(r.Judgements), "decision"), plural(uint64(r.Refusals), "refusal"))
 	if b := r.Begun; b != nil {
 		p.line("    BEGUN by a recovery at %s, in the place of %s, of which %s are vouched for: export them by themselves", when(b.At), nonEmpty(b.Origin, "a log that it does not quote"), plural(b.Quoted, "leaf"))

@@ -434,3 +434,37 @@ func lineAt(data []byte, at int) string {
 	line, _, _ := bytes.Cut(data[from:], []byte{'\n'})
 	return string(line)
 }
+
+// Whoever leaves checkpoints out to make room for false times shows how much room
+// there is.
+func TestTheGapBetweenCosignaturesIsTold(t *testing.T) {
+	m := newMesh(t, "")
+	l := m.logs[0]
+	for range 3 {
+		l.add(t, "job.submit", judging(l.here("EU")))
+		l.sign()
+	}
+	all := verified(t, m.policy, packed(t, m.files(t))).Regions[0]
+	l.sizes = []uint64{l.sizes[0], l.sizes[len(l.sizes)-1]}
+	fewer := verified(t, m.policy, packed(t, m.files(t))).Regions[0]
+	if all.Apart == 0 || fewer.Apart <= all.Apart {
+		t.Errorf("with all checkpoints %d s apart, with fewer %d s", all.Apart, fewer.Apart)
+	}
+}
+
+// A crossing that quotes nothing cannot be compared, and is told.
+func TestACrossingWithoutAQuoteIsTold(t *testing.T) {
+	for _, tt := range []struct {
+		kind, role string
+		told       bool
+	}{{kindReserve, "region", true}, {kindSubmit, "region", true}, {kindSubmit, "grant", true}, {kindUsed, "node", true}, {kindSubmit, "submitter", false}} {
+		m := newMesh(t, "")
+		l := m.logs[0]
+		l.add(t, tt.kind, judging(l.here("EU")), showing(ledger.ShownRole, tt.role))
+		l.sign()
+		rep := verified(t, m.policy, packed(t, m.files(t)))
+		if got := strings.Contains(strings.Join(rep.NotShownHere, "\n"), "quote none"); got != tt.told {
+			t.Errorf("%s by a %s: told %v, want %v", tt.kind, tt.role, got, tt.told)
+		}
+	}
+}
