@@ -238,12 +238,27 @@ func (r *regionReader) within(at time.Time) bool {
 }
 
 // showSerial notes a certificate that a leaf shows: "<serial> <not after>" and,
-// since leaves say it, the SHA-256 of its DER.
+// since leaves say it, the SHA-256 of its DER. Of more than can be remembered it
+// notes those whose chains are here, which have to be found again.
 func (r *regionReader) showSerial(value string) {
 	words := strings.Split(value, " ")
-	if len(r.serials) < maxCertificates {
-		r.serials[words[0]] = append(words, "", "")[2]
+	if len(r.serials) >= maxCertificates && !r.chainHere(words[0]) {
+		r.unchained++
+		return
 	}
+	r.serials[words[0]] = append(words, "", "")[2]
+}
+
+// chainHere reports whether a certificate's chain is in the pack, in which they
+// come before the leaves.
+func (r *regionReader) chainHere(serial string) bool {
+	if r.here == nil {
+		r.here = make(map[string]bool, len(r.chained))
+		for _, held := range r.chained {
+			r.here[held.serial] = true
+		}
+	}
+	return r.here[serial]
 }
 
 // showed reports whether a leaf shows the certificate. One that has the number of
@@ -259,13 +274,9 @@ func (r *regionReader) showed(held chainHeld) bool {
 
 // chainless counts certificates that leaves show and whose chain is not here.
 func (r *regionReader) chainless() int {
-	here := map[string]bool{}
-	for _, held := range r.chained {
-		here[held.serial] = true
-	}
-	n := 0
+	n := r.unchained
 	for serial := range r.serials {
-		if !here[serial] {
+		if !r.chainHere(serial) {
 			n++
 		}
 	}

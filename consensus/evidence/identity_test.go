@@ -268,3 +268,20 @@ func TestACertificateOfTheSameNumberIsFoundOut(t *testing.T) {
 		}
 	}
 }
+
+// A region of many nodes shows more certificates in a year than are remembered:
+// those whose chains are here are found all the same.
+func TestManyCertificatesAreOnRecord(t *testing.T) {
+	r := newRegionReader(&verifier{}, Region{Name: "fra-1"})
+	r.chained = []chainHeld{{serial: "last"}}
+	for i := range maxCertificates + 10 {
+		r.showSerial(fmt.Sprintf("%d 2026-12-01T00:00:00Z ab", i))
+	}
+	r.showSerial("last 2026-12-01T00:00:00Z cd")
+	if digest, ok := r.serials["last"]; !ok || digest != "cd" {
+		t.Error("the certificate whose chain is here is not on record")
+	}
+	if n := r.chainless(); n != maxCertificates+10 || len(r.serials) > maxCertificates+1 {
+		t.Errorf("%d certificates without a chain, %d remembered", n, len(r.serials))
+	}
+}

@@ -57,18 +57,20 @@ type regionReader struct {
 	chains   map[string]chain
 	admitted admissions // of jobs
 	// segments are those whose receipts may be here.
-	segments segments
-	chosen   bool // which of their receipts are here, the region chose
-	quoted   []quote
-	landings map[uint64]landing // by leaf
-	unseen   int
-	unquoted int               // crossings that quote no leaf of the other region
-	bundle   map[string]bool   // hashes of bundles that leaves name
-	held     map[string]bool   // bundles in the pack
-	chained  []chainHeld       // certificates in the pack
-	refused  []chainHeld       // those that it was shown and did not believe
-	serials  map[string]string // SHA-256 of certificates that leaves show, by number; empty where a leaf says none
-	rootless int               // certificates of regions that the policy has no root of
+	segments  segments
+	chosen    bool // which of their receipts are here, the region chose
+	quoted    []quote
+	landings  map[uint64]landing // by leaf
+	unseen    int
+	unquoted  int               // crossings that quote no leaf of the other region
+	bundle    map[string]bool   // hashes of bundles that leaves name
+	held      map[string]bool   // bundles in the pack
+	chained   []chainHeld       // certificates in the pack
+	refused   []chainHeld       // those that it was shown and did not believe
+	here      map[string]bool   // numbers of certificates whose chains are in the pack
+	unchained int               // certificates that leaves show, beyond what is remembered
+	serials   map[string]string // SHA-256 of certificates that leaves show, by number; empty where a leaf says none
+	rootless  int               // certificates of regions that the policy has no root of
 
 	out RegionReport
 }
