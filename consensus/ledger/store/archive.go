@@ -106,21 +106,43 @@ func (a *Archive) load() error {
 		return err
 	}
 	for a.end < end && len(a.all) < archiveMax {
-		note, at, n, err := a.record(a.end, end)
-		if err != nil || n == 0 {
+		if k, n, ok := a.kept(a.end, end); ok {
+			a.index(k, a.end)
+			a.end += n
+			continue
+		}
+		next := a.resync(a.end+1, end)
+		if next == end {
 			break
 		}
-		if k, err := NewKept(note, at); err == nil {
-			a.index(k, a.end)
-		} else {
-			a.dead += n
-		}
-		a.end += n
+		a.dead += next - a.end
+		a.end = next
 	}
 	if a.end < end {
 		return a.file.Truncate(a.end)
 	}
 	return nil
+}
+
+// kept is the whole checkpoint whose record is at off.
+func (a *Archive) kept(off, end int64) (k Kept, n int64, ok bool) {
+	note, at, n, err := a.record(off, end)
+	if err != nil || n == 0 {
+		return k, 0, false
+	}
+	k, err = NewKept(note, at)
+	return k, n, err == nil
+}
+
+// resync finds the next whole record: a rotten length must not take along what
+// stands behind it. It gives the end where there is none.
+func (a *Archive) resync(off, end int64) int64 {
+	for ; off+archiveHead < end; off++ {
+		if _, _, ok := a.kept(off, end); ok {
+			return off
+		}
+	}
+	return end
 }
 
 // record reads the record at off; n is its length, 0 where none is whole. A note

@@ -176,7 +176,8 @@ func TestTheArchiveAfterACrash(t *testing.T) {
 			t.Fatalf("cut at %d: what came later is lost: %v", cut, got)
 		}
 	}
-	for _, at := range []int{archiveHead + 30, len(data)/5 + archiveHead + 40} {
+	one := len(data) / 5
+	for _, at := range []int{archiveHead + 30, one + archiveHead + 40, 0, one, one + 2, one + 3} { // the last four are lengths
 		bad := slices.Clone(data)
 		bad[at] ^= 1
 		rotten := Memory()
