@@ -133,10 +133,13 @@ func TestARegionRestartsFromItsDisks(t *testing.T) {
 		if m.region("fra-1").newest().LedgerSize() < root {
 			t.Error("the ledger is shorter than before")
 		}
-		m.Within(20*time.Second, "its peer hears of it again", func() bool {
-			s, err := m.At("ber-1").Region(t.Context(), "fra-1")
-			return err == nil && s.Link == api.LinkUp
-		})
+		// Either side may hear of the other first.
+		for here, there := range map[placement.RegionID]placement.RegionID{"ber-1": "fra-1", "fra-1": "ber-1"} {
+			m.Within(20*time.Second, string(here)+" hears of "+string(there)+" again", func() bool {
+				s, err := m.At(here).Region(t.Context(), there)
+				return err == nil && s.Link == api.LinkUp
+			})
+		}
 		abroad := m.At("fra-1").Submit(`{"kind":"fake","residency":"DE","command":["run","1s"]}`)
 		m.Within(20*time.Second, "borders work", abroad.Exited(0))
 		m.CheckInvariants()

@@ -13,6 +13,7 @@ import (
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/transport"
 )
 
 // liar answers for a replica that is down, with its certificate and at its
@@ -29,14 +30,8 @@ func (m *Mesh) liar(id placement.RegionID, name, asks placement.NodeID) (lies *a
 			w.WriteHeader(http.StatusTeapot)
 			return
 		}
-		res, err := r.ask(http.MethodGet, truth, req.URL.RequestURI(), nil, nil)
-		if err != nil {
-			w.WriteHeader(http.StatusTeapot)
-			return
-		}
-		defer res.Body.Close()
-		data, err := io.ReadAll(io.LimitReader(res.Body, ledger.MaxBundle))
-		if err != nil || res.StatusCode != http.StatusOK || len(data) == 0 {
+		data := m.truth(r, truth, req.URL.RequestURI())
+		if data == nil {
 			w.WriteHeader(http.StatusTeapot)
 			return
 		}
@@ -47,6 +42,24 @@ func (m *Mesh) liar(id placement.RegionID, name, asks placement.NodeID) (lies *a
 		_, _ = w.Write(data)
 	}))
 	return told
+}
+
+// truth is what an honest peer answers. One that has not applied as much as the
+// caller is asked again: a liar that does not answer is passed over, and a lie
+// without the hashes to it cannot be told from a fault.
+func (m *Mesh) truth(r *rogue, honest transport.Peer, uri string) []byte {
+	for range 40 {
+		res, err := r.ask(http.MethodGet, honest, uri, nil, nil)
+		if err == nil {
+			data, err := io.ReadAll(io.LimitReader(res.Body, ledger.MaxBundle))
+			_ = res.Body.Close()
+			if err == nil && res.StatusCode == http.StatusOK && len(data) > 0 {
+				return data
+			}
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return nil
 }
 
 // A fourth node joins a region whose raft log begins after hundreds of leaves. It
