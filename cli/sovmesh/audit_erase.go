@@ -14,7 +14,7 @@ func (p *program) auditErase() *cli.Command {
 		Name: "erase", Usage: "erase what the ledger's leaves about a job commit to", ArgsUsage: "ID",
 		Description: "For a job that is over, by its whole id; needs the role admin. Names, commands,\nenvironments and reasons are erased on every replica, on one that is away when it\nis back. The leaves and all proofs of them stay valid. What this does not reach is\nlisted. It cannot be undone.",
 		UsageText:   "sovmesh audit erase ID --yes",
-		Flags:       append([]cli.Flag{&cli.BoolFlag{Name: "yes", Usage: "do not ask"}}, connectionFlags()...),
+		Flags:       append([]cli.Flag{yesFlag()}, connectionFlags()...),
 		Action: func(c *cli.Context) error {
 			args, err := arguments(c, "ID")
 			if err != nil {
