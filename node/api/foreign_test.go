@@ -107,18 +107,7 @@ func TestModelNamesCrossByTheWholePolicy(t *testing.T) {
 // A worker reads no body of a caller whom no voter knows.
 func TestAWorkerReadsNoBodyOfAStranger(t *testing.T) {
 	w, fra, _, _ := mesh3(t)
-	fra.ledger.must(t, state.CreateJoinToken{Hash: strings.Repeat("a", 64), Expires: w.clock.now().Add(time.Hour)})
-	fra.ledger.must(t, state.JoinNode{TokenHash: strings.Repeat("a", 64), Node: placement.Node{ID: "w1", QUIC: "x:1", API: "https://x:1"}})
-	cfg := fra.server.cfg
-	cfg.Self, cfg.Ledger, cfg.Authority = "w1", nil, nil
-	cfg.Peers = speaker{w.net, identity.ID{Region: "fra-1", Mesh: testMesh, Node: "w1"}, fra.ledger}
-	cfg.Voters = func() []transport.Peer {
-		return []transport.Peer{{ID: identity.ID{Region: "fra-1", Mesh: testMesh, Node: "fra-1-n1"}, Addr: "127.0.0.1:1"}}
-	}
-	worker, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	worker := w.worker(fra)
 	viewer := bearer(fra.token(state.Token{Roles: []state.Role{state.RoleViewer}}))
 	admin := bearer(fra.token(state.Token{Roles: everyRole()}))
 	for _, try := range []struct {

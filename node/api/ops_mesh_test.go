@@ -132,9 +132,10 @@ func TestMeshWithinTheRegion(t *testing.T) {
 	}
 }
 
-// A worker holds no state: it passes requests on, and asks before it reads.
-func TestAWorkerRelaysAndReadsNothingThatIsRefused(t *testing.T) {
-	w, fra, _, _ := mesh3(t)
+// worker is a server of a node of fra-1 without a replica, w1, that has joined.
+func (w *world) worker(fra *region) *Server {
+	t := fra.t
+	t.Helper()
 	fra.ledger.must(t, state.CreateJoinToken{Hash: strings.Repeat("a", 64), Expires: w.clock.now().Add(time.Hour)})
 	fra.ledger.must(t, state.JoinNode{TokenHash: strings.Repeat("a", 64), Node: placement.Node{ID: "w1", QUIC: "x:1", API: "https://x:1"}})
 	cfg := fra.server.cfg
@@ -147,6 +148,13 @@ func TestAWorkerRelaysAndReadsNothingThatIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return worker
+}
+
+// A worker holds no state: it passes requests on, and asks before it reads.
+func TestAWorkerRelaysAndReadsNothingThatIsRefused(t *testing.T) {
+	w, fra, _, _ := mesh3(t)
+	worker := w.worker(fra)
 	r := &region{t: t, id: "fra-1", node: "w1", ca: fra.ca, server: worker, ledger: fra.ledger}
 	r.serve()
 	token := fra.token(state.Token{Roles: everyRole(), AllowAny: true})
