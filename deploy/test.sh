@@ -25,6 +25,10 @@ if ! command -v "${CC:-cc}" >/dev/null; then
 	missing+=("a C compiler: the race detector did not run")
 fi
 [ -e /dev/nvidiactl ] || missing+=("an NVIDIA GPU: gpu/nvml ran against a double of the library, and on its answer 'no NVML'")
+for tool in sha256sum python3 openssl; do
+	command -v "$tool" >/dev/null || missing+=("$tool: the recipe in the packs' README was not played")
+done
+command -v systemd-analyze >/dev/null || missing+=("systemd-analyze: the units were not verified by it")
 missing+=("a clock of its own for a process: a wrong clock is tested in virtual time only")
 
 # These start no goroutine, and their mutation suites would take ten times as long.
