@@ -1,6 +1,9 @@
 package placement
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // DeviceHealth is the state of one device, worst last.
 type DeviceHealth string
@@ -13,7 +16,34 @@ const (
 	DeviceLost     DeviceHealth = "lost"
 )
 
-// Device is one GPU (or other accelerator) as its own node reports it.
+// DeviceAction is what a cause asks of people, the gentlest first.
+type DeviceAction string
+
+// The actions. None passes by itself; a restart is the job owner's, a reset,
+// a reboot and a return of the part (RMA) are the operator's.
+const (
+	ActionNone       DeviceAction = "none"
+	ActionRestartJob DeviceAction = "restart-job"
+	ActionResetGPU   DeviceAction = "reset-gpu"
+	ActionReboot     DeviceAction = "reboot"
+	ActionRMA        DeviceAction = "rma"
+)
+
+// Cause is one thing that is wrong with a device. The device's health is the
+// worst that its causes give.
+type Cause struct {
+	// Code names the thing for programs: xid-79, remap-pending, throttle, driver.
+	Code   string       `json:"code"`
+	Reason string       `json:"reason"` // the same for people
+	Health DeviceHealth `json:"health"`
+	Action DeviceAction `json:"action"`
+	First  time.Time    `json:"first"` // first and last seen
+	Last   time.Time    `json:"last"`
+	Count  int          `json:"count"`
+}
+
+// Device is one GPU, one MIG instance of a GPU, or another accelerator, as its
+// own node reports it. A text that is not known is empty.
 type Device struct {
 	UUID   string       `json:"uuid"`
 	Model  string       `json:"model"`
@@ -23,10 +53,72 @@ type Device struct {
 	// wherever the device is.
 	Simulated bool   `json:"simulated,omitempty"`
 	Vendor    string `json:"vendor,omitempty"`
+	// Index is the driver's number; it may change at a boot.
+	Index        int    `json:"index,omitempty"`
+	Architecture string `json:"architecture,omitempty"` // hopper, cdna3
+	PCI          string `json:"pci,omitempty"`          // 00000000:3b:00.0
+	// Parent is the UUID of the GPU that a MIG instance is part of, Profile the
+	// instance's shape: 1g.10gb.
+	Parent  string `json:"parent,omitempty"`
+	Profile string `json:"profile,omitempty"`
+	// Partitioned marks a GPU that is cut into instances: it is never offered
+	// whole.
+	Partitioned bool   `json:"partitioned,omitempty"`
+	NUMA        string `json:"numa,omitempty"` // number of the memory node it hangs on
+	// Island is shared by those devices of one node that reach each other by
+	// NVLink; Fabric, cluster UUID/clique, by devices of several nodes that do.
+	Island string `json:"island,omitempty"`
+	Fabric string `json:"fabric,omitempty"`
+	// Confidential says that the device runs in its confidential-computing mode.
+	// It is the node's claim until a quote proves it.
+	Confidential bool `json:"confidential,omitempty"`
+	// Causes say why the device is not ok, the worst first.
+	Causes []Cause `json:"causes,omitempty"`
+}
+
+// The bounds of a device's texts, in bytes, and of its causes.
+const (
+	MaxDeviceText  = 128
+	MaxDeviceCause = 16
+	maxCauseText   = 256
+)
+
+// Plausible says what is wrong with what the device says of itself beyond
+// UUID, model, memory and health; empty if nothing is. Replicas ask it in Apply.
+func (d *Device) Plausible() string {
+	if d.Index < 0 || d.Index > 1<<16 {
+		return "its index is out of range"
+	}
+	for _, text := range []string{d.Vendor, d.Architecture, d.PCI, d.Parent, d.Profile, d.NUMA, d.Island, d.Fabric} {
+		if len(text) > MaxDeviceText || hasControl(text) {
+			return "one of its texts is too long or has control characters"
+		}
+	}
+	if d.Parent == d.UUID && d.Parent != "" {
+		return "it is its own parent"
+	}
+	if len(d.Causes) > MaxDeviceCause {
+		return "it has too many causes"
+	}
+	for i := range d.Causes {
+		c := &d.Causes[i]
+		if c.Code == "" || len(c.Code) > 64 || len(c.Reason) > maxCauseText || c.Count < 0 || hasControl(c.Code) || hasControl(c.Reason) {
+			return "one of its causes cannot be read"
+		}
+	}
+	return ""
+}
+
+// hasControl reports control characters, which would reach terminals and logs.
+// Bytes that are no UTF-8 count as such.
+func hasControl(s string) bool {
+	return strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r >= 0x7f && r < 0xa0 || r == 0xfffd })
 }
 
 // Offered reports whether new tasks may be given the device.
-func (d Device) Offered() bool { return d.Health == DeviceOK || d.Health == DeviceDegraded }
+func (d Device) Offered() bool {
+	return (d.Health == DeviceOK || d.Health == DeviceDegraded) && !d.Partitioned
+}
 
 // Matches reports whether the device satisfies the request's model and memory.
 func (d Device) Matches(r Resources) bool {

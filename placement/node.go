@@ -51,14 +51,18 @@ type Drain struct {
 
 // Inventory is what a node itself reports, signed; it changes rarely.
 type Inventory struct {
-	Version  uint64    `json:"version"`
-	CPU      MilliCPU  `json:"cpu"`
-	Memory   Bytes     `json:"memory"`
-	Devices  []Device  `json:"devices,omitempty"`
-	Drivers  []string  `json:"drivers,omitempty"` // sorted names
-	Program  string    `json:"program,omitempty"` // version of sovmesh
-	States   uint32    `json:"states,omitempty"`  // highest state version it can apply
-	Reported time.Time `json:"reported,omitzero"`
+	Version uint64   `json:"version"`
+	CPU     MilliCPU `json:"cpu"`
+	Memory  Bytes    `json:"memory"`
+	Devices []Device `json:"devices,omitempty"`
+	Drivers []string `json:"drivers,omitempty"` // sorted names
+	Program string   `json:"program,omitempty"` // version of sovmesh
+	States  uint32   `json:"states,omitempty"`  // highest state version it can apply
+	// DriverVersion is the GPU driver's, CUDA the newest CUDA that it serves;
+	// empty where no driver answered.
+	DriverVersion string    `json:"driver_version,omitempty"`
+	CUDA          string    `json:"cuda_driver_version,omitempty"`
+	Reported      time.Time `json:"reported,omitzero"`
 }
 
 // Node is one machine of a region as the region's ledger records it. Its

@@ -102,13 +102,16 @@ func checkNode(n *placement.Node) *Refused {
 }
 
 func checkInventory(id placement.NodeID, i *placement.Inventory) *Refused {
-	if len(i.Devices) > maxDevices || len(i.Drivers) > maxDrivers || i.CPU < 0 || i.Memory < 0 {
+	if len(i.Devices) > maxDevices || len(i.Drivers) > maxDrivers || i.CPU < 0 || i.Memory < 0 || len(i.DriverVersion) > maxFact || len(i.CUDA) > maxFact {
 		return refuse("node.inventory", "a node has at most 1024 devices and 64 drivers", "the inventory of node %s is not plausible", id)
 	}
 	seen := make([]string, 0, len(i.Devices))
 	for _, d := range i.Devices {
 		if d.UUID == "" || len(d.UUID) > maxFact || len(d.Model) > maxFact || d.Memory < 0 {
 			return refuse("node.inventory", "every device needs a UUID", "a device of node %s is not plausible", id)
+		}
+		if why := d.Plausible(); why != "" {
+			return refuse("node.inventory", "look at what the node's driver reports", "device %s of node %s is not plausible: %s", clip(d.UUID), id, why)
 		}
 		seen = append(seen, d.UUID)
 	}
