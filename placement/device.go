@@ -116,22 +116,34 @@ func hasControl(s string) bool {
 }
 
 // Offered reports whether new tasks may be given the device.
-func (d Device) Offered() bool {
+func (d *Device) Offered() bool {
 	return (d.Health == DeviceOK || d.Health == DeviceDegraded) && !d.Partitioned
 }
 
-// Matches reports whether the device satisfies the request's model and memory.
-func (d Device) Matches(r Resources) bool {
-	if d.Memory < r.GPUMemory {
+// Matches reports whether the device is one that the request asks for: of one of
+// its models, with its memory, cut to its MIG profile, in confidential-computing
+// mode if asked. A model is compared without case, as the device's whole model or
+// as one word of it. A MIG instance serves only who asks for its profile.
+func (d *Device) Matches(r Resources) bool {
+	if d.Memory < r.GPUMemory || d.Profile != r.GPUProfile || r.Confidential && !d.Confidential {
 		return false
 	}
 	if r.GPUModel == "" {
 		return true
 	}
-	for _, word := range strings.FieldsFunc(d.Model, func(c rune) bool { return c == ' ' || c == '-' || c == '_' }) {
-		if strings.EqualFold(word, r.GPUModel) {
+	for want := range strings.SplitSeq(r.GPUModel, "|") {
+		if d.isModel(want) {
 			return true
 		}
 	}
-	return strings.EqualFold(d.Model, r.GPUModel)
+	return false
+}
+
+func (d *Device) isModel(want string) bool {
+	for _, word := range strings.FieldsFunc(d.Model, func(c rune) bool { return c == ' ' || c == '-' || c == '_' }) {
+		if strings.EqualFold(word, want) {
+			return true
+		}
+	}
+	return strings.EqualFold(d.Model, want)
 }

@@ -2,6 +2,7 @@ package placement
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -91,8 +92,71 @@ type Node struct {
 type Usage struct {
 	CPU     MilliCPU `json:"cpu"`
 	Memory  Bytes    `json:"memory"`
-	Devices []string `json:"devices,omitempty"` // UUIDs, sorted
-	Tasks   int      `json:"tasks"`
+	Devices []string `json:"devices,omitempty"` // UUIDs of those held whole, sorted
+	// Shares are the devices held in part, sorted by UUID.
+	Shares []DeviceShare `json:"shares,omitempty"`
+	Tasks  int           `json:"tasks"`
+}
+
+// DeviceShare is what tasks hold of one device together.
+type DeviceShare struct {
+	UUID string   `json:"uuid"`
+	Held MilliGPU `json:"held"` // thousandths, 1 to 1000
+}
+
+// With is the usage with a task's resources and devices added (sign 1) or taken
+// away (sign -1). The receiver is left as it is.
+func (u Usage) With(r Resources, devices []string, sign int) Usage {
+	u.CPU += MilliCPU(sign) * r.CPU
+	u.Memory += Bytes(sign) * r.Memory
+	if r.GPUShare > 0 {
+		u.Shares = slices.Clone(u.Shares)
+		for _, id := range devices {
+			u.Shares = addShare(u.Shares, id, MilliGPU(sign)*r.GPUShare)
+		}
+		return u
+	}
+	if len(devices) == 0 {
+		return u
+	}
+	held := slices.Clone(u.Devices)
+	if sign > 0 {
+		held = append(held, devices...)
+		slices.Sort(held)
+	} else {
+		held = slices.DeleteFunc(held, func(d string) bool { return slices.Contains(devices, d) })
+	}
+	if u.Devices = held; len(held) == 0 {
+		u.Devices = nil
+	}
+	return u
+}
+
+// addShare changes a sorted list in place; what is no longer held falls out.
+func addShare(list []DeviceShare, id string, by MilliGPU) []DeviceShare {
+	at, found := slices.BinarySearchFunc(list, id, func(s DeviceShare, id string) int { return strings.Compare(s.UUID, id) })
+	if !found {
+		list = slices.Insert(list, at, DeviceShare{UUID: id})
+	}
+	if list[at].Held += by; list[at].Held <= 0 {
+		list = slices.Delete(list, at, at+1)
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return list
+}
+
+// Idle is how much of a device no live task holds, in thousandths.
+func (u *Usage) Idle(uuid string) MilliGPU {
+	if _, whole := slices.BinarySearch(u.Devices, uuid); whole {
+		return 0
+	}
+	at, found := slices.BinarySearchFunc(u.Shares, uuid, func(s DeviceShare, id string) int { return strings.Compare(s.UUID, id) })
+	if !found {
+		return WholeGPU
+	}
+	return WholeGPU - u.Shares[at].Held
 }
 
 // Offers reports whether new tasks may be placed on the node.
@@ -141,15 +205,11 @@ func (n *Node) SimulatedDevices() int {
 	return count
 }
 
-// FreeDevices are the devices that no live task holds and that are healthy.
+// FreeDevices are the healthy devices of which no live task holds anything.
 func (n *Node) FreeDevices() []Device {
-	held := make(map[string]bool, len(n.Used.Devices))
-	for _, id := range n.Used.Devices {
-		held[id] = true
-	}
 	var free []Device
 	for _, d := range n.Inventory.Devices {
-		if d.Offered() && !held[d.UUID] {
+		if d.Offered() && n.Used.Idle(d.UUID) == WholeGPU {
 			free = append(free, d)
 		}
 	}

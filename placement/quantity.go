@@ -111,17 +111,3 @@ func (b *Bytes) UnmarshalJSON(data []byte) error {
 	}
 	return err
 }
-
-// Resources are what a task asks for or a node offers.
-type Resources struct {
-	CPU    MilliCPU `json:"cpu,omitempty"`
-	Memory Bytes    `json:"memory,omitempty"`
-	GPUs   int      `json:"gpus,omitempty"`
-	// GPUModel and GPUMemory narrow which devices count: a model name is
-	// compared without case as a whole word of the device's model; memory is the least a device must have.
-	GPUModel  string `json:"gpu_model,omitempty"`
-	GPUMemory Bytes  `json:"gpu_memory,omitempty"`
-}
-
-// DefaultResources are what a task asks for that names nothing.
-func DefaultResources() Resources { return Resources{CPU: 100, Memory: 64 * MiB} }

@@ -24,9 +24,11 @@ import (
 //	fields   in the order of compactWriter.submit; numbers are varints as in
 //	         encoding/binary (signed ones zigzag), a string is its length and
 //	         UTF-8, a list or map its count and its members, keys ascending
+//	more     with flagMore: a string, the JSON of a spec with the fields that
+//	         have no place above; those that have one are not read from it
 //
-// A submit with a field that has no place here (one that was added later) is
-// written as JSON, whole.
+// A submit with a field outside its spec that has no place here is written as
+// JSON, whole.
 const compactForm = 1
 
 const (
@@ -35,7 +37,8 @@ const (
 	flagNamed  // the spec's name is not the job's, and follows it
 	flagKinded // the spec's kind is not the job's, and follows it
 	flagExpires
-	flagsKnown = flagExpires<<1 - 1
+	flagMore
+	flagsKnown = flagMore<<1 - 1
 )
 
 // encodeSubmit writes the body of a submit.
@@ -45,7 +48,33 @@ func encodeSubmit(k SubmitJob) ([]byte, error) {
 	}
 	w := compactWriter{b: make([]byte, 0, 512)}
 	w.submit(&k)
+	if hasMore(&k.Job.Spec) {
+		more := k.Job.Spec
+		carry(&more, &placement.JobSpec{})
+		text, err := json.Marshal(more)
+		if err != nil {
+			return nil, err
+		}
+		w.strings(string(text))
+	}
 	return w.b, nil
+}
+
+// carry copies the fields of a spec that have a place of their own.
+func carry(to, from *placement.JobSpec) {
+	r := from.Resources
+	to.Name, to.Kind, to.Type, to.Command, to.Env, to.Priority = from.Name, from.Kind, from.Type, from.Command, from.Env, from.Priority
+	to.Resources.CPU, to.Resources.Memory, to.Resources.GPUs, to.Resources.GPUModel, to.Resources.GPUMemory = r.CPU, r.Memory, r.GPUs, r.GPUModel, r.GPUMemory
+	to.Restart.Policy, to.Restart.Attempts, to.Singleton = from.Restart.Policy, from.Restart.Attempts, from.Singleton
+	to.Evidence, to.OnDrain, to.StopGrace = from.Evidence, from.OnDrain, from.StopGrace
+	to.Models, to.Upstream, to.Image, to.Site, to.NodeName = from.Models, from.Upstream, from.Image, from.Site, from.NodeName
+}
+
+// hasMore reports whether something of a spec is left without them.
+func hasMore(s *placement.JobSpec) bool {
+	more := *s
+	carry(&more, &placement.JobSpec{})
+	return !reflect.ValueOf(&more).Elem().IsZero()
 }
 
 // isCompact reports whether the compact form says all of a submit: nothing is
@@ -59,17 +88,9 @@ func isCompact(k SubmitJob) bool {
 	j.Region, j.Node, j.Status, j.Reason, j.Code, j.Receipt = "", "", "", "", "", ""
 	j.SubmittedAt, j.StartedAt, j.EndedAt, j.NotBefore, j.ExitCode = time.Time{}, time.Time{}, time.Time{}, time.Time{}, nil
 	j.Attempts, j.Restarts, j.StopRequested, j.StopReason, j.Forward, j.Grant, j.Index = 0, 0, false, "", nil, "", 0
-	s := &j.Spec
-	s.Name, s.Kind, s.Type, s.Command, s.Env, s.Resources, s.Priority = "", "", "", nil, nil, emptied(s.Resources), 0
-	s.Restart.Policy, s.Restart.Attempts, s.Singleton, s.Evidence, s.OnDrain, s.StopGrace = "", 0, false, "", "", 0
-	s.Models, s.Upstream, s.Image, s.Site, s.NodeName = nil, "", "", "", ""
+	j.Spec = placement.JobSpec{} // carried, all of it
 	k.Job = j
 	return reflect.ValueOf(&k).Elem().IsZero()
-}
-
-func emptied(r placement.Resources) placement.Resources {
-	r.CPU, r.Memory, r.GPUs, r.GPUModel, r.GPUMemory = 0, 0, 0, "", 0
-	return r
 }
 
 type compactWriter struct{ b []byte }
@@ -104,6 +125,7 @@ func flagsOf(k *SubmitJob) (f byte) {
 	}{
 		{flagAny, k.AllowAny}, {flagSingleton, k.Job.Spec.Singleton}, {flagNamed, k.Job.Spec.Name != k.Job.Name},
 		{flagKinded, k.Job.Spec.Kind != k.Job.Kind}, {flagExpires, !k.GrantExpires.IsZero()},
+		{flagMore, hasMore(&k.Job.Spec)},
 	} {
 		if has.set {
 			f |= has.flag
@@ -278,6 +300,16 @@ func (r *compactReader) submit(k *SubmitJob, flags byte) {
 		s.Kind = placement.Kind(r.part())
 	}
 	r.spec(s)
+	if flags&flagMore != 0 {
+		var more placement.JobSpec
+		if text := r.part(); r.err == nil {
+			if err := strict([]byte(text), &more); err != nil {
+				r.fail("the rest of the spec: %w", err)
+			}
+		}
+		carry(&more, s)
+		*s = more
+	}
 }
 
 func (r *compactReader) spec(s *placement.JobSpec) {

@@ -43,7 +43,7 @@ func fill(v reflect.Value, n *int) {
 		v.SetString("w" + strings.Repeat("\u00e9", *n))
 	case reflect.Bool:
 		v.SetBool(true)
-	case reflect.Int, reflect.Int64:
+	case reflect.Int, reflect.Int32, reflect.Int64:
 		v.SetInt(int64(*n))
 	case reflect.Uint8, reflect.Uint64:
 		v.SetUint(uint64(*n % 256))
@@ -106,7 +106,14 @@ func TestHostileCompactSubmits(t *testing.T) {
 			t.Errorf("cut at %d, and read", i)
 		}
 	}
+	shared := encode(func(k *SubmitJob) { k.Job.Spec.Resources.GPUShare = 300 })
+	for i := range shared {
+		if _, err := readSubmit(shared[:i]); err == nil {
+			t.Errorf("with a share: cut at %d, and read", i)
+		}
+	}
 	for name, body := range map[string][]byte{
+		"a field that no spec has":          []byte(strings.Replace(string(shared), "gpu_share", "gpu_shore", 1)),
 		"a byte too many":                   append(whole[:len(whole):len(whole)], 0),
 		"an unknown flag":                   append([]byte{compactForm, flagsKnown + 1}, whole[2:]...),
 		"memory that a snapshot would bend": encode(func(k *SubmitJob) { k.Job.Spec.Resources.Memory = 1<<53 + 1 }),

@@ -28,6 +28,7 @@ func (s *State) reserve(c *call, k Reserve) *Refused {
 	}
 	peer := s.Region(k.Home)
 	n := s.Node(k.Node)
+	impossible, _ := k.Resources.Problem()
 	switch {
 	case peer == nil || peer.Self || peer.State != placement.PeerActive:
 		return refuse("peer.unknown", "federate first", "region %s is no active peer", clip(string(k.Home)))
@@ -35,8 +36,8 @@ func (s *State) reserve(c *call, k Reserve) *Refused {
 		return refuse("reservation.key", "use home/job/attempt", "the reservation is not for a job of region %s", k.Home)
 	case s.jobs.has(string(k.Job)):
 		return refuse("job.exists", "ask for its status", "job %s is here already", k.Job)
-	case k.Resources.CPU < 0 || k.Resources.Memory < 0 || k.Resources.GPUs < 0 || k.Resources.GPUMemory < 0 || len(k.LawPack) > maxFact:
-		return refuse("reservation.resources", "ask for amounts that a node can have", "the resources of the reservation are not possible")
+	case impossible != "" || len(k.LawPack) > maxFact:
+		return refuse("reservation.resources", "ask for amounts that a node can have", "the resources of the reservation are not possible: %s", impossible)
 	case !k.Expires.After(s.Clock) || k.Expires.Sub(s.Clock) > maxHold:
 		return refuse("reservation.expires", "ask for at most ten minutes", "a reservation until %s is not possible", k.Expires.UTC().Format(time.RFC3339))
 	case n == nil || !n.Offers():

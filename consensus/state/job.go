@@ -90,7 +90,7 @@ func idempotencyKey(k SubmitJob) string {
 }
 
 func (s *State) checkJob(j *placement.Job) *Refused {
-	r := j.Spec.Resources
+	impossible, help := j.Spec.Resources.Problem()
 	switch {
 	case !j.ID.Valid():
 		return refuse("job.id", "let the program choose it", "%q is no id of a job", clip(string(j.ID)))
@@ -102,8 +102,8 @@ func (s *State) checkJob(j *placement.Job) *Refused {
 		return refuse("job.kind", "choose of process, container, microvm, vm, inference", "%q is no kind of job", clip(string(j.Kind)))
 	case j.Spec.Type != placement.TypeBatch && j.Spec.Type != placement.TypeService:
 		return refuse("job.type", "choose of batch, service", "%q is no type of job", clip(string(j.Spec.Type)))
-	case r.CPU < 0 || r.Memory < 0 || r.GPUs < 0 || r.GPUs > maxDevices || r.GPUMemory < 0:
-		return refuse("job.resources", "ask for amounts that a node can have", "the resources of the job are not possible")
+	case impossible != "":
+		return refuse("job.resources", help, "the resources of the job are not possible: %s", impossible)
 	case j.Spec.Priority < 0 || j.Spec.Priority > 100:
 		return refuse("job.priority", "choose from 0 to 100", "priority %d is not possible", j.Spec.Priority)
 	case len(j.Name) > 256:

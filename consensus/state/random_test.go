@@ -3,6 +3,7 @@ package state
 import (
 	"bytes"
 	"fmt"
+	"reflect"
 	"testing"
 	"time"
 
@@ -40,6 +41,9 @@ func drawCommand(t *rapid.T, f *fixture) Command {
 		j := aJob(n, tag)
 		j.Spec.Type = rapid.SampledFrom([]placement.JobType{placement.TypeBatch, placement.TypeService}).Draw(t, "type")
 		j.Spec.Resources.GPUs = rapid.IntRange(0, 2).Draw(t, "gpus")
+		if j.Spec.Resources.GPUs == 1 && rapid.Bool().Draw(t, "shared") {
+			j.Spec.Resources.GPUShare = placement.MilliGPU(rapid.IntRange(1, 999).Draw(t, "share"))
+		}
 		j.Spec.Priority = rapid.IntRange(0, 2).Draw(t, "priority")
 		j.Spec.Singleton = rapid.IntRange(0, 4).Draw(t, "singleton") == 0
 		j.Spec.Restart.Policy = rapid.SampledFrom([]string{"", "never", "on-failure", "always"}).Draw(t, "restart")
@@ -214,10 +218,8 @@ func checkInvariants(t testingT, s *State) {
 			if err := residency.Check(p, s.Facts(n), s.Pack(), residency.Options{On: residency.DateOf(day)}); err != nil {
 				t.Fatalf("task %s runs outside its policy: %v", task.ID, err)
 			}
-			u := used[task.Node]
-			u.CPU += task.Resources.CPU
+			u := used[task.Node].With(task.Resources, task.Devices, 1)
 			u.Tasks++
-			u.Devices = append(u.Devices, task.Devices...)
 			used[task.Node] = u
 		}
 		return true
@@ -225,9 +227,7 @@ func checkInvariants(t testingT, s *State) {
 	held := peerHold{}
 	for _, r := range s.Reservations() {
 		held = held.with(r.Resources, 1)
-		u := used[r.Node]
-		u.CPU += r.Resources.CPU
-		used[r.Node] = u
+		used[r.Node] = used[r.Node].With(r.Resources, r.Devices, 1)
 	}
 	if waiting != s.PendingCount() || wanted != s.queue.len() || s.ended.len() > s.Limits.Terminal {
 		t.Fatalf("%d wait (counted %d), %d wanted (queued %d), %d ended", waiting, s.PendingCount(), wanted, s.queue.len(), s.ended.len())
@@ -236,7 +236,7 @@ func checkInvariants(t testingT, s *State) {
 		t.Fatalf("reservations hold %+v (counted %+v), jobs take %d bytes (counted %d and %d)", held, counted, bytes, s.liveBytes, s.endedBytes)
 	}
 	for _, n := range s.Nodes() {
-		if u := used[n.ID]; u.CPU != n.Used.CPU || u.Tasks != n.Used.Tasks || len(u.Devices) != len(n.Used.Devices) {
+		if u := used[n.ID]; !reflect.DeepEqual(u, n.Used) {
 			t.Fatalf("node %s: used %+v, counted %+v", n.ID, u, n.Used)
 		}
 	}

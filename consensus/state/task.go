@@ -166,17 +166,13 @@ func (s *State) fits(n *placement.Node, want placement.Resources, devices []stri
 	case len(devices) != want.GPUs:
 		return refuse("capacity.devices", "plan again", "%d devices were named for a task that asks for %d", len(devices), want.GPUs)
 	}
-	if len(devices) == 0 {
-		return nil
-	}
-	free := n.FreeDevices()
 	named := slices.Sorted(slices.Values(devices))
 	if len(slices.Compact(named)) != len(devices) {
 		return refuse("capacity.devices", "plan again", "a device was named twice")
 	}
 	for _, id := range devices {
-		i := slices.IndexFunc(free, func(d placement.Device) bool { return d.UUID == id })
-		if i < 0 || !free[i].Matches(want) {
+		i := slices.IndexFunc(n.Inventory.Devices, func(d placement.Device) bool { return d.UUID == id })
+		if i < 0 || !n.Inventory.Devices[i].Offered() || !n.Inventory.Devices[i].Matches(want) || n.Used.Idle(id) < want.PerDevice() {
 			return refuse("capacity.devices", "plan again", "device %s of node %s is not free, not healthy or not what the task asks for", clip(id), n.ID)
 		}
 	}
@@ -242,22 +238,8 @@ func (s *State) use(id placement.NodeID, want placement.Resources, devices []str
 		return
 	}
 	n := *old
-	n.Used.CPU += placement.MilliCPU(sign) * want.CPU
-	n.Used.Memory += placement.Bytes(sign) * want.Memory
+	n.Used = old.Used.With(want, devices, sign)
 	n.Used.Tasks += tasks
-	if len(devices) > 0 {
-		held := slices.Clone(n.Used.Devices)
-		if sign > 0 {
-			held = append(held, devices...)
-			slices.Sort(held)
-		} else {
-			held = slices.DeleteFunc(held, func(d string) bool { return slices.Contains(devices, d) })
-		}
-		n.Used.Devices = held
-		if len(held) == 0 {
-			n.Used.Devices = nil
-		}
-	}
 	s.putNode(&n)
 }
 

@@ -136,14 +136,14 @@ func reserve(s *Server, c *call) error {
 }
 
 func (in ReserveRequest) validate(home placement.RegionID) error {
-	r := in.Resources
+	why, help := in.Resources.Problem()
 	switch {
 	case !in.Job.Valid() || in.Job.Home() != home:
 		return &InputError{Code: CodeBody, Message: fmt.Sprintf("job %s is not one of region %s", quoteWord(string(in.Job)), home), Help: "reserve for a job of your own"}
 	case in.Attempt < 1 || in.Attempt > 1<<20 || in.Kind == "" || len(in.Policy) == 0 || len(in.Policy) > 16:
 		return &InputError{Code: CodeBody, Message: "the reservation has no attempt, kind or policy", Help: "send attempt from 1, kind, and the layers of the policy"}
-	case r.CPU < 0 || r.Memory < 0 || r.GPUs < 0 || r.GPUMemory < 0:
-		return &InputError{Code: CodeBody, Message: "the resources are not possible", Help: "send amounts of zero or more"}
+	case why != "":
+		return &InputError{Code: CodeBody, Message: "the resources are not possible: " + why, Help: help}
 	}
 	return nil
 }

@@ -196,9 +196,11 @@ func (in CheckRequest) jobOf(region placement.RegionID, tenant placement.TenantI
 }
 
 func (in CheckRequest) validate() error {
-	r := in.Resources
-	if in.Kind == "" || in.Residency == "" || r.CPU < 0 || r.Memory < 0 || r.GPUs < 0 || r.GPUMemory < 0 {
+	if in.Kind == "" || in.Residency == "" {
 		return &InputError{Code: CodeBody, Message: "a check names a kind, a residency and possible resources", Help: "send kind, residency (wire form) and resources"}
+	}
+	if why, help := in.Resources.Problem(); why != "" {
+		return &InputError{Code: CodeBody, Message: "the resources are not possible: " + why, Help: help}
 	}
 	return nil
 }

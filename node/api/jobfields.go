@@ -101,8 +101,9 @@ func (r *jobReader) check(tree residency.Value) error {
 		return jobError(at("restart"), "write restart: {policy: on-failure}, or type: batch", "a service that never restarts is no service")
 	case s.Type == placement.TypeBatch && s.Restart.Policy == "always":
 		return jobError(at("restart"), "write restart: {policy: on-failure}, or type: service", "a batch job that always restarts never ends")
-	case s.Resources.GPUs == 0 && (s.Resources.GPUModel != "" || s.Resources.GPUMemory != 0):
-		return jobError(at("resources"), "add gpus: 1 (or more)", "gpu_model and gpu_memory are asked for, but no gpus")
+	}
+	if why, help := s.Resources.Problem(); why != "" {
+		return jobError(at("resources"), help, "%s", why)
 	}
 	return nil
 }
@@ -224,7 +225,7 @@ func environment(v residency.Value) (map[string]string, error) {
 	return out, nil
 }
 
-var resourceFields = []string{"cpu", "memory", "gpus", "gpu_model", "gpu_memory"}
+var resourceFields = []string{"cpu", "memory", "gpus", "gpu_share", "gpu_model", "gpu_memory", "gpu_profile", "confidential"}
 
 func resources(v residency.Value, into *placement.Resources) error {
 	if v.Kind != residency.Map {
@@ -245,6 +246,18 @@ func resources(v residency.Value, into *placement.Resources) error {
 			into.Memory, err = memory(f.Name, f.Value)
 		case "gpus":
 			into.GPUs, err = integer(f.Name, f.Value, 0, maxGPUs)
+			if share, isShare := placement.ParseGPUShare(f.Value.Text); err != nil && isShare == nil {
+				err = jobError(f.Value, fmt.Sprintf("write gpu_share: %s for a part of one GPU", share), "gpus counts whole GPUs, it cannot be %s", quoteWord(f.Value.Text))
+			}
+		case "gpu_share":
+			into.GPUShare, err = gpuShare(f.Value)
+		case "gpu_profile":
+			into.GPUProfile, err = text(f.Name, f.Value, 24)
+			if err == nil && !placement.ValidProfile(into.GPUProfile) {
+				err = jobError(f.Value, "write it as the driver does, for example 1g.10gb or 3g.40gb", "%s is no MIG profile", quoteWord(into.GPUProfile))
+			}
+		case "confidential":
+			into.Confidential, err = boolean(f.Name, f.Value)
 		case "gpu_model":
 			into.GPUModel, err = text(f.Name, f.Value, 64)
 		case "gpu_memory":
@@ -256,7 +269,19 @@ func resources(v residency.Value, into *placement.Resources) error {
 			return err
 		}
 	}
+	if into.GPUs == 0 && !seen["gpus"] && (into.GPUShare > 0 || into.GPUProfile != "") {
+		into.GPUs = 1 // a share or a slice is of one, unless said
+	}
 	return nil
+}
+
+// gpuShare reads a part of one device.
+func gpuShare(v residency.Value) (placement.MilliGPU, error) {
+	n, err := placement.ParseGPUShare(v.Text)
+	if !scalar(v) || err != nil {
+		return 0, jobError(v, "write a part of one GPU, as in 0.3 or 300m; gpus: 1 is all of it", "gpu_share cannot be %s", quoteWord(v.Text))
+	}
+	return n, nil
 }
 
 func scalar(v residency.Value) bool { return v.Kind == residency.String || v.Kind == residency.Number }

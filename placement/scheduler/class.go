@@ -99,7 +99,8 @@ func (c *class) shape(id int32) fit {
 	for int32(len(c.fits)) <= id {
 		s := c.p.shapes.list[len(c.fits)]
 		var f fit
-		if (placement.Device{Model: s.model}).Matches(placement.Resources{GPUModel: c.res.GPUModel}) {
+		if (&placement.Device{Model: s.model, Profile: s.profile, Confidential: s.confidential}).Matches(
+			placement.Resources{GPUModel: c.res.GPUModel, GPUProfile: c.res.GPUProfile, Confidential: c.res.Confidential}) {
 			f |= fitModel
 		}
 		if s.memory >= c.res.GPUMemory {

@@ -164,5 +164,5 @@ func counts(r placement.Resources, class string) bool {
 	if r.GPUs == 0 || class == ClassCPU {
 		return r.GPUs == 0 && class == ClassCPU
 	}
-	return (placement.Device{Model: class}).Matches(placement.Resources{GPUModel: r.GPUModel})
+	return (&placement.Device{Model: class}).Matches(placement.Resources{GPUModel: r.GPUModel})
 }

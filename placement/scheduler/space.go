@@ -25,12 +25,14 @@ type space struct {
 // lot is a number of devices of one shape.
 type lot struct{ shape, count int32 }
 
-// shape is what tells devices apart for a request: model and memory. Its
-// device is a sample.
+// shape is what tells devices apart for a request.
 type shape struct {
-	model  string
-	memory placement.Bytes
+	model, profile string
+	memory         placement.Bytes
+	confidential   bool
 }
+
+func shapeOf(d *placement.Device) shape { return shape{d.Model, d.Profile, d.Memory, d.Confidential} }
 
 // shapes numbers the shapes of a snapshot in order of first sight.
 type shapes struct {
@@ -41,10 +43,10 @@ type shapes struct {
 // of numbers the device's shape; last is tried first, since the devices of a
 // node are mostly alike.
 func (s *shapes) of(d *placement.Device, last int32) int32 {
-	if last < int32(len(s.list)) && s.list[last].memory == d.Memory && s.list[last].model == d.Model {
+	key := shapeOf(d)
+	if last < int32(len(s.list)) && s.list[last] == key {
 		return last
 	}
-	key := shape{d.Model, d.Memory}
 	id, ok := s.ids[key]
 	if !ok {
 		id = int32(len(s.list))
@@ -94,7 +96,7 @@ func (p *planner) newSpaces() []space {
 			arena = make([]lot, 0, max(1024, len(n.Inventory.Devices)))
 		}
 		at.free, at.gpus = s.count(n, arena, func(d *placement.Device) bool {
-			return d.Offered() && !holds(n.Used.Devices, d.UUID)
+			return d.Offered() && n.Used.Idle(d.UUID) == placement.WholeGPU
 		})
 		arena = arena[:len(arena)+len(at.free)]
 	}
@@ -111,15 +113,6 @@ func numberOf[T any](list *[]T, value T, equal func(a, b T) bool) int32 {
 	}
 	*list = append(*list, value)
 	return int32(len(*list) - 1)
-}
-
-// holds reports whether a sorted list of UUIDs has one.
-func holds(sorted []string, uuid string) bool {
-	if len(sorted) == 0 {
-		return false
-	}
-	_, found := slices.BinarySearch(sorted, uuid)
-	return found
 }
 
 // take gives one task of the class its room on the node and names its devices.
@@ -180,7 +173,7 @@ func (p *planner) takeDevices(at *space, id int32, want int, out []string) []str
 				break
 			}
 			d := &at.node.Inventory.Devices[i]
-			if d.Health != health || p.shapes.of(d, id) != id || holds(at.node.Used.Devices, d.UUID) || slices.Contains(at.taken, d.UUID) {
+			if d.Health != health || p.shapes.of(d, id) != id || at.node.Used.Idle(d.UUID) < placement.WholeGPU || slices.Contains(at.taken, d.UUID) {
 				continue
 			}
 			out = append(out, d.UUID)
