@@ -5,6 +5,7 @@ import (
 	"encoding/base32"
 	"encoding/binary"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -115,6 +116,19 @@ func (id JobID) Valid() bool {
 // Task makes the id of the job's copy number ordinal in its given attempt.
 func (id JobID) Task(ordinal, attempt int) TaskID {
 	return TaskID(fmt.Sprintf("%s/%d.%d", id, ordinal, attempt))
+}
+
+// Member reads the number of the copy and the attempt that [JobID.Task] wrote;
+// false for any other text.
+func (id TaskID) Member() (ordinal, attempt int, ok bool) {
+	_, rest, _ := strings.Cut(string(id), "/")
+	first, second, _ := strings.Cut(rest, ".")
+	ordinal, err := strconv.Atoi(first)
+	if err != nil {
+		return 0, 0, false
+	}
+	attempt, err = strconv.Atoi(second)
+	return ordinal, attempt, err == nil && id == id.Job().Task(ordinal, attempt) && ordinal >= 0 && attempt >= 0
 }
 
 // Job is the job that the task belongs to.

@@ -74,6 +74,46 @@ type JobSpec struct {
 	Image     string            `json:"image,omitempty"`
 	Site      string            `json:"site,omitempty"`
 	NodeName  NodeID            `json:"node,omitempty"` // pinned by its owner to one node
+
+	// Preemptible: its tasks may be ended for a job of higher priority, and it
+	// waits again then. Priority alone makes nobody a victim.
+	Preemptible bool `json:"preemptible,omitempty"`
+	// Members is how many tasks the job has that run together or not at all, see
+	// [JobSpec.Size]; 0 is one.
+	Members int `json:"gang,omitempty"`
+	// Spread is what the members, or else the tenant's tasks, rather do not share.
+	Spread Spread `json:"spread,omitempty"`
+	// Avoid are names of jobs of the same tenant with which it shares no node.
+	Avoid []string `json:"avoid,omitempty"`
+	// Near are sites, or labels of nodes as KEY=VALUE, that it rather runs at.
+	Near []string `json:"near,omitempty"`
+	// Rank weighs what lawful nodes cost.
+	Rank Rank `json:"rank,omitzero"`
+}
+
+// Size is how many tasks the job runs at once: its members, or one.
+func (s *JobSpec) Size() int { return max(1, s.Members) }
+
+// Gang reports whether the job has members that run together or not at all.
+func (s *JobSpec) Gang() bool { return s.Members > 1 }
+
+// MaxMembers bounds a gang: its placement is one entry of the log.
+const MaxMembers = 64
+
+// Spread names what tasks rather do not share.
+type Spread string
+
+// The spreads. Both are wishes: a member that finds no other place shares.
+const (
+	SpreadNode Spread = "node"
+	SpreadSite Spread = "site"
+)
+
+// Rank are weights from 0 to 100 that order lawful nodes by their labels cost
+// and carbon, the least first. They widen nothing.
+type Rank struct {
+	Cost   int `json:"cost,omitempty"`
+	Carbon int `json:"carbon,omitempty"`
 }
 
 // Layer is one narrowing of a job's policy in wire form.

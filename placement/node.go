@@ -64,7 +64,16 @@ type Inventory struct {
 	DriverVersion string    `json:"driver_version,omitempty"`
 	CUDA          string    `json:"cuda_driver_version,omitempty"`
 	Reported      time.Time `json:"reported,omitzero"`
+	// Labels are what the node's operator says of it. The scheduler reads cost
+	// and carbon, whole numbers of any unit that the region agrees on.
+	Labels map[string]string `json:"labels,omitempty"`
 }
+
+// The labels that weights of a job rank by.
+const (
+	LabelCost   = "cost"
+	LabelCarbon = "carbon"
+)
 
 // Node is one machine of a region as the region's ledger records it. Its
 // region comes from the certificate it joined with, never from a command.

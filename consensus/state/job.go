@@ -3,6 +3,7 @@ package state
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -108,8 +109,24 @@ func (s *State) checkJob(j *placement.Job) *Refused {
 		return refuse("job.priority", "choose from 0 to 100", "priority %d is not possible", j.Spec.Priority)
 	case len(j.Name) > 256:
 		return refuse("job.name", "use at most 256 bytes", "the job's name is too long")
+	case j.Spec.Members < 0 || j.Spec.Members > placement.MaxMembers || j.Spec.Gang() && (j.Spec.Singleton || j.Kind == placement.KindInference):
+		return refuse("job.gang", "choose from 1 to 64 members, of a job that is neither a singleton nor inference", "a gang of %d is not possible for this job", j.Spec.Members)
+	case len(j.Spec.Avoid) > maxNeighbours || len(j.Spec.Near) > maxNeighbours || !inWords(j.Spec.Avoid, 256) || !inWords(j.Spec.Near, 128):
+		return refuse("job.neighbours", "name at most 16 jobs to avoid, and 16 places to be near", "the job's wishes for its neighbours are not possible")
+	case j.Spec.Rank.Cost < 0 || j.Spec.Rank.Cost > 100 || j.Spec.Rank.Carbon < 0 || j.Spec.Rank.Carbon > 100:
+		return refuse("job.rank", "choose weights from 0 to 100", "the weights of the job are not possible")
+	case j.Spec.Spread != "" && j.Spec.Spread != placement.SpreadNode && j.Spec.Spread != placement.SpreadSite:
+		return refuse("job.spread", "choose of node, site", "%q is nothing to spread over", clip(string(j.Spec.Spread)))
 	}
 	return nil
+}
+
+// maxNeighbours bounds the names in avoid, and the places in near.
+const maxNeighbours = 16
+
+// inWords reports whether every item is there and has at most that many bytes.
+func inWords(list []string, most int) bool {
+	return !slices.ContainsFunc(list, func(s string) bool { return s == "" || len(s) > most })
 }
 
 // checkOrigin judges where a job comes from: its home is this region, or it
@@ -405,6 +422,7 @@ func (s *State) shared(j placement.Job) placement.Job {
 	sp := &j.Spec
 	sp.Kind, sp.Type = j.Kind, placement.JobType(word(string(sp.Type)))
 	sp.Evidence, sp.OnDrain = placement.Evidence(word(string(sp.Evidence))), placement.OnDrain(word(string(sp.OnDrain)))
+	sp.Spread = placement.Spread(word(string(sp.Spread)))
 	sp.Restart.Policy, sp.Resources.GPUModel = word(sp.Restart.Policy), word(sp.Resources.GPUModel)
 	if sp.Name == j.Name {
 		sp.Name = j.Name

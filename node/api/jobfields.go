@@ -71,6 +71,8 @@ func (r *jobReader) field(name string, v residency.Value) (err error) {
 		var n string
 		n, err = placeName(name, v)
 		s.NodeName = placement.NodeID(n)
+	default:
+		err = r.queueField(name, v)
 	}
 	return err
 }
@@ -105,7 +107,7 @@ func (r *jobReader) check(tree residency.Value) error {
 	if why, help := s.Resources.Problem(); why != "" {
 		return jobError(at("resources"), help, "%s", why)
 	}
-	return nil
+	return r.checkQueue(at)
 }
 
 func text(name string, v residency.Value, most int) (string, error) {

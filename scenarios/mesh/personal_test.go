@@ -94,7 +94,8 @@ func (p *people) typeEverywhere() {
 	gpu := `"residency":"EU","resources":{"gpus":1}`
 
 	// Jobs that stay: one that ends, one that cannot be started, one that is stopped.
-	p.Within(20*time.Second, "a job at home ends", p.submit(local, "local", `"residency":"FR"`).Exited(0))
+	wishes := fmt.Sprintf(`"residency":"FR","avoid":[%q],"near":[%q]`, k.add("local.avoid"), k.add("local.near"))
+	p.Within(20*time.Second, "a job at home ends", p.submit(local, "local", wishes).Exited(0))
 	broken := p.with(local, fmt.Sprintf(`{"kind":"fake","name":%q,"residency":"FR","command":[%q],"restart":{"policy":"never"}}`, k.add("broken.name"), k.add("broken.command")))
 	p.Within(20*time.Second, "a job that cannot start fails", broken.Is(placement.JobFailed))
 	stopped := p.with(local, `{"kind":"fake","residency":"FR","command":["sleep"]}`)
@@ -316,7 +317,7 @@ func (p *people) searchLedger(r *region) {
 	if id != "fra-1" {
 		return
 	}
-	for _, place := range []string{"local.name", "local.output", "local.env", "local.key", "broken.command", "stop.reason"} {
+	for _, place := range []string{"local.name", "local.output", "local.env", "local.avoid", "local.near", "local.key", "broken.command", "stop.reason"} {
 		if !r.hosts[0].holds(p.k[place]) {
 			p.t.Errorf("%s is nowhere on the disk of %s: it was never recorded, and the search shows nothing", place, id)
 		}
