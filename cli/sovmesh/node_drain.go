@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/sovmesh/sovmesh/node/api"
@@ -18,18 +19,20 @@ const drainLinger = 90 * time.Second
 
 func (p *program) nodeDrain() *cli.Command {
 	return &cli.Command{
-		Name: "drain", Usage: "empty a node, inside each job's tag", ArgsUsage: "NODE",
+		Name: "drain", Usage: "empty a node, inside each job's tag", ArgsUsage: "NODE...",
 		Description: `A service gets its replacement before its stop; a batch task finishes, or follows
 its own rule at the deadline; a singleton stops first. The job's own on_drain wins,
 --on-deadline fills its silence. --plan shows each task's fate and changes nothing.
 --wait follows until the node is empty; interrupting it does not end the drain:
-sovmesh node resume does.`,
-		UsageText: "sovmesh node drain fra-1-n2 --plan\nsovmesh node drain fra-1-n2 --deadline 30m --wait",
+sovmesh node resume does. Several nodes, or those of a --site, are one set, begun in
+one step: nothing moves from one of them onto another.`,
+		UsageText: "sovmesh node drain fra-1-n2 --plan\nsovmesh node drain fra-1-n2 --deadline 30m --wait\nsovmesh node drain fra-1-n2 fra-1-n3 --plan",
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "plan", Usage: "show what would happen"},
 			&cli.DurationFlag{Name: "deadline", Usage: "`TIME` until rules for the deadline apply; default 1h"},
 			&cli.StringFlag{Name: "on-deadline", Usage: "`RULE` where jobs say nothing: wait, checkpoint, stop; default wait"},
 			&cli.StringFlag{Name: "reason", Usage: "`TEXT` kept with the node"},
+			&cli.StringFlag{Name: "site", Usage: "every node of this `SITE`, as one set"},
 			&cli.BoolFlag{Name: "wait", Usage: "until the node is empty"},
 			yesFlag(),
 		}, connectionFlags()...),
@@ -49,11 +52,6 @@ func drainRequest(c *cli.Context) (api.DrainRequest, error) {
 }
 
 func (p *program) drain(c *cli.Context) error {
-	args, err := arguments(c, "NODE")
-	if err != nil {
-		return err
-	}
-	node := placement.NodeID(args[0])
 	request, err := drainRequest(c)
 	if err != nil {
 		return err
@@ -61,11 +59,22 @@ func (p *program) drain(c *cli.Context) error {
 	if c.Bool("plan") && c.Bool("wait") {
 		return usage("choose one of them", "--plan and --wait stand together")
 	}
+	if c.NArg() == 0 && c.String("site") == "" {
+		return usage("name nodes, or a whole site: --site SITE; "+helpHint(c), "NODE is missing")
+	}
 	client, me, err := p.writer(c)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
+	set, err := drainSet(c, client)
+	if err != nil {
+		return err
+	}
+	if len(set) > 1 {
+		return p.drainTogether(c, client, me.Region, api.DrainSetRequest{Nodes: set, DrainRequest: request})
+	}
+	node := set[0]
 	if c.Bool("plan") {
 		report, err := client.PlanDrain(c.Context, node, request)
 		if err != nil {
@@ -88,6 +97,83 @@ func (p *program) drain(c *cli.Context) error {
 		return err
 	}
 	return end
+}
+
+// drainSet are the nodes that a command names, and those of its site.
+func drainSet(c *cli.Context, client *api.Client) ([]placement.NodeID, error) {
+	var set []placement.NodeID
+	add := func(id placement.NodeID) {
+		if !slices.Contains(set, id) {
+			set = append(set, id)
+		}
+	}
+	for _, name := range c.Args().Slice() {
+		if name == "" {
+			return nil, usage(helpHint(c), "NODE is empty")
+		}
+		add(placement.NodeID(name))
+	}
+	site := c.String("site")
+	if site == "" {
+		return set, nil
+	}
+	nodes, err := collect(c.Context, client.Nodes, api.ListOptions{Limit: api.MaxPage})
+	if err != nil {
+		return nil, err
+	}
+	found := false
+	for i := range nodes {
+		if nodes[i].Site == site {
+			add(nodes[i].ID)
+			found = true
+		}
+	}
+	if !found {
+		return nil, usage("list the nodes, each with its site: sovmesh node list --json", "no node stands at the site %s", quoteWord(site))
+	}
+	return set, nil
+}
+
+// drainTogether drains several nodes as one set: nothing moves from one of them
+// onto another.
+func (p *program) drainTogether(c *cli.Context, client *api.Client, region placement.RegionID, request api.DrainSetRequest) error {
+	if !c.Bool("plan") {
+		if err := p.confirm(c.Context, c, fmt.Sprintf("drain %d nodes of region %s?", len(request.Nodes), region)); err != nil {
+			return err
+		}
+	}
+	report, err := client.DrainSet(c.Context, request, c.Bool("plan"))
+	if err != nil {
+		return err
+	}
+	var end error
+	if c.Bool("wait") {
+		report.Blockers, report.Done = 0, true
+		for i := range report.Nodes {
+			one := &report.Nodes[i]
+			// The others are being emptied meanwhile; each is looked at in its turn.
+			now, err := p.followDrain(c.Context, client, one.Node, one)
+			*one = *now
+			if end == nil {
+				end = err
+			}
+			report.Blockers += one.Blockers
+			report.Done = report.Done && one.Done
+		}
+	}
+	if err := p.show(report, func(w io.Writer) { p.writeDrainSet(w, report) }); err != nil {
+		return err
+	}
+	return end
+}
+
+func (p *program) writeDrainSet(w io.Writer, r *api.DrainSetReport) {
+	for i := range r.Nodes {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		p.writeDrain(w, &r.Nodes[i])
+	}
 }
 
 func (p *program) writeDrain(w io.Writer, r *api.DrainReport) {

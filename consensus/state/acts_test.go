@@ -39,6 +39,7 @@ func TestActsShowWhatAnAuditorNeeds(t *testing.T) {
 		{CordonNode{Node: "n2"}, map[string]string{ledger.ShownState: "cordoned"}},
 		{ResumeNode{Node: "n2"}, map[string]string{ledger.ShownState: "ready"}},
 		{DrainNode{Node: "n2", Drain: placement.Drain{Reason: "somebody is on holiday"}}, map[string]string{ledger.ShownState: "draining"}},
+		{DrainNodes{Nodes: []placement.NodeID{"n2"}, Drain: placement.Drain{Reason: "somebody is on holiday"}}, map[string]string{ledger.ShownState: "draining"}},
 		{FinishDrain{Node: "n2"}, map[string]string{ledger.ShownState: "drained"}},
 		{RemoveNode{Node: "n2"}, map[string]string{ledger.ShownState: "removed", ledger.ShownRevoked: "77"}},
 		{SetRegionPolicy{Export: &eu, Import: &eu}, map[string]string{ledger.ShownExport: "EU", ledger.ShownImport: "EU"}},

@@ -152,6 +152,13 @@ type DrainNode struct {
 	Drain placement.Drain  `json:"drain"`
 }
 
+// DrainNodes asks for several nodes to be emptied together: all or none, in one
+// step, so that nothing moves from one of them onto the next.
+type DrainNodes struct {
+	Nodes []placement.NodeID `json:"nodes"`
+	Drain placement.Drain    `json:"drain"`
+}
+
 // FinishDrain records that a draining node holds no task any more.
 type FinishDrain struct {
 	Node placement.NodeID `json:"node"`

@@ -19,6 +19,7 @@ const (
 	KindCordonNode         Kind = "node.cordon"
 	KindResumeNode         Kind = "node.resume"
 	KindDrainNode          Kind = "node.drain"
+	KindDrainNodes         Kind = "node.drain-set"
 	KindFinishDrain        Kind = "node.drained"
 	KindSubmitJob          Kind = "job.submit"
 	KindStopJob            Kind = "job.stop"
@@ -72,6 +73,7 @@ func (SetContact) Kind() Kind         { return KindSetContact }
 func (CordonNode) Kind() Kind         { return KindCordonNode }
 func (ResumeNode) Kind() Kind         { return KindResumeNode }
 func (DrainNode) Kind() Kind          { return KindDrainNode }
+func (DrainNodes) Kind() Kind         { return KindDrainNodes }
 func (FinishDrain) Kind() Kind        { return KindFinishDrain }
 func (SubmitJob) Kind() Kind          { return KindSubmitJob }
 func (StopJob) Kind() Kind            { return KindStopJob }
@@ -132,6 +134,8 @@ func reader(k Kind) func([]byte) (Command, error) {
 		return read[ResumeNode]
 	case KindDrainNode:
 		return read[DrainNode]
+	case KindDrainNodes:
+		return read[DrainNodes]
 	case KindFinishDrain:
 		return read[FinishDrain]
 	}

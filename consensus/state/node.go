@@ -2,6 +2,7 @@ package state
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/ledger"
@@ -329,15 +330,65 @@ func (s *State) drainNode(c *call, k DrainNode) *Refused {
 	if refused != nil {
 		return refused
 	}
-	switch k.Drain.OnDeadline {
+	if refused := checkDrain(&k.Drain); refused != nil {
+		return refused
+	}
+	s.beginDrain(n, k.Drain)
+	c.show(ledger.ShownState, string(placement.NodeDraining))
+	return nil
+}
+
+// maxDrainSet bounds the nodes of one drain set.
+const maxDrainSet = 1024
+
+// drainNodes begins the drain of every node of the set, or of none. After it no
+// plan sees one of them as a place while another is being emptied.
+func (s *State) drainNodes(c *call, k DrainNodes) *Refused {
+	if len(k.Nodes) == 0 || len(k.Nodes) > maxDrainSet {
+		return refuse("drain.set", "name 1 to 1024 nodes", "a drain set of %d nodes is not possible", len(k.Nodes))
+	}
+	names := make([]string, len(k.Nodes))
+	for i, id := range k.Nodes {
+		names[i] = string(id)
+	}
+	slices.Sort(names)
+	c.subject = ledger.Opaque(c.head.Salt, strings.Join(names, ","))
+	if refused := checkDrain(&k.Drain); refused != nil {
+		return refused
+	}
+	fresh := make([]*placement.Node, len(names))
+	for i, name := range names {
+		if i > 0 && names[i-1] == name {
+			return refuse("drain.set", "name every node once", "node %q stands twice in the drain set", clip(name))
+		}
+		old := s.Node(placement.NodeID(name))
+		if old == nil {
+			return refuse("node.unknown", "list them: sovmesh node list", "there is no node %q: nothing is drained", clip(name))
+		}
+		n := *old
+		fresh[i] = &n
+	}
+	for _, n := range fresh {
+		s.beginDrain(n, k.Drain)
+	}
+	c.show(ledger.ShownState, string(placement.NodeDraining))
+	return nil
+}
+
+func checkDrain(d *placement.Drain) *Refused {
+	switch d.OnDeadline {
 	case "", placement.DrainWait, placement.DrainCheckpoint, placement.DrainStop:
 	default:
-		return refuse("drain.rule", "choose of wait, checkpoint, stop", "%q is no rule for a drain's deadline", clip(string(k.Drain.OnDeadline)))
+		return refuse("drain.rule", "choose of wait, checkpoint, stop", "%q is no rule for a drain's deadline", clip(string(d.OnDeadline)))
 	}
-	if len(k.Drain.Reason) > 1024 {
+	if len(d.Reason) > 1024 {
 		return refuse("drain.reason", "shorten it", "the reason for the drain is too long")
 	}
-	d := k.Drain
+	return nil
+}
+
+// beginDrain makes a node a draining one; a drain that goes on keeps its start.
+func (s *State) beginDrain(n *placement.Node, d placement.Drain) {
 	d.StartedAt, d.Deadline = s.Clock, d.Deadline.UTC()
 	if n.Drain != nil {
 		d.StartedAt = n.Drain.StartedAt
@@ -346,9 +397,7 @@ func (s *State) drainNode(c *call, k DrainNode) *Refused {
 		d.OnDeadline = placement.DrainWait
 	}
 	n.State, n.Drain = placement.NodeDraining, &d
-	c.show(ledger.ShownState, string(n.State))
 	s.putNode(n)
-	return nil
 }
 
 func (s *State) finishDrain(c *call, k FinishDrain) *Refused {

@@ -76,7 +76,7 @@ func drawCommand(t *rapid.T, f *fixture) Command {
 	case 16:
 		return SetContact{Nodes: []placement.NodeID{node}, Contact: rapid.SampledFrom([]placement.Contact{placement.ContactAlive, placement.ContactUnknown}).Draw(t, "contact")}
 	case 17:
-		return rapid.SampledFrom([]Command{CordonNode{node}, ResumeNode{node}, DrainNode{Node: node}, FinishDrain{node}}).Draw(t, "drain")
+		return rapid.SampledFrom([]Command{CordonNode{node}, ResumeNode{node}, DrainNode{Node: node}, DrainNodes{Nodes: []placement.NodeID{node}}, FinishDrain{node}}).Draw(t, "drain")
 	case 18:
 		return RemoveNode{Node: node}
 	case 19:

@@ -247,3 +247,27 @@ func TestANodeCannotMoveToTheHostOfAnother(t *testing.T) {
 	f.ok(report("n2", "https://two.example:9"))
 	f.ok(report("n1", "https://10.0.0.2:7443")) // which is nobody's by now
 }
+
+// A drain set is one step: a set with a name that nobody has, or with one twice,
+// drains nothing.
+func TestADrainSetIsAllOrNothing(t *testing.T) {
+	f := newFixture(t)
+	f.node("n2")
+	set := func(ids ...placement.NodeID) DrainNodes { return DrainNodes{Nodes: ids} }
+	f.refused("drain.set", set())
+	f.refused("drain.set", set(make([]placement.NodeID, maxDrainSet+1)...))
+	f.refused("drain.set", set("n2", "n1", "n2"))
+	f.refused("node.unknown", set("n1", "n9", "n2"))
+	f.refused("drain.rule", DrainNodes{Nodes: []placement.NodeID{"n1"}, Drain: placement.Drain{OnDeadline: "explode"}})
+	for _, id := range []placement.NodeID{"n1", "n2"} {
+		if n := f.s.Node(id); n.State != placement.NodeReady || n.Drain != nil {
+			t.Fatalf("%s is %s after refusals", id, n.State)
+		}
+	}
+	f.ok(set("n2", "n1"))
+	for _, id := range []placement.NodeID{"n1", "n2"} {
+		if n := f.s.Node(id); n.State != placement.NodeDraining || n.Drain == nil || n.Drain.OnDeadline != placement.DrainWait {
+			t.Errorf("%s is %s, %+v", id, n.State, n.Drain)
+		}
+	}
+}

@@ -108,6 +108,16 @@ func (c *Client) Drain(ctx context.Context, n placement.NodeID, r DrainRequest) 
 	return one[DrainReport](ctx, c, http.MethodPost, "/nodes"+seg(n)+"/drain", r)
 }
 
+// DrainSet asks for several nodes to be emptied together and returns at once;
+// with plan nothing is changed, and every task's fate is shown.
+func (c *Client) DrainSet(ctx context.Context, r DrainSetRequest, plan bool) (*DrainSetReport, error) {
+	path := "/nodes/drain"
+	if plan {
+		path += "?plan=true"
+	}
+	return one[DrainSetReport](ctx, c, http.MethodPost, path, r)
+}
+
 // DrainStatus is how far a drain has come. With a wait it returns when
 // something changed since the given index.
 func (c *Client) DrainStatus(ctx context.Context, n placement.NodeID, o ListOptions) (*DrainReport, error) {

@@ -47,6 +47,11 @@ func (c *call) findNode(v *state.View) (*placement.Node, error) {
 	if n := v.Node(placement.NodeID(name)); n != nil {
 		return n, nil
 	}
+	return nil, nodeUnknown(v, name)
+}
+
+// nodeUnknown answers a name that no node has, with the nearest that one has.
+func nodeUnknown(v *state.View, name string) *Problem {
 	names := make([]string, 0, 64)
 	for _, n := range v.Nodes() {
 		if len(names) < 1000 {
@@ -57,7 +62,7 @@ func (c *call) findNode(v *state.View) (*placement.Node, error) {
 	if near := nearest(name, names); near != "" {
 		hint = "did you mean " + near + "?"
 	}
-	return nil, newProblem(http.StatusNotFound, CodeNotFound, "there is no node "+quoteWord(name), hint)
+	return newProblem(http.StatusNotFound, CodeNotFound, "there is no node "+quoteWord(name), hint)
 }
 
 func getNode(s *Server, c *call) error {
@@ -163,27 +168,104 @@ func (in DrainRequest) drain(now time.Time) placement.Drain {
 	return placement.Drain{StartedAt: now, Deadline: now.Add(limit), OnDeadline: pick(in.OnDeadline == "", placement.DrainWait, in.OnDeadline), Reason: in.Reason}
 }
 
+// drainNodes is drainNode for several nodes that are emptied together.
+func drainNodes(s *Server, c *call) error {
+	var in DrainSetRequest
+	if err := c.readJSON(&in, MaxBodyBytes); err != nil {
+		return err
+	}
+	plan, err := boolQuery(c, "plan")
+	if err != nil {
+		return err
+	}
+	if err := in.validate(); err != nil {
+		return err
+	}
+	v, err := s.fresh(c.r.Context())
+	if err != nil {
+		return err
+	}
+	for _, id := range in.Nodes {
+		if v.Node(id) == nil {
+			return nodeUnknown(v, string(id))
+		}
+	}
+	now := s.now()
+	d := in.drain(now)
+	if !plan {
+		if _, v, err = c.propose(state.DrainNodes{Nodes: in.Nodes, Drain: d}, c.caller.Actor); err != nil {
+			return err
+		}
+	}
+	out := &DrainSetReport{Nodes: []DrainReport{}, Planned: plan, Done: true, Index: v.Index()}
+	fates := s.fates(v, in.Nodes, d, now)
+	for _, id := range in.Nodes {
+		n := v.Node(id)
+		if n == nil {
+			return newProblem(http.StatusNotFound, CodeNotFound, "node "+string(id)+" was removed meanwhile", "list them: sovmesh node list")
+		}
+		one := drainReportOf(n, fates, v.Index())
+		one.Planned, one.Drain = plan, n.Drain
+		if plan {
+			one.Drain = &d
+		}
+		out.Blockers += one.Blockers
+		out.Done = out.Done && n.State == placement.NodeDrained
+		out.Nodes = append(out.Nodes, *one)
+	}
+	c.index(v.Index())
+	return c.writeJSON(pick(plan, http.StatusOK, http.StatusAccepted), out)
+}
+
+func (in DrainSetRequest) validate() error {
+	if len(in.Nodes) == 0 || len(in.Nodes) > MaxDrainSet {
+		return &InputError{Code: CodeBody, Message: fmt.Sprintf("a drain set of %d nodes is not possible", len(in.Nodes)), Help: fmt.Sprintf("name 1 to %d nodes", MaxDrainSet)}
+	}
+	sorted := slices.Sorted(slices.Values(in.Nodes))
+	for i := 1; i < len(sorted); i++ {
+		if sorted[i] == sorted[i-1] {
+			return &InputError{Code: CodeBody, Message: "the node " + quoteWord(string(sorted[i])) + " stands twice", Help: "name every node once"}
+		}
+	}
+	return in.DrainRequest.validate()
+}
+
 // drainReport plans the drain of one node as the controller would.
 func (s *Server) drainReport(v *state.View, n *placement.Node, d placement.Drain, now time.Time) *DrainReport {
+	return drainReportOf(n, s.fates(v, []placement.NodeID{n.ID}, d, now), v.Index())
+}
+
+// fates are what the drain of a set would do to each task of its nodes.
+func (s *Server) fates(v *state.View, set []placement.NodeID, d placement.Drain, now time.Time) []scheduler.Fate {
 	snap := v.Snapshot(now)
 	snap.Wanted = nil
 	have := make(map[placement.TaskID]bool, len(snap.Tasks))
 	for _, t := range snap.Tasks {
 		have[t.ID] = true
 	}
-	for _, on := range v.TasksOn(n.ID) {
-		if j := v.Job(on.Job); j != nil {
-			snap.Jobs[on.Job] = j
-		}
-		for _, t := range v.TasksOf(on.Job) {
-			if t.Status.Live() && !have[t.ID] {
-				have[t.ID] = true
-				snap.Tasks = append(snap.Tasks, t)
+	for _, node := range set {
+		for _, on := range v.TasksOn(node) {
+			if j := v.Job(on.Job); j != nil {
+				snap.Jobs[on.Job] = j
+			}
+			for _, t := range v.TasksOf(on.Job) {
+				if t.Status.Live() && !have[t.ID] {
+					have[t.ID] = true
+					snap.Tasks = append(snap.Tasks, t)
+				}
 			}
 		}
 	}
-	out := &DrainReport{Node: n.ID, State: n.State, Tasks: []DrainTask{}, Index: v.Index()}
-	for _, f := range scheduler.PlanDrain(snap, n.ID, d) {
+	return scheduler.PlanDrainSet(snap, set, d)
+}
+
+// drainReportOf is the part of a set's fates that belongs to one node.
+func drainReportOf(n *placement.Node, fates []scheduler.Fate, index uint64) *DrainReport {
+	out := &DrainReport{Node: n.ID, State: n.State, Tasks: []DrainTask{}, Done: n.State == placement.NodeDrained, Index: index}
+	for _, f := range fates {
+		if f.Node != n.ID {
+			continue
+		}
 		out.Tasks = append(out.Tasks, DrainTask{
 			Task: f.Task, Job: f.Job, Name: f.Name, Kind: f.Kind, Type: f.Type, Tenant: f.Tenant, Residency: f.Tag,
 			Fate: string(f.Action), To: f.To, At: f.At, Code: f.Code, Reason: f.Note, Hint: f.Hint,

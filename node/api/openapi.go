@@ -122,7 +122,7 @@ func (op operation) success() int {
 	switch op.ID {
 	case "submitJob", "createGrant", "inviteRegion", "importLaw", "createToken", "createNodeToken", "joinNode":
 		return http.StatusCreated
-	case "drainNode", "federationJoin":
+	case "drainNode", "drainNodes", "federationJoin":
 		return http.StatusAccepted
 	}
 	return http.StatusOK

@@ -79,6 +79,7 @@ func nodeOps() []operation {
 		{Method: http.MethodPost, Path: Prefix + "/nodes/{name}/cordon", ID: "cordonNode", Summary: "Keep new tasks off a node", Verb: VerbOperate, Out: placement.Node{}, Handler: nodeChange(func(n placement.NodeID) state.Command { return state.CordonNode{Node: n} })},
 		{Method: http.MethodPost, Path: Prefix + "/nodes/{name}/resume", ID: "resumeNode", Summary: "End a cordon or a drain", Verb: VerbOperate, Out: placement.Node{}, Handler: nodeChange(func(n placement.NodeID) state.Command { return state.ResumeNode{Node: n} })},
 		{Method: http.MethodPost, Path: Prefix + "/nodes/{name}/drain", ID: "drainNode", Summary: "Empty a node", Verb: VerbOperate, In: DrainRequest{}, Out: DrainReport{}, Query: drain, Handler: drainNode},
+		{Method: http.MethodPost, Path: Prefix + "/nodes/drain", ID: "drainNodes", Summary: "Empty several nodes together, all or none: nothing moves from one of them onto another", Verb: VerbOperate, In: DrainSetRequest{}, Out: DrainSetReport{}, Query: drain, Handler: drainNodes},
 		{Method: http.MethodGet, Path: Prefix + "/nodes/{name}/drain", ID: "getDrain", Summary: "How far a drain has come", Verb: VerbRead, Out: DrainReport{}, Query: paging()[2:], Handler: getDrain},
 		{Method: http.MethodPost, Path: Prefix + "/nodes/tokens", ID: "createNodeToken", Summary: "A join token for one node, shown once", Verb: VerbAdmin, In: NodeTokenRequest{}, Out: NodeToken{}, Handler: createNodeToken},
 	}

@@ -345,6 +345,16 @@ func TestDrainShowsFatesFirst(t *testing.T) {
 	if s, err := c.DrainStatus(t.Context(), fra.node, ListOptions{}); err != nil || s.Done || len(s.Tasks) != 1 {
 		t.Errorf("%+v %v", s, err)
 	}
+	set := func(nodes ...placement.NodeID) DrainSetRequest { return DrainSetRequest{Nodes: nodes} }
+	if s, err := c.DrainSet(t.Context(), set(fra.node), true); err != nil || !s.Planned || len(s.Nodes) != 1 || len(s.Nodes[0].Tasks) != 1 || s.Blockers != 1 {
+		t.Errorf("a set of one: %+v %v", s, err)
+	}
+	if _, err := c.DrainSet(t.Context(), set(fra.node, "fra-1-n2"), false); CodeOf(err) != CodeNotFound {
+		t.Errorf("a set with an unknown node: %v", err)
+	}
+	if _, err := c.DrainSet(t.Context(), set(fra.node, fra.node), false); ExitOf(err) != ExitUsage {
+		t.Errorf("a set that names a node twice: %v", err)
+	}
 	if n, err := c.Resume(t.Context(), fra.node); err != nil || n.State != placement.NodeReady {
 		t.Errorf("%+v %v", n, err)
 	}

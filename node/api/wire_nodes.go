@@ -20,6 +20,25 @@ type DrainRequest struct {
 	Reason     string             `json:"reason,omitempty"`
 }
 
+// MaxDrainSet is how many nodes may be drained together.
+const MaxDrainSet = 1024
+
+// DrainSetRequest asks for several nodes to be emptied together, all or none:
+// nothing moves from one of them onto another.
+type DrainSetRequest struct {
+	Nodes []placement.NodeID `json:"nodes"`
+	DrainRequest
+}
+
+// DrainSetReport has the report of every node of a set, in the order asked.
+type DrainSetReport struct {
+	Nodes    []DrainReport `json:"nodes"`
+	Blockers int           `json:"blockers"`
+	Done     bool          `json:"done"`
+	Planned  bool          `json:"planned,omitempty"` // nothing was changed
+	Index    uint64        `json:"index"`
+}
+
 // DrainReport shows every task's fate: as planned, or as it stands.
 type DrainReport struct {
 	Node  placement.NodeID    `json:"node"`

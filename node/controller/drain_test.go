@@ -40,6 +40,46 @@ func TestADrainReplacesAServiceBeforeItStops(t *testing.T) {
 	})
 }
 
+// Nodes that are drained as one set give each other nothing: drained one after
+// another they do, and the work moves twice.
+func TestNothingMovesOntoAMemberOfTheSet(t *testing.T) {
+	for _, together := range []bool{false, true} {
+		inWorld(t, func(t *testing.T, w *world) {
+			w.node("n2", 1)
+			w.lead()
+			job := w.submit(1, "EU", service)
+			w.pass(time.Second)
+			w.obey()
+			w.node("n3", 1) // the better place: it would be full
+			w.node("n4", 8)
+			if together {
+				w.ok(state.DrainNodes{Nodes: []placement.NodeID{"n3", "n2"}})
+			} else {
+				w.ok(state.DrainNode{Node: "n2"})
+				w.pass(time.Minute)
+				w.ok(state.DrainNode{Node: "n3"})
+			}
+			w.pass(time.Minute)
+			touched := len(w.View().TasksOn("n3")) > 0
+			if touched == together {
+				t.Fatalf("as a set: %v; n3, which is to be emptied as well, was given work: %v", together, touched)
+			}
+			if !together {
+				return
+			}
+			w.obey()
+			w.obey()
+			w.pass(time.Second)
+			w.wantLive(job, "n4")
+			for _, id := range []placement.NodeID{"n2", "n3"} {
+				if got := w.View().Node(id).State; got != placement.NodeDrained {
+					t.Errorf("%s is %s", id, got)
+				}
+			}
+		})
+	}
+}
+
 // Of a singleton one copy runs at most: it stops first.
 func TestADrainStopsASingletonFirst(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {

@@ -29,6 +29,7 @@ type Fate struct {
 	Job    placement.JobID    `json:"job"`
 	Name   string             `json:"name,omitempty"`
 	Task   placement.TaskID   `json:"task"`
+	Node   placement.NodeID   `json:"node"` // where it is
 	Kind   placement.Kind     `json:"kind"`
 	Type   placement.JobType  `json:"type"`
 	Tenant placement.TenantID `json:"tenant"`
@@ -46,12 +47,19 @@ type Fate struct {
 // before anything is done. The snapshot's Tasks must hold those of the node.
 // The same rules decide in [Plan] once the node is draining.
 func PlanDrain(s placement.Snapshot, node placement.NodeID, d placement.Drain) []Fate {
+	return PlanDrainSet(s, []placement.NodeID{node}, d)
+}
+
+// PlanDrainSet is [PlanDrain] for nodes that are drained together: none of them
+// is a place for what leaves another. A node that drains already is
+// planned by the new drain too.
+func PlanDrainSet(s placement.Snapshot, set []placement.NodeID, d placement.Drain) []Fate {
 	s.Nodes = slices.Clone(s.Nodes)
 	if d.StartedAt.IsZero() {
 		d.StartedAt = s.Now
 	}
 	for i, n := range s.Nodes {
-		if n.ID == node {
+		if slices.Contains(set, n.ID) {
 			changed := *n
 			changed.State, changed.Drain = placement.NodeDraining, &d
 			s.Nodes[i] = &changed
@@ -61,17 +69,11 @@ func PlanDrain(s placement.Snapshot, node placement.NodeID, d placement.Drain) [
 	p.tend()
 	var out []Fate
 	for _, f := range p.fates {
-		if f.node == node {
-			out = append(out, f.Fate)
+		if slices.Contains(set, f.Node) {
+			out = append(out, f)
 		}
 	}
 	return out
-}
-
-// fateAt is a fate and the node that it happens on.
-type fateAt struct {
-	Fate
-	node placement.NodeID
 }
 
 // tend decides about the live tasks on draining and silent nodes.
@@ -137,10 +139,10 @@ func (p *planner) drain(job *placement.Job, t *placement.Task, n *placement.Node
 	if d == nil {
 		d = &placement.Drain{}
 	}
-	f := fateAt{node: n.ID, Fate: Fate{
-		Job: job.ID, Name: job.Name, Task: t.ID, Kind: job.Kind, Type: job.Spec.Type, Tenant: job.Tenant, Tag: job.Residency,
-	}}
-	p.decide(&f.Fate, job, t, n, rule(job, d, p.s.Now))
+	f := Fate{
+		Job: job.ID, Name: job.Name, Task: t.ID, Node: n.ID, Kind: job.Kind, Type: job.Spec.Type, Tenant: job.Tenant, Tag: job.Residency,
+	}
+	p.decide(&f, job, t, n, rule(job, d, p.s.Now))
 	p.fates = append(p.fates, f)
 	// A blocked or waiting task is looked at again when the deadline passes.
 	if f.Action == ActWait || f.Action == ActBlocked {

@@ -22,7 +22,7 @@ type planner struct {
 	groups  map[groupKey]*group
 	tenants map[placement.TenantID][]int32 // tasks by node, as far as the snapshot shows them
 	log     []int32                        // nodes whose room changed, in order
-	fates   []fateAt
+	fates   []Fate
 	out     Decisions
 }
 
