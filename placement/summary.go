@@ -13,7 +13,7 @@ type RegionSummary struct {
 	Generated time.Time `json:"generated"`
 	Expires   time.Time `json:"expires"`
 	LawPack   string    `json:"law_pack"`
-	// Classes are sorted by name. A class that is missing or withheld means
+	// Classes are sorted by name, profile and mode. A class that is missing or withheld means
 	// "ask", never "none".
 	Classes  []ClassSummary `json:"classes"`
 	Models   []string       `json:"models,omitempty"` // model names that tenants export, sorted
@@ -22,10 +22,14 @@ type RegionSummary struct {
 
 // ClassSummary is one class of capacity.
 type ClassSummary struct {
-	Class    string `json:"class"` // "cpu", or a device model
-	Free     Bucket `json:"free"`  // devices, or whole cores for "cpu"
-	Largest  Bucket `json:"largest"`
-	Withheld bool   `json:"withheld,omitempty"` // fewer than three nodes have it
+	Class string `json:"class"` // "cpu", or a device model
+	// Profile is the MIG profile, if these are instances of that model;
+	// Confidential counts devices in confidential-computing mode apart.
+	Profile      string `json:"profile,omitempty"`
+	Confidential bool   `json:"confidential,omitempty"`
+	Free         Bucket `json:"free"` // devices, or whole cores for "cpu"
+	Largest      Bucket `json:"largest"`
+	Withheld     bool   `json:"withheld,omitempty"` // fewer than three nodes have it
 }
 
 // Bucket is a count rounded down to 0, 1, 4, 16, 64 or 256.

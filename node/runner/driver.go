@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
@@ -80,6 +82,24 @@ type Spec struct {
 	LeaseUntil time.Time `json:"lease_until,omitzero"`
 	// Keep stores the handle durably; an error of it ends the start.
 	Keep func(Handle) error `json:"-"`
+}
+
+// DeviceEnv is what a task's environment says of its devices, whatever its job
+// says: a task sees those it was given and no others. A part of one device is
+// held to by CUDA's MPS where the machine runs its daemon, and by the task's own
+// good will elsewhere.
+// https://docs.nvidia.com/deploy/mps/
+func (s *Spec) DeviceEnv() map[string]string {
+	list := strings.Join(s.Devices, ",")
+	env := map[string]string{"CUDA_VISIBLE_DEVICES": list, "NVIDIA_VISIBLE_DEVICES": list, "SOVMESH_DEVICES": list}
+	if list == "" {
+		env["NVIDIA_VISIBLE_DEVICES"] = "void"
+	}
+	if share := s.Resources.GPUShare; share > 0 {
+		env["SOVMESH_GPU_SHARE"] = strconv.FormatFloat(float64(share)/float64(placement.WholeGPU), 'f', -1, 64)
+		env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = strconv.Itoa(max(1, int(share)*100/int(placement.WholeGPU)))
+	}
+	return env
 }
 
 // Handle finds a task again. It is small, versioned and stored as JSON.

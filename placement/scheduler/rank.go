@@ -118,8 +118,8 @@ func prospect(job *placement.Job, s *placement.RegionSummary, now time.Time) (Pr
 	}
 	need, free, largest, told := demandIn(job.Spec.Resources, s.Classes)
 	switch {
-	case !told:
-		return ProspectAsk, askChance
+	case !told, job.Spec.Resources.GPUShare > 0 && free == 0:
+		return ProspectAsk, askChance // parts of devices are not told
 	// The top of a bucket is just below the next one.
 	case free == 0, largest < 256 && largest*4 <= need:
 		return ProspectFull, 0
@@ -146,7 +146,7 @@ func demandIn(r placement.Resources, classes []placement.ClassSummary) (need, fr
 		need = max(1, int((r.CPU+999)/1000))
 	}
 	for _, c := range classes {
-		if !counts(r, c.Class) {
+		if !counts(r, &c) {
 			continue
 		}
 		if c.Withheld {
@@ -159,10 +159,12 @@ func demandIn(r placement.Resources, classes []placement.ClassSummary) (need, fr
 	return need, free, largest, told
 }
 
-// counts reports whether a class of a summary serves the request.
-func counts(r placement.Resources, class string) bool {
-	if r.GPUs == 0 || class == ClassCPU {
-		return r.GPUs == 0 && class == ClassCPU
+// counts reports whether a class of a summary serves the request. How much
+// memory its devices have is not told.
+func counts(r placement.Resources, c *placement.ClassSummary) bool {
+	if r.GPUs == 0 || c.Class == ClassCPU {
+		return r.GPUs == 0 && c.Class == ClassCPU
 	}
-	return (&placement.Device{Model: class}).Matches(placement.Resources{GPUModel: r.GPUModel})
+	r.GPUMemory = 0
+	return (&placement.Device{Model: c.Class, Profile: c.Profile, Confidential: c.Confidential}).Matches(r)
 }

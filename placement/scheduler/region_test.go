@@ -33,6 +33,48 @@ func TestSummarise(t *testing.T) {
 	}
 }
 
+// A region full of MIG instances, or of devices in confidential-computing mode,
+// does not pass for one with whole or open devices, nor the other way round.
+func TestSummariesTellDevicesApart(t *testing.T) {
+	var nodes []*placement.Node
+	for _, id := range []string{"n1", "n2", "n3"} {
+		n := node(id, gpus(5, h100, 80*placement.GiB))
+		d := n.Inventory.Devices
+		d[1].Profile, d[2].Profile, d[3].Confidential, d[4].Partitioned = "1g.10gb", "1g.10gb", true, true
+		nodes = append(nodes, n)
+	}
+	s := Summarise(nodes, SummaryFacts{Region: "ber-1", Now: noon, TTL: time.Minute})
+	want := []placement.ClassSummary{
+		{Class: h100, Free: 1, Largest: 1}, {Class: h100, Confidential: true, Free: 1, Largest: 1}, // three of each
+		{Class: h100, Profile: "1g.10gb", Free: 4, Largest: 1}, // six
+		{Class: "cpu", Free: 16, Largest: 4},
+	}
+	if !slices.Equal(s.Classes, want) {
+		t.Fatalf("%+v, want %+v", s.Classes, want)
+	}
+	for _, tt := range []struct {
+		name string
+		r    placement.Resources
+		want Prospect
+	}{
+		{"whole", placement.Resources{GPUs: 1}, ProspectLikely},
+		{"too many whole", placement.Resources{GPUs: 32}, ProspectFull},
+		{"instances", placement.Resources{GPUs: 2, GPUProfile: "1g.10gb"}, ProspectLikely},
+		{"another profile is not told", placement.Resources{GPUs: 1, GPUProfile: "3g.40gb"}, ProspectAsk},
+		{"confidential", placement.Resources{GPUs: 1, Confidential: true}, ProspectLikely},
+		{"too many confidential", placement.Resources{GPUs: 8, Confidential: true}, ProspectFull},
+	} {
+		got, _ := prospect(&placement.Job{Spec: placement.JobSpec{Resources: tt.r}}, &s, noon)
+		if got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+	s.Classes[0].Free, s.Classes[1].Free = 0, 0
+	if got, _ := prospect(&placement.Job{Spec: placement.JobSpec{Resources: placement.Resources{GPUs: 1, GPUShare: 300}}}, &s, noon); got != ProspectAsk {
+		t.Errorf("no device is wholly free: a share may still fit, and the region is %s", got)
+	}
+}
+
 func TestSummaryBucketsHoldStill(t *testing.T) {
 	tests := []struct {
 		n    int

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -32,7 +33,7 @@ type SummaryFacts struct {
 // Summarise is all that a region tells others about the capacity of its nodes.
 // A class that fewer than three nodes have is withheld, whatever is free of it.
 func Summarise(nodes []*placement.Node, facts SummaryFacts) placement.RegionSummary {
-	classes := make(map[string]*capacity)
+	classes := make(map[deviceClass]*capacity)
 	draining := len(nodes) > 0
 	for _, n := range nodes {
 		draining = draining && n.State != placement.NodeReady
@@ -55,42 +56,65 @@ func Summarise(nodes []*placement.Node, facts SummaryFacts) placement.RegionSumm
 		Classes: []placement.ClassSummary{}, Draining: draining,
 		Models: slices.Compact(slices.Sorted(slices.Values(facts.Models))),
 	}
-	for _, class := range slices.Sorted(maps.Keys(classes)) {
+	for _, class := range slices.SortedFunc(maps.Keys(classes), compareClasses) {
 		out.Classes = append(out.Classes, classes[class].summary(class, facts.Previous))
 	}
 	return out
 }
 
+// deviceClass is what a summary counts apart: model (or [ClassCPU]), MIG profile
+// and confidential-computing mode.
+type deviceClass struct {
+	model, profile string
+	confidential   bool
+}
+
+func classOf(d *placement.Device) deviceClass {
+	return deviceClass{d.Model, d.Profile, d.Confidential}
+}
+
+func compareClasses(a, b deviceClass) int {
+	mode := func(c deviceClass) int {
+		if c.confidential {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(cmp.Compare(a.model, b.model), cmp.Compare(a.profile, b.profile), cmp.Compare(mode(a), mode(b)))
+}
+
 // capacity adds a class up.
 type capacity struct{ nodes, free, largest int }
 
-// freeByClass is what a node has free of every class that it has.
-func freeByClass(n *placement.Node) map[string]int {
-	out := map[string]int{ClassCPU: int(max(0, n.Inventory.CPU-n.Used.CPU) / 1000)}
-	for _, d := range n.Inventory.Devices {
-		out[d.Model] += 0
+// freeByClass is what a node has wholly free of every class that it has.
+func freeByClass(n *placement.Node) map[deviceClass]int {
+	out := map[deviceClass]int{{model: ClassCPU}: int(max(0, n.Inventory.CPU-n.Used.CPU) / 1000)}
+	for i := range n.Inventory.Devices {
+		if d := &n.Inventory.Devices[i]; !d.Partitioned {
+			out[classOf(d)] += 0
+		}
 	}
 	for _, d := range n.FreeDevices() {
-		out[d.Model]++
+		out[classOf(&d)]++
 	}
 	return out
 }
 
-func (c *capacity) summary(class string, previous *placement.RegionSummary) placement.ClassSummary {
+func (c *capacity) summary(class deviceClass, previous *placement.RegionSummary) placement.ClassSummary {
+	out := placement.ClassSummary{Class: class.model, Profile: class.profile, Confidential: class.confidential}
 	if c.nodes < withheldBelow {
-		return placement.ClassSummary{Class: class, Withheld: true}
+		out.Withheld = true
+		return out
 	}
-	var old placement.ClassSummary
-	known := false
-	if previous != nil {
-		if i := slices.IndexFunc(previous.Classes, func(s placement.ClassSummary) bool { return s.Class == class }); i >= 0 {
-			old, known = previous.Classes[i], !previous.Classes[i].Withheld
-		}
+	out.Free, out.Largest = placement.BucketOf(c.free), placement.BucketOf(c.largest)
+	if previous == nil {
+		return out
 	}
-	if !known {
-		return placement.ClassSummary{Class: class, Free: placement.BucketOf(c.free), Largest: placement.BucketOf(c.largest)}
+	same := func(s placement.ClassSummary) bool { return deviceClass{s.Class, s.Profile, s.Confidential} == class }
+	if i := slices.IndexFunc(previous.Classes, same); i >= 0 && !previous.Classes[i].Withheld {
+		out.Free, out.Largest = sticky(c.free, previous.Classes[i].Free), sticky(c.largest, previous.Classes[i].Largest)
 	}
-	return placement.ClassSummary{Class: class, Free: sticky(c.free, old.Free), Largest: sticky(c.largest, old.Largest)}
+	return out
 }
 
 // sticky keeps the old bucket while the count is within a quarter of its

@@ -103,7 +103,7 @@ func TestATaskSeesNothingOfTheAgent(t *testing.T) {
 	defer unix.Close(fd)
 	d := newDriver(t, t.TempDir(), nil)
 	h := start(t, d, func(s *runner.Spec) {
-		s.Env, s.Devices = map[string]string{"MODE": "batch"}, []string{"GPU-1", "GPU-2"}
+		s.Env, s.Devices = map[string]string{"MODE": "batch", "CUDA_VISIBLE_DEVICES": "GPU-3"}, []string{"GPU-1", "GPU-2"}
 	}, shell(`env; pwd; ls -l /proc/self/fd; cat; echo; ls -l /proc/$PPID/fd`)...)
 	got := output(t, d, h)
 	for _, want := range []string{"MODE=batch\n", "CUDA_VISIBLE_DEVICES=GPU-1,GPU-2\n", "SOVMESH_TASK=a.b/0.1\n", "HOME=" + d.dir(h.Task).path("work") + "\n", "0 -> /dev/null"} {

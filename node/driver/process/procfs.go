@@ -189,13 +189,3 @@ func usage(pid int) (time.Duration, placement.Bytes, error) {
 	pages, err3 := strconv.ParseInt(f[21], 10, 64)
 	return time.Duration(user+system) * 10 * time.Millisecond, placement.Bytes(pages) * placement.Bytes(os.Getpagesize()), errors.Join(err1, err2, err3)
 }
-
-func joined(devices []string) string { return strings.Join(devices, ",") }
-
-// orVoid is how "no device" is said to the NVIDIA container toolkit.
-func orVoid(s string) string {
-	if s == "" {
-		return "void"
-	}
-	return s
-}

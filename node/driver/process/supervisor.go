@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -236,13 +237,9 @@ const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 func (s *supervisor) environment() []string {
 	env := map[string]string{
 		"PATH": searchPath, "HOME": s.dir.path("work"), "LANG": "C.UTF-8",
-		// A task sees the devices it was given and no others.
-		"CUDA_VISIBLE_DEVICES": joined(s.spec.Devices), "NVIDIA_VISIBLE_DEVICES": orVoid(joined(s.spec.Devices)),
-		"SOVMESH_DEVICES": joined(s.spec.Devices),
 	}
-	for k, v := range s.spec.Env {
-		env[k] = v
-	}
+	maps.Copy(env, s.spec.Env)
+	maps.Copy(env, s.spec.DeviceEnv())
 	env["SOVMESH_TASK"], env["SOVMESH_JOB"] = string(s.spec.Task), string(s.spec.Job)
 	list := make([]string, 0, len(env))
 	for k, v := range env {
