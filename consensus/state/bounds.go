@@ -49,7 +49,7 @@ func (s *State) room(j *placement.Job, size int64) *Refused {
 		}
 	}
 	for _, t := range s.TenantsOver(j.Tenant) {
-		if refused := s.quota(t, j.Spec.Resources.GPUs); refused != nil {
+		if refused := s.quota(t, j.Spec.Resources.GPUs*j.Spec.Size()); refused != nil {
 			return refused
 		}
 	}

@@ -37,6 +37,9 @@ func (s *State) submitJob(c *call, k SubmitJob) *Refused {
 		from = s.Region(j.Origin)
 	}
 	layers = placement.Across(layers, from, s.self)
+	if refused := gangFits(j, layers); refused != nil {
+		return refused
+	}
 	p, refused := s.admit(c, layers, k.AllowAny || foreign)
 	if refused != nil {
 		return refused
@@ -371,7 +374,7 @@ func (s *State) account(r *jobRecord, sign int) {
 func (s *State) charge(t placement.TenantID, r *jobRecord, sign int) {
 	u, _ := s.usage.get(string(t))
 	u.jobs += sign
-	u.gpus += sign * r.Spec.Resources.GPUs
+	u.gpus += sign * r.Spec.Resources.GPUs * r.Spec.Size()
 	u.bytes += int64(sign) * r.Bytes
 	if r.Status == placement.JobPending {
 		u.pending += sign

@@ -3,6 +3,7 @@ package state
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"reflect"
 	"testing"
 	"time"
@@ -47,6 +48,9 @@ func drawCommand(t *rapid.T, f *fixture) Command {
 		j.Spec.Priority = rapid.IntRange(0, 2).Draw(t, "priority")
 		j.Spec.Singleton = rapid.IntRange(0, 4).Draw(t, "singleton") == 0
 		j.Spec.Restart.Policy = rapid.SampledFrom([]string{"", "never", "on-failure", "always"}).Draw(t, "restart")
+		if rapid.IntRange(0, 2).Draw(t, "ganged") == 0 {
+			j.Spec.Members, j.Spec.Singleton = rapid.IntRange(2, 4).Draw(t, "members"), false
+		}
 		k := SubmitJob{Job: j, AllowAny: rapid.Bool().Draw(t, "any")}
 		if rapid.IntRange(0, 3).Draw(t, "keyed") == 0 {
 			k.IdempotencyKey = fmt.Sprint(n % 3)
@@ -62,7 +66,19 @@ func drawCommand(t *rapid.T, f *fixture) Command {
 			}
 		}
 		a.Task = job.Task(0, attempts+1)
-		return Assign{Assignments: []placement.Assignment{a}}
+		all := []placement.Assignment{a}
+		if j := f.s.Job(job); j != nil && j.Spec.Gang() {
+			all[0].Replaces = ""
+			for i := 1; i < j.Spec.Size()-rapid.IntRange(0, 4).Draw(t, "left out")/4; i++ {
+				member := all[0]
+				member.Task, member.Devices = job.Task(i, attempts+1), nil
+				for d := range a.Devices {
+					member.Devices = append(member.Devices, fmt.Sprintf("%s-gpu%d", a.Node, d+2*i))
+				}
+				all = append(all, member)
+			}
+		}
+		return Assign{Assignments: all}
 	case 10, 11, 12, 13:
 		status := rapid.SampledFrom([]placement.TaskStatus{placement.TaskStarting, placement.TaskRunning, placement.TaskComplete, placement.TaskFailed, placement.TaskStopped, placement.TaskLost}).Draw(t, "status")
 		return ReportTasks{Node: node, Reports: []placement.TaskReport{{Task: task, Status: status, At: f.now}}}
@@ -191,7 +207,17 @@ func checkInvariants(t testingT, s *State) {
 		if r.Status.Terminal() && len(live) > 0 {
 			t.Fatalf("job %s is %s with %d live tasks", r.ID, r.Status, len(live))
 		}
-		if len(live) > 2 || r.Spec.Singleton && len(live) > 1 {
+		if r.Spec.Gang() {
+			all := gangAttempt(s.tasksOf(r.ID))
+			if len(live) > 0 && (len(all) != r.Spec.Size() || len(live) > len(all)) {
+				t.Fatalf("of gang %s %d members are known and %d alive", r.ID, len(all), len(live))
+			}
+			for _, task := range live {
+				if !slices.Contains(all, task) {
+					t.Fatalf("%s of an older attempt is alive", task.ID)
+				}
+			}
+		} else if len(live) > 2 || r.Spec.Singleton && len(live) > 1 {
 			t.Fatalf("job %s has %d live tasks", r.ID, len(live))
 		}
 		if bytes += r.Bytes; r.Bytes <= 0 {

@@ -140,13 +140,15 @@ func (s *State) settleJob(c *call, id placement.JobID) {
 		return
 	}
 	r := *old
-	if best := bestTask(tasks); best != nil {
+	if r.Spec.Gang() {
+		s.settleGang(c, &r, tasks)
+	} else if best := bestTask(tasks); best != nil {
 		s.followTask(&r, best)
 	} else {
 		s.afterTask(c, &r, tasks[len(tasks)-1])
 	}
 	s.putJob(c, &r)
-	s.dropOldTasks(tasks)
+	s.dropOldTasks(&r, tasks)
 }
 
 // bestTask is the live task that says most about the job.
@@ -259,11 +261,11 @@ func backoff(restarts int, t *taskRecord) time.Duration {
 	return time.Second << (restarts - 1)
 }
 
-// dropOldTasks keeps the newest ended tasks of a job, and those whose lease
-// may still be good.
-func (s *State) dropOldTasks(tasks []*taskRecord) {
+// dropOldTasks keeps the newest ended tasks of a job, all of a gang's newest
+// attempt, and those whose lease may still be good.
+func (s *State) dropOldTasks(r *jobRecord, tasks []*taskRecord) {
 	ended := slices.DeleteFunc(tasks, func(t *taskRecord) bool { return t.Status.Live() || s.Clock.Before(t.LeaseUntil) })
-	for len(ended) > endedTasksKept {
+	for len(ended) > max(endedTasksKept, r.Spec.Size()) {
 		s.tasks.delete(string(ended[0].ID))
 		ended = ended[1:]
 	}

@@ -2,8 +2,6 @@ package state
 
 import (
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/ledger"
@@ -19,6 +17,9 @@ func (s *State) assign(c *call, k Assign) *Refused {
 		return refuse("assign.count", "propose 1 to 64 at once", "%d assignments in one command are not possible", len(k.Assignments))
 	}
 	c.subject = opaqueJob(k.Assignments[0].Job)
+	if refused := s.wholeGangs(k.Assignments); refused != nil {
+		return refused
+	}
 	before := s.Freeze()
 	for i := range k.Assignments {
 		if refused := s.assignOne(c, &k.Assignments[i]); refused != nil {
@@ -111,7 +112,7 @@ func (s *State) wantsAssignment(r *jobRecord, a *placement.Assignment) (*taskRec
 		return nil, refused
 	}
 	live := s.liveTasks(r.ID)
-	if len(live) == 0 {
+	if len(live) == 0 || follows(r, a.Task) {
 		return nil, nil
 	}
 	i := slices.IndexFunc(live, func(t *taskRecord) bool { return t.ID == a.Replaces })
@@ -127,14 +128,21 @@ func (s *State) wantsAssignment(r *jobRecord, a *placement.Assignment) (*taskRec
 }
 
 // nextTask takes "<job>/0.<attempt>" for the job's next attempt, counted from
-// 0 or from 1: every id is used once, and ids only grow.
+// 0 or from 1: every id is used once, and ids only grow. The further members of
+// a gang follow their first, see [State.wholeGangs].
 func (s *State) nextTask(r *jobRecord, id placement.TaskID) bool {
-	attempt, ok := strings.CutPrefix(string(id), string(r.ID)+"/0.")
-	n, err := strconv.Atoi(attempt)
-	if !ok || err != nil || strconv.Itoa(n) != attempt {
+	ordinal, attempt, ok := id.Member()
+	if !ok || id.Job() != r.ID || ordinal != 0 && !follows(r, id) || s.tasks.has(string(id)) {
 		return false
 	}
-	return (n == r.Attempts || n == r.Attempts+1) && !s.tasks.has(string(id))
+	return ordinal != 0 || attempt == r.Attempts || attempt == r.Attempts+1
+}
+
+// follows reports whether the task is a further member of the gang whose first
+// was placed just now, in the same command.
+func follows(r *jobRecord, id placement.TaskID) bool {
+	ordinal, attempt, _ := id.Member()
+	return r.Spec.Gang() && ordinal > 0 && ordinal < r.Spec.Size() && (attempt == r.Attempts || attempt == r.Attempts-1)
 }
 
 // leaseHeld refuses a second copy of a singleton while the lease of the first
@@ -189,7 +197,9 @@ func (s *State) place(c *call, r *jobRecord, a *placement.Assignment, replaced *
 		replaced = nil
 	}
 	fresh := *r
-	fresh.Attempts++
+	if ordinal, _, _ := a.Task.Member(); ordinal == 0 {
+		fresh.Attempts++
+	}
 	t := &taskRecord{Task: placement.Task{
 		ID: a.Task, Job: r.ID, Kind: r.Kind, Tenant: r.Tenant, Node: a.Node, Devices: slices.Clone(a.Devices),
 		Resources: r.Spec.Resources, Why: a.Why, Status: placement.TaskAssigned, AssignedAt: s.Clock, Index: c.index,
@@ -250,7 +260,9 @@ func (s *State) stopTasks(c *call, k StopTasks) *Refused {
 	c.subject = opaqueJob(k.Tasks[0].Job())
 	for _, id := range k.Tasks {
 		if t, ok := s.tasks.get(string(id)); ok && t.Status.Live() {
-			s.stopTask(t, k.Reason, k.Again)
+			for _, member := range s.wholeGang(t) {
+				s.stopTask(member, k.Reason, k.Again)
+			}
 		}
 	}
 	return nil

@@ -93,6 +93,8 @@ type taskRecord struct {
 	placement.Task
 	Again  bool                 `json:"again,omitempty"`  // after its stop the job wants another
 	Before placement.TaskStatus `json:"before,omitempty"` // its status before contact was lost
+	// Sibling: it was told to end only because another member of its gang ended.
+	Sibling bool `json:"sibling,omitempty"`
 }
 
 type joinToken struct {
