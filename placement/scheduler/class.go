@@ -11,6 +11,7 @@ type classKey struct {
 	groupKey
 	res    placement.Resources
 	tenant placement.TenantID
+	size   int // members of a gang; 1
 }
 
 // groupKey is the part of a demand that the fixed filters look at.
@@ -84,7 +85,7 @@ const (
 func (p *planner) class(job *placement.Job) *class {
 	key := classKey{
 		groupKey: groupKey{policyKey(job.Policy), job.Kind, job.Spec.Site, job.Spec.NodeName},
-		res:      job.Spec.Resources, tenant: job.Tenant,
+		res:      job.Spec.Resources, tenant: job.Tenant, size: job.Spec.Size(),
 	}
 	if c, ok := p.classes[key]; ok {
 		return c

@@ -86,6 +86,8 @@ func (p *planner) tend() {
 			continue
 		}
 		switch {
+		case job.Spec.Gang():
+			p.tendGang(job, t, at.node)
 		case at.node.State == placement.NodeDraining:
 			p.drain(job, t, at.node)
 		case at.node.Contact != placement.ContactAlive:

@@ -114,6 +114,7 @@ func (p *planner) tell(c *class, v *survey) Explanation {
 	default:
 		p.tellFull(&e, c, v)
 	}
+	p.tellGang(&e, c)
 	if v.fit == 0 {
 		e.Changes = changes(c, v)
 	}

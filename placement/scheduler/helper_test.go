@@ -151,8 +151,10 @@ func apply(s placement.Snapshot, d Decisions) placement.Snapshot {
 	placed := make(map[placement.JobID]bool)
 	for _, a := range d.Assign {
 		placed[a.Job] = true
-		j := new(*s.Jobs[a.Job])
-		j.Attempts++
+		j := new(*out.Jobs[a.Job])
+		if member, _, _ := a.Task.Member(); member == 0 {
+			j.Attempts++
+		}
 		j.Node, j.Status = a.Node, placement.JobStarting
 		out.Jobs[j.ID] = j
 		out.Tasks = append(out.Tasks, &placement.Task{
@@ -163,10 +165,13 @@ func apply(s placement.Snapshot, d Decisions) placement.Snapshot {
 		out.Nodes[i] = charged(out.Nodes[i], j.Spec.Resources, a.Devices)
 	}
 	for _, stop := range d.Stop {
-		i := slices.IndexFunc(out.Tasks, func(t *placement.Task) bool { return t.ID == stop.Task })
-		t := new(*out.Tasks[i])
-		t.Stop, t.StopReason = true, stop.Reason
-		out.Tasks[i] = t
+		for i, t := range out.Tasks {
+			if t.ID == stop.Task || t.Job == stop.Job && s.Jobs[t.Job].Spec.Gang() && t.Status.Live() {
+				t = new(*t)
+				t.Stop, t.StopReason = true, stop.Reason
+				out.Tasks[i] = t
+			}
+		}
 	}
 	for _, id := range d.Drained {
 		i := slices.IndexFunc(out.Nodes, func(n *placement.Node) bool { return n.ID == id })

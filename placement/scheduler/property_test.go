@@ -39,7 +39,7 @@ func anyWorld(t *rapid.T) placement.Snapshot {
 		}
 		j := anyJob(t, fmt.Sprintf("r%d", i))
 		anyTask(t, &s, j, pick("on", len(nodes)))
-		if j = s.Jobs[j.ID]; j != nil && j.Spec.Type == placement.TypeService && pick("copies", 3) == 0 {
+		if j = s.Jobs[j.ID]; j != nil && j.Spec.Type == placement.TypeService && !j.Spec.Gang() && pick("copies", 3) == 0 {
 			anyTask(t, &s, j, pick("second on", len(nodes)))
 		}
 	}
@@ -55,11 +55,20 @@ func anyWorld(t *rapid.T) placement.Snapshot {
 func anyTask(t *rapid.T, s *placement.Snapshot, j *placement.Job, on int) {
 	p := newPlanner(*s)
 	at, c := &p.spaces[on], p.class(j)
-	if c.room(at) != 0 {
+	if c.room(at) != 0 || j.Spec.Gang() && c.members(at) < j.Spec.Size() {
 		return
 	}
-	devices := p.take(c, at)
+	for i := range j.Spec.Size() - 1 { // the first comes below
+		anyMember(t, s, j, at, i+1, p.take(c, at))
+	}
+	anyMember(t, s, j, at, 0, p.take(c, at))
+}
+
+func anyMember(t *rapid.T, s *placement.Snapshot, j *placement.Job, at *space, member int, devices []string) {
 	runs(s, j, string(at.node.ID), func(task *placement.Task) {
+		if j.Spec.Gang() {
+			task.ID = j.ID.Task(member, 1)
+		}
 		task.Devices = devices
 		task.Status = rapid.SampledFrom([]placement.TaskStatus{placement.TaskRunning, placement.TaskStarting, placement.TaskUnknown}).Draw(t, "status")
 		task.LeaseUntil = noon.Add(time.Duration(rapid.IntRange(-10, 10).Draw(t, "lease")) * time.Second)
@@ -79,6 +88,10 @@ func anyJob(t *rapid.T, id string) *placement.Job {
 			j.Spec.OnDrain = placement.OnDrain(from("on drain", "", "wait", "move", "checkpoint", "stop"))
 			j.Spec.Singleton = rapid.Bool().Draw(t, "singleton")
 			j.Spec.Restart.Policy = from("restart", "never", "always")
+			if rapid.IntRange(0, 3).Draw(t, "ganged") == 0 {
+				j.Spec.Members, j.Spec.Singleton = rapid.IntRange(2, 5).Draw(t, "members"), false
+				j.Spec.Spread = placement.Spread(from("spread", "", "node", "site"))
+			}
 		})
 }
 
@@ -187,6 +200,9 @@ func TestOneTaskGetsOneFate(t *testing.T) {
 			stopped[stop.Task] = true
 		}
 		for _, a := range d.Assign {
+			if s.Jobs[a.Job].Spec.Gang() {
+				continue // see TestGangsArePlacedWholeOrNotAtAll
+			}
 			if made[a.Job] || stopped[a.Replaces] {
 				t.Fatalf("%s gets two tasks, or one beside its stop: %+v", a.Job, d)
 			}

@@ -85,6 +85,9 @@ func Place(s placement.Snapshot, job *placement.Job) (*placement.Assignment, Exp
 	p := newPlanner(s)
 	class := p.class(job)
 	told := p.explainClass(class)
+	if job.Spec.Gang() {
+		return nil, told // its members are placed by [Plan] alone, together
+	}
 	at := p.pick(class, failedOn(job))
 	if at == nil {
 		return nil, told
@@ -111,6 +114,12 @@ func (p *planner) want(job *placement.Job) {
 	}
 	class := p.class(job)
 	if p.claim(job, class, reason) {
+		return
+	}
+	if job.Spec.Gang() {
+		if !p.wantGang(job, class, reason) {
+			p.out.Refused = append(p.out.Refused, Refusal{Job: job.ID, Explanation: p.explainClass(class)})
+		}
 		return
 	}
 	at := p.pick(class, failedOn(job))
