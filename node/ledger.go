@@ -181,10 +181,27 @@ func (l *ledger) Next(ctx context.Context, after uint64) (runner.Wanted, error) 
 	out := runner.Wanted{Index: view.Index(), Erased: l.erased}
 	for _, t := range view.TasksOn(l.n.who.Node) {
 		if job := view.Job(t.Job); job != nil {
-			out.Tasks = append(out.Tasks, runner.Want{Task: *t, Job: *job})
+			out.Tasks = append(out.Tasks, runner.Want{Task: *t, Job: *job, Hosts: gangHosts(view, t, job)})
 		}
 	}
 	return out, nil
+}
+
+// gangHosts are the hosts of a gang's members, by rank: of those that started
+// together with the task.
+func gangHosts(view *state.View, t *placement.Task, job *placement.Job) []string {
+	if !job.Spec.Gang() || !t.StartedAt.IsZero() {
+		return nil
+	}
+	out := make([]string, job.Spec.Size())
+	_, now, _ := t.ID.Member()
+	for _, m := range view.TasksOf(job.ID) {
+		rank, attempt, ok := m.ID.Member()
+		if node := view.Node(m.Node); ok && attempt == now && rank < len(out) && node != nil {
+			out[rank] = node.Host()
+		}
+	}
+	return out
 }
 
 // ledgerFiles is the replica's ledger on disk, nil until the group has opened it.

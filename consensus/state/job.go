@@ -44,7 +44,7 @@ func (s *State) submitJob(c *call, k SubmitJob) *Refused {
 	if refused != nil {
 		return refused
 	}
-	if refused := s.mayHold(c, p, placement.Crossing{Layers: layers, From: from, Under: []string{s.crossedUnder(k)}}); refused != nil {
+	if refused := s.mayHold(c, p, placement.Crossing{Layers: layers, From: from, Under: []string{s.crossedUnder(k)}}, j.Spec.Gang()); refused != nil {
 		return refused
 	}
 	if refused := s.room(j, c.size); refused != nil {
@@ -194,8 +194,11 @@ func grantKey(origin placement.RegionID, id string) string { return string(origi
 // mayHold judges the region itself: a foreign job must be lawful here under
 // both regions' packs; a job of this region must be lawful here, or at least
 // may pass through on its way.
-func (s *State) mayHold(c *call, p *policyRead, x placement.Crossing) *Refused {
+func (s *State) mayHold(c *call, p *policyRead, x placement.Crossing, gang bool) *Refused {
 	x.To, x.Sites, x.Use = s.self, s.sites, placement.UseEnter
+	if gang {
+		x.Use = placement.UseRun // it is not sent on
+	}
 	if x.From != s.self {
 		x.Use = placement.UseRun
 	} else if refused := s.unknownNames(p.policy); refused != nil {

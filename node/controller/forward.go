@@ -168,6 +168,9 @@ func (c *Controller) errand(ctx context.Context, h *homeless, id placement.JobID
 	if job == nil || job.Status.Terminal() || job.ID.Home() != c.cfg.Region {
 		return // a job of another region goes no further: only its home may send it on
 	}
+	if job.Spec.Gang() {
+		return // room is reserved for one task: a gang runs in the region that took it
+	}
 	switch f := job.Forward; {
 	case f == nil || f.State == placement.ForwardWaiting:
 		c.ask(ctx, h, job)

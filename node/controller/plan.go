@@ -119,8 +119,8 @@ func (c *Controller) wait(ctx context.Context, index uint64, wake time.Time, res
 }
 
 // carryOut proposes a plan and reports whether anything came of it, and whether
-// anything did not. Every assignment is a command of its own: one that the newer
-// state refuses takes no other with it.
+// anything did not. Every assignment, or gang, is a command of its own: one that
+// the newer state refuses takes no other with it.
 func (c *Controller) carryOut(ctx context.Context, p scheduler.Decisions) (changed, undone bool) {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(proposalsInFlight)
@@ -137,13 +137,14 @@ func (c *Controller) carryOut(ctx context.Context, p scheduler.Decisions) (chang
 	for _, s := range p.Stop {
 		submit(state.StopTasks{Tasks: []placement.TaskID{s.Task}, Reason: s.Reason, Again: s.Again})
 	}
-	for _, a := range p.Assign {
-		submit(state.Assign{Assignments: []placement.Assignment{a}})
+	for _, unit := range units(p.Assign) {
+		submit(state.Assign{Assignments: unit})
 	}
 	for _, n := range p.Drained {
 		submit(state.FinishDrain{Node: n})
 	}
 	_ = g.Wait()
+	done = done[:at]
 	return slices.Contains(done, true), slices.Contains(done, false)
 }
 

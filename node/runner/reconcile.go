@@ -95,7 +95,7 @@ func (r *Runner) admit(ctx context.Context, index uint64, want Want, t *task) *t
 			Index: index, Status: placement.TaskAssigned,
 		}}
 	}
-	t.job = want.Job
+	t.job, t.hosts = want.Job, want.Hosts
 	t.setLease(want.Task.LeaseUntil, r.cfg)
 	end := func(status placement.TaskStatus, reason string) *task {
 		t.rec.Status, t.rec.Reason, t.rec.EndedAt, t.reported = status, reason, now, now

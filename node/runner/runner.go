@@ -27,6 +27,9 @@ import (
 type Want struct {
 	Task placement.Task
 	Job  placement.Job
+	// Hosts are those of the nodes of a gang's members, by rank; empty for any
+	// other job.
+	Hosts []string
 }
 
 // Wanted is the node's part of a committed view. It holds every task of the

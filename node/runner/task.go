@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -14,9 +16,11 @@ import (
 // task is one task in this process. All fields but saving are guarded by Runner.mu.
 // Exactly one goroutine, its life, brings it up and sees its end.
 type task struct {
-	rec  Record
-	job  placement.Job // set while the task is to be started
-	seen uint64        // index of the newest view that had it
+	rec Record
+	job placement.Job // set while the task is to be started
+	// hosts are those of its gang's members, set with job.
+	hosts []string
+	seen  uint64 // index of the newest view that had it
 
 	alive    bool // it has a life
 	absent   bool // the region has it as over, or not at all
@@ -110,6 +114,12 @@ func (r *Runner) spec(t *task) Spec {
 		env[k] = v
 	}
 	env["SOVMESH_JOB"], env["SOVMESH_TASK"] = string(t.rec.Job), string(t.rec.Task)
+	if rank, _, _ := t.rec.Task.Member(); t.job.Spec.Gang() {
+		env["SOVMESH_GANG_SIZE"], env["SOVMESH_GANG_RANK"] = strconv.Itoa(t.job.Spec.Size()), strconv.Itoa(rank)
+		if len(t.hosts) > 0 && !slices.Contains(t.hosts, "") { // a worker may not know all of them
+			env["SOVMESH_GANG_HOSTS"] = strings.Join(t.hosts, ",")
+		}
+	}
 	for k, v := range t.job.Spec.Env {
 		env[k] = v
 	}

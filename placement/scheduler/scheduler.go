@@ -134,7 +134,7 @@ func (p *planner) want(job *placement.Job) {
 // have it; the room is counted as used already.
 func (p *planner) claim(job *placement.Job, c *class, reason string) bool {
 	hold, ok := p.s.Held[job.ID]
-	if !ok {
+	if !ok || job.Spec.Gang() {
 		return false
 	}
 	at := p.nodes[hold.Node]
