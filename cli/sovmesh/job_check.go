@@ -50,11 +50,18 @@ func (p *program) writeCheck(w io.Writer, r *api.CheckReport) {
 	if r.Node != "" {
 		place += "/" + string(r.Node)
 	}
-	p.facts(w, "answer", r.Answer, "place", place, "reason", r.Reason, "residency", r.Residency, "law pack", r.LawPack, "as of", r.AsOf)
+	p.facts(w, "answer", r.Answer, "place", place, "reason", r.Reason, "summary", summaryOf(r.Local), "residency", r.Residency, "law pack", r.LawPack, "as of", r.AsOf)
 	p.writeRegionChecks(w, r.Regions)
 	if r.Local != nil {
 		p.writeFilters(w, r.Local)
 	}
+}
+
+func summaryOf(e *api.Explanation) string {
+	if e == nil {
+		return ""
+	}
+	return e.Summary
 }
 
 func (p *program) writeRegionChecks(w io.Writer, regions []api.RegionCheck) {
@@ -79,6 +86,12 @@ func (p *program) writeFilters(w io.Writer, e *api.Explanation) {
 			t.add(f.Filter, fmt.Sprint(f.Nodes), f.Detail)
 		}
 		t.write(w)
+	}
+	for _, q := range e.Quota {
+		fmt.Fprintf(w, "quota of your tenant: %d of %d %s\n", q.Used, q.Limit, q.Name)
+	}
+	for _, a := range e.Answers {
+		fmt.Fprintf(w, "region %s had no place: %s\n", a.Region, clean(a.Reason))
 	}
 	for _, r := range e.Relax {
 		fmt.Fprintf(w, "it would start if: %s\n", clean(r))

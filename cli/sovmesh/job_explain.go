@@ -33,7 +33,7 @@ func (p *program) jobExplain() *cli.Command {
 }
 
 func (p *program) writeExplained(w io.Writer, e *api.Explanation) {
-	p.facts(w, "job", string(e.Job), "status", string(e.Status), "main reason", e.Reason, "what to do", e.Hint)
+	p.facts(w, "job", string(e.Job), "status", string(e.Status), "main reason", e.Reason, "what to do", e.Hint, "summary", e.Summary)
 	p.writeRegionChecks(w, e.Regions)
 	if e.Nodes > 0 {
 		p.writeFilters(w, e)

@@ -72,6 +72,15 @@ func (s *State) peerRoom(peer placement.RegionID, row placement.TenantID, share 
 	return nil
 }
 
+// TenantUse is what a tenant's jobs that are not over count against its quota.
+type TenantUse struct{ Jobs, Pending, GPUs int }
+
+// TenantUse adds up the jobs of a tenant, kept as they come and go.
+func (v *View) TenantUse(t placement.TenantID) TenantUse {
+	u, _ := v.usage.get(string(t))
+	return TenantUse{Jobs: u.jobs, Pending: u.pending, GPUs: u.gpus}
+}
+
 // quota judges one more job that asks for some GPUs.
 func (s *State) quota(t *Tenant, gpus int) *Refused {
 	u, _ := s.usage.get(string(t.ID))

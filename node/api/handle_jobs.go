@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/placement"
-	"github.com/sovmesh/sovmesh/placement/scheduler"
 )
 
 // findJob is the job that an id or a unique prefix names, of those that the
@@ -125,6 +125,12 @@ func explainJob(s *Server, c *call) error {
 		return err
 	}
 	out := s.explain(v, j)
+	out.history(j, s.now())
+	if c.caller.Kind == CallerToken {
+		out.Quota = quotaLines(v, j.Tenant, 0, 0)
+	}
+	out.mayKnow(c.caller, v)
+	out.summarise()
 	out.Job, out.Status = j.ID, j.Status
 	if j.Status != placement.JobPending || j.Code != "" {
 		out.Code, out.Reason = j.Code, j.Reason
@@ -132,6 +138,7 @@ func explainJob(s *Server, c *call) error {
 	if j.Status.Terminal() {
 		// Who would take it, and what would help, are questions of the living.
 		out.Hint, out.Relax, out.Nodes, out.Fit, out.Failed = "", nil, 0, 0, []FilterCount{}
+		out.Summary, out.LargestHole, out.Quota, out.Reserved, out.NextTry = "", 0, nil, nil, time.Time{}
 	}
 	if c.caller.Kind == CallerToken {
 		for _, t := range v.TasksOf(j.ID) {
@@ -145,26 +152,11 @@ func explainJob(s *Server, c *call) error {
 	out.Regions = at.survey(j.Policy, places).checks
 	if c.caller.Kind == CallerGrant {
 		out.Nodes, out.Fit, out.Failed, out.Relax = 0, 0, []FilterCount{}, nil
+		out.Summary, out.LargestHole, out.Reserved, out.Answers = "", 0, nil, nil
 		out.Code, out.Reason, out.Hint = s.reasons(v).abroad(j)
 	}
 	c.index(v.Index())
 	return c.writeJSON(http.StatusOK, out)
-}
-
-// explain asks the scheduler about this region.
-func (s *Server) explain(v *state.View, j *placement.Job) *Explanation {
-	e := scheduler.Explain(v.Snapshot(s.now()), j)
-	out := &Explanation{
-		Outcome: string(e.Outcome), Code: string(e.Code), Reason: e.Reason, Hint: e.Hint, Rule: e.Rule, LawPack: e.LawPack, On: e.On,
-		Nodes: e.Nodes, Fit: e.Fitting, Failed: []FilterCount{},
-	}
-	for _, n := range e.Counts {
-		out.Failed = append(out.Failed, FilterCount{Filter: string(n.Constraint), Nodes: n.Nodes})
-	}
-	for _, change := range e.Changes {
-		out.Relax = append(out.Relax, fmt.Sprintf("%s: %d more %s", change.What, change.Nodes, pick(change.Nodes == 1, "node", "nodes")))
-	}
-	return out
 }
 
 // resolve says where something may go: it sees tag and size, no payload.

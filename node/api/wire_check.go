@@ -1,7 +1,10 @@
 package api
 
 import (
+	"time"
+
 	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/scheduler"
 )
 
 // Answers that a dry run may have.
@@ -64,12 +67,36 @@ type Explanation struct {
 	Fit     int    `json:"fit"`   // passed every filter
 	// Failed counts nodes by the first filter that they failed.
 	Failed []FilterCount `json:"failed"`
+	// Summary is all of it in one line: counts, quota, what blocks, the next try.
+	Summary string `json:"summary,omitempty"`
+	// LargestHole is the most GPUs that would serve it and are free on one node
+	// that fails nothing else.
+	LargestHole int `json:"largest_hole,omitempty"`
 	// Relax are single changes, each of which would let it in now.
 	Relax []string `json:"relax,omitempty"`
+	// Quota is the arithmetic of its own tenant, never of another.
+	Quota []QuotaLine `json:"quota,omitempty"`
+	// Reserved is free room that is kept for the first of the queue.
+	Reserved *scheduler.Reserved `json:"reserved,omitempty"`
+	// Answers are the reasons of other regions that were asked and had no place.
+	Answers []placement.RegionAnswer `json:"answers,omitempty"`
+	// NextTry is when it is looked at again by time alone; missing if only a
+	// change of the region can help.
+	NextTry time.Time `json:"next_try,omitzero"`
 	// Tasks are the job's tasks so far, with the reason of each placement.
 	Tasks []placement.Task `json:"tasks,omitempty"`
 	// Regions is how each known region stands to the job's policy.
 	Regions []RegionCheck `json:"regions,omitempty"`
+}
+
+// QuotaLine is one quota of the asker's tenant and what its jobs count against
+// it; a job that was submitted counts already.
+type QuotaLine struct {
+	Name  string `json:"name"`            // gpus, jobs, pending
+	Used  int    `json:"used"`            //
+	Asked int    `json:"asked"`           // by a dry run, on top
+	Limit int    `json:"limit,omitempty"` // missing: none
+	OK    bool   `json:"ok"`
 }
 
 // FilterCount is how many nodes failed one filter first.

@@ -73,14 +73,6 @@ type class struct {
 	told *Explanation
 }
 
-// fit says what of a request a shape satisfies.
-type fit uint8
-
-const (
-	fitModel fit = 1 << iota
-	fitMemory
-)
-
 // class finds the class of a job's demand.
 func (p *planner) class(job *placement.Job) *class {
 	key := classKey{
@@ -93,23 +85,6 @@ func (p *planner) class(job *placement.Job) *class {
 	c := &class{classKey: key, p: p, group: p.group(key, job.Policy), neighbours: p.tenant(key.tenant)}
 	p.classes[key] = c
 	return c
-}
-
-// shape says what of the class's request the numbered shape satisfies.
-func (c *class) shape(id int32) fit {
-	for int32(len(c.fits)) <= id {
-		s := c.p.shapes.list[len(c.fits)]
-		var f fit
-		if (&placement.Device{Model: s.model, Profile: s.profile, Confidential: s.confidential}).Matches(
-			placement.Resources{GPUModel: c.res.GPUModel, GPUProfile: c.res.GPUProfile, Confidential: c.res.Confidential}) {
-			f |= fitModel
-		}
-		if s.memory >= c.res.GPUMemory {
-			f |= fitMemory
-		}
-		c.fits = append(c.fits, f)
-	}
-	return c.fits[id]
 }
 
 // score ranks a node for the class, least first: the tag's preference, then

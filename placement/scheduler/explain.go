@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -53,14 +54,35 @@ type Explanation struct {
 	Nodes   int     `json:"nodes"`
 	Fitting int     `json:"fitting"`
 	Counts  []Count `json:"counts"`
+	// LargestHole is the most GPUs that would serve the job and are free on one
+	// node that fails nothing else.
+	LargestHole int `json:"largest_hole,omitempty"`
+	// Brief is the counts in one line, the most first.
+	Brief string `json:"brief"`
 	// Changes are single relaxations, each of which would let it in now.
 	Changes []Change `json:"changes,omitempty"`
+	// Reserved is room that the job may not have though it is free; nil for none.
+	Reserved *Reserved `json:"reserved,omitempty"`
+}
+
+// Reserved is room kept for the first of the queue, which needs more than is
+// free together.
+type Reserved struct {
+	Nodes int `json:"nodes"` // kept
+	// Job is who it is kept for; whoever shows it asks first whether the asker may
+	// know of that job.
+	Job placement.JobID `json:"job,omitempty"`
+	// Until is when it is given back, or the job is expected to start; zero if
+	// nobody knows.
+	Until time.Time `json:"until,omitzero"`
 }
 
 // Count is how many nodes fail a constraint first.
 type Count struct {
 	Constraint Constraint `json:"constraint"`
 	Nodes      int        `json:"nodes"`
+	// Detail is what of the demand they fail, and how near they come.
+	Detail string `json:"detail,omitempty"`
 }
 
 // Change is one relaxation and how many nodes would then fit.
@@ -94,7 +116,7 @@ func (p *planner) tell(c *class, v *survey) Explanation {
 	}
 	for i, n := range v.first {
 		if n > 0 {
-			e.Counts = append(e.Counts, Count{chain[i], n})
+			e.Counts = append(e.Counts, Count{chain[i], n, c.detail(chain[i], v.hole)})
 		}
 	}
 	switch {
@@ -115,9 +137,11 @@ func (p *planner) tell(c *class, v *survey) Explanation {
 		p.tellFull(&e, c, v)
 	}
 	p.tellGang(&e, c)
+	e.LargestHole = v.hole
 	if v.fit == 0 {
 		e.Changes = changes(c, v)
 	}
+	e.Brief = c.brief(&e)
 	return e
 }
 
@@ -159,6 +183,8 @@ func (p *planner) tellFull(e *Explanation, c *class, v *survey) {
 		e.Hint = "nodes take work again after: sovmesh node resume NODE"
 	case NodeContact:
 		e.Hint = "see which nodes are silent: sovmesh node list"
+	case GPUHealth:
+		e.Hint = "see what is wrong with them: sovmesh gpu list"
 	}
 }
 

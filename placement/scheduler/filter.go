@@ -10,26 +10,31 @@ type Constraint string
 const (
 	ResidencyRefused Constraint = "residency.refused"
 	ResidencyUnknown Constraint = "residency.unknown"
-	NodeState        Constraint = "node.state"   // cordoned, draining or drained
-	NodeContact      Constraint = "node.contact" // silent
-	NodePinned       Constraint = "node.pinned"  // the job names another node or site
-	NodeDriver       Constraint = "node.driver"  // cannot run this kind
-	FreeCPU          Constraint = "capacity.cpu"
-	FreeMemory       Constraint = "capacity.memory"
-	GPUCount         Constraint = "gpu.count"
-	GPUModel         Constraint = "gpu.model"
-	GPUMemory        Constraint = "gpu.memory"
+	NodeState        Constraint = "node.state"       // cordoned, draining or drained
+	NodeContact      Constraint = "node.contact"     // silent
+	NodePinned       Constraint = "node.pinned"      // the job names another node or site
+	NodeDriver       Constraint = "node.driver"      // cannot run this kind
+	GPUCount         Constraint = "gpu.count"        // it has fewer GPUs, were all of them free
+	GPUProfile       Constraint = "gpu.profile"      // it has fewer instances of the MIG profile
+	GPUModel         Constraint = "gpu.model"        // fewer of them are of the model
+	GPUMemory        Constraint = "gpu.memory"       // or have the memory
+	GPUSealed        Constraint = "gpu.confidential" // or run in confidential-computing mode
+	FreeCPU          Constraint = "capacity.cpu"     // less is free
+	FreeMemory       Constraint = "capacity.memory"  // less is free
+	GPUHealth        Constraint = "gpu.health"       // enough would be free, were all healthy
+	GPUFree          Constraint = "gpu.free"         // it has them, and others hold them
 )
 
-// chain is the order of the filters, for counting.
+// chain is the order of the filters, for counting: what the law says, what
+// people decided, what hardware is there, what of it is free.
 var chain = [...]Constraint{
-	ResidencyRefused, ResidencyUnknown, NodeState, NodeContact, NodePinned,
-	NodeDriver, FreeCPU, FreeMemory, GPUCount, GPUModel, GPUMemory,
+	ResidencyRefused, ResidencyUnknown, NodeState, NodeContact, NodePinned, NodeDriver,
+	GPUCount, GPUProfile, GPUModel, GPUMemory, GPUSealed, FreeCPU, FreeMemory, GPUHealth, GPUFree,
 }
 
 // faults is a set of constraints, bit i standing for chain[i]: which filters a
 // node fails, not only the first.
-type faults uint16
+type faults uint32
 
 const (
 	failRefused faults = 1 << iota
@@ -38,16 +43,21 @@ const (
 	failContact
 	failPinned
 	failDriver
-	failCPU
-	failMemory
 	failCount
+	failProfile
 	failModel
 	failGPUMemory
+	failSealed
+	failCPU
+	failMemory
+	failHealth
+	failFree
 )
 
 const (
 	failLaw = failRefused | failUnknown
-	failGPU = failCount | failModel | failGPUMemory
+	// failGPU: at most one of them is set, the first.
+	failGPU = failCount | failProfile | failModel | failGPUMemory | failSealed | failHealth | failFree
 )
 
 // first is the index in chain of the first failing filter.
@@ -84,7 +94,8 @@ func (k groupKey) filter(n *placement.Node, law *verdict, drives bool) faults {
 	return f
 }
 
-// room are the filters that depend on what is free at the moment.
+// room are the filters that depend on what is free at the moment. Of the
+// devices it says only that they do not do; [class.lacking] says why.
 func (c *class) room(at *space) faults {
 	var f faults
 	if at.cpu < c.res.CPU {
@@ -94,45 +105,7 @@ func (c *class) room(at *space) faults {
 		f |= failMemory
 	}
 	if c.res.GPUs > 0 {
-		f |= c.devices(at.free)
+		f |= c.devices(at)
 	}
 	return f
-}
-
-// devices says whether enough of the counted devices serve the class, and if
-// not, whether number, model or memory is what is short.
-func (c *class) devices(lots []lot) faults {
-	n := c.tally(lots)
-	switch {
-	case n.both >= c.res.GPUs:
-		return 0
-	case n.all < c.res.GPUs:
-		return failCount
-	case n.model < c.res.GPUs:
-		return failModel
-	}
-	return failGPUMemory
-}
-
-// tally counts devices: all, those of the model asked for, those with the
-// memory asked for, and those with both.
-type tally struct{ all, model, memory, both int }
-
-func (c *class) tally(lots []lot) tally {
-	var t tally
-	for _, l := range lots {
-		fit := c.shape(l.shape)
-		n := int(l.count)
-		t.all += n
-		if fit&fitModel != 0 {
-			t.model += n
-		}
-		if fit&fitMemory != 0 {
-			t.memory += n
-		}
-		if fit == fitModel|fitMemory {
-			t.both += n
-		}
-	}
-	return t
 }

@@ -38,15 +38,28 @@ func TestEachFilterNamesItself(t *testing.T) {
 		{"no driver", node("n1"), job("a", func(j *placement.Job) { j.Kind = placement.KindVM }), NodeDriver, Impossible, "driver vm"},
 		{"no cpu now", node("n1", used(7500, 0)), job("a"), FreeCPU, Full, "ask for cpu 500m"},
 		{"no cpu ever", node("n1"), job("a", asks(placement.Resources{CPU: 9000})), FreeCPU, Impossible, "ask for cpu 8"},
-		{"no memory now", node("n1", used(0, 32*placement.GiB-1)), job("a"), FreeMemory, Full, "ask for memory 1"},
+		{"no memory now", node("n1", used(0, 32*placement.GiB-1)), job("a"), FreeMemory, Full, "ask for less memory"},
 		{"no memory ever", node("n1"), job("a", asks(placement.Resources{Memory: placement.TiB})), FreeMemory, Impossible, "ask for memory 32GiB"},
 		{"no gpu at all", node("n1"), job("a", gpuJob(placement.Resources{GPUs: 1})), GPUCount, Impossible, ""},
-		{"gpus taken", node("n1", h, used(0, 0, "n1-gpu-0", "n1-gpu-1", "n1-gpu-2")), job("a", gpuJob(placement.Resources{GPUs: 2})), GPUCount, Full, "ask for 1 GPUs"},
+		{"gpus taken", node("n1", h, used(0, 0, "n1-gpu-0", "n1-gpu-1", "n1-gpu-2")), job("a", gpuJob(placement.Resources{GPUs: 2})), GPUFree, Full, "ask for 1 GPU"},
 		{"gpus sick", node("n1", h, func(n *placement.Node) {
 			for i := range n.Inventory.Devices {
 				n.Inventory.Devices[i].Health = placement.DeviceLost
 			}
-		}), job("a", gpuJob(placement.Resources{GPUs: 1})), GPUCount, Full, ""},
+		}), job("a", gpuJob(placement.Resources{GPUs: 1})), GPUHealth, Full, "repaired or cleared"},
+		{"some gpus sick, the others held", node("n1", h, used(0, 0, "n1-gpu-0"), sick(placement.DeviceCordoned, 1, 2, 3)), job("a", gpuJob(placement.Resources{GPUs: 3})), GPUHealth, Full, "repaired or cleared"},
+		{"more than are there, sick or not", node("n1", h, sick(placement.DeviceLost, 1)), job("a", gpuJob(placement.Resources{GPUs: 9})), GPUCount, Impossible, "ask for 3 GPUs"},
+		{"cut into instances", node("n1", h, cut("1g.10gb", 7)), job("a", gpuJob(placement.Resources{GPUs: 5})), GPUCount, Impossible, "ask for 4 GPUs"},
+		{"instances", node("n1", h, cut("1g.10gb", 7)), job("a", gpuJob(placement.Resources{GPUs: 7, GPUProfile: "1g.10gb"})), "", Fits, ""},
+		{"instances held", node("n1", h, cut("1g.10gb", 2), used(0, 0, "n1-mig-0")), job("a", gpuJob(placement.Resources{GPUs: 2, GPUProfile: "1g.10gb"})), GPUFree, Full, "ask for 1 GPU"},
+		{"a profile that no device has", node("n1", h, cut("1g.10gb", 7)), job("a", gpuJob(placement.Resources{GPUs: 1, GPUProfile: "3g.40gb"})), GPUProfile, Impossible, "take another MIG profile: a whole GPU, 1g.10gb"},
+		{"an instance is no gpu", node("n1", cut("1g.10gb", 7)), job("a", gpuJob(placement.Resources{GPUs: 1})), GPUCount, Impossible, ""},
+		{"no confidential device", node("n1", h), job("a", gpuJob(placement.Resources{GPUs: 1, Confidential: true})), GPUSealed, Impossible, "do without"},
+		{"a confidential device that is lost", node("n1", h, sealed, sick(placement.DeviceLost, 0, 1, 2, 3)), job("a", gpuJob(placement.Resources{GPUs: 1, Confidential: true})), GPUHealth, Full, ""},
+		{"a share of a part-held device", node("n1", gpus(1, h100, 80*placement.GiB), shares("n1-gpu-0", 700)), job("a", gpuJob(placement.Resources{GPUs: 1, GPUShare: 300})), "", Fits, ""},
+		{"a share that is not left", node("n1", gpus(1, h100, 80*placement.GiB), shares("n1-gpu-0", 701)), job("a", gpuJob(placement.Resources{GPUs: 1, GPUShare: 300})), GPUFree, Full, "ask for gpu_share 200m"},
+		{"one of two models", node("n1", h), job("a", gpuJob(placement.Resources{GPUs: 1, GPUModel: "A100|H100"})), "", Fits, ""},
+		{"none of two models", node("n1", h), job("a", gpuJob(placement.Resources{GPUs: 1, GPUModel: "A100|B200"})), GPUModel, Impossible, "take another model"},
 		{"more gpus than any node has", node("n1", h), job("a", gpuJob(placement.Resources{GPUs: 5})), GPUCount, Impossible, "ask for 4 GPUs"},
 		{"another model", node("n1", h), job("a", gpuJob(placement.Resources{GPUs: 1, GPUModel: "A100"})), GPUModel, Impossible, "take another model: " + h100},
 		{"too little device memory", node("n1", h), job("a", gpuJob(placement.Resources{GPUs: 1, GPUMemory: 100 * placement.GiB})), GPUMemory, Impossible, "ask for gpu_memory 80GiB"},
@@ -76,6 +89,38 @@ func TestEachFilterNamesItself(t *testing.T) {
 	}
 }
 
+// Every fraction of a device is given once: shares fill one device before they
+// open another, and nobody gets a whole one that is held in part.
+func TestSharesFillOneDeviceFirst(t *testing.T) {
+	half := asks(placement.Resources{CPU: 100, GPUs: 1, GPUShare: 500})
+	n := node("n1", gpus(2, h100, 80*placement.GiB))
+	s := world([]*placement.Node{n}, job("a", half), job("b", half), job("c", half), job("d", asks(placement.Resources{CPU: 100, GPUs: 1})), job("e", half), job("f", half))
+	d := Plan(s)
+	held := map[string]int{}
+	for _, a := range d.Assign {
+		held[a.Devices[0]] += 500
+	}
+	if len(d.Assign) != 4 || held["n1-gpu-0"] != 1000 || held["n1-gpu-1"] != 1000 {
+		t.Fatalf("%v of %+v", held, d.Assign)
+	}
+	if len(d.Refused) != 2 || d.Refused[0].Job != "fra-1.d" || d.Refused[0].Explanation.Code != GPUFree {
+		t.Errorf("refused %+v", d.Refused)
+	}
+}
+
+func TestTheBriefSaysTheLargestHole(t *testing.T) {
+	h := gpus(4, h100, 80*placement.GiB)
+	nodes := []*placement.Node{
+		node("n1", h, used(0, 0, "n1-gpu-0")), node("n2", h, used(0, 0, "n2-gpu-0", "n2-gpu-1")), node("n3"), node("n4", h, used(8000, 0)),
+		node("n5", h, func(n *placement.Node) { n.State = placement.NodeCordoned }),
+	}
+	j := job("a", asks(placement.Resources{CPU: 1000, GPUs: 4}))
+	e := Explain(world(nodes, j), j)
+	if want := "5 nodes: 2 gpu-free<4 (largest hole 3), 1 cordoned, 1 gpus<4, 1 cpu"; e.Brief != want {
+		t.Errorf("%q, want %q", e.Brief, want)
+	}
+}
+
 func TestANodeCountsForTheFirstFilterItFails(t *testing.T) {
 	nodes := []*placement.Node{
 		node("n1", silentSince(0), func(n *placement.Node) { n.State = placement.NodeCordoned }),
@@ -86,7 +131,7 @@ func TestANodeCountsForTheFirstFilterItFails(t *testing.T) {
 	}
 	j := job("a")
 	e := Explain(world(nodes, j), j)
-	want := []Count{{NodeState, 1}, {NodeDriver, 1}, {FreeCPU, 2}, {FreeMemory, 1}}
+	want := []Count{{NodeState, 1, ""}, {NodeDriver, 1, "kind process"}, {FreeCPU, 2, "1 asked for"}, {FreeMemory, 1, "1GiB asked for"}}
 	if len(e.Counts) != len(want) {
 		t.Fatalf("counts %+v, want %+v", e.Counts, want)
 	}

@@ -38,6 +38,41 @@ func gpus(count int, model string, memory placement.Bytes) func(*placement.Node)
 	}
 }
 
+// sick marks devices by their place in the list.
+func sick(h placement.DeviceHealth, at ...int) func(*placement.Node) {
+	return func(n *placement.Node) {
+		for _, i := range at {
+			n.Inventory.Devices[i].Health = h
+		}
+	}
+}
+
+func sealed(n *placement.Node) {
+	for i := range n.Inventory.Devices {
+		n.Inventory.Devices[i].Confidential = true
+	}
+}
+
+// cut adds one GPU that is cut into so many instances of a profile.
+func cut(profile string, instances int) func(*placement.Node) {
+	return func(n *placement.Node) {
+		whole := string(n.ID) + "-cut"
+		n.Inventory.Devices = append(n.Inventory.Devices, placement.Device{UUID: whole, Model: h100, Memory: 80 * placement.GiB, Health: placement.DeviceOK, Partitioned: true})
+		for i := range instances {
+			n.Inventory.Devices = append(n.Inventory.Devices, placement.Device{
+				UUID: fmt.Sprintf("%s-mig-%d", n.ID, i), Model: h100, Memory: 10 * placement.GiB, Health: placement.DeviceOK, Parent: whole, Profile: profile,
+			})
+		}
+	}
+}
+
+// shares lets other tasks hold a part of a device.
+func shares(uuid string, held placement.MilliGPU) func(*placement.Node) {
+	return func(n *placement.Node) {
+		n.Used = placement.Usage{Shares: []placement.DeviceShare{{UUID: uuid, Held: held}}, Tasks: 1}
+	}
+}
+
 func draining(deadline time.Time, then placement.OnDrain) func(*placement.Node) {
 	return func(n *placement.Node) {
 		n.State = placement.NodeDraining

@@ -16,10 +16,11 @@ type space struct {
 	total   placement.MilliCPU
 	cpu     placement.MilliCPU
 	memory  placement.Bytes
-	free    []lot // free and healthy devices, by shape
-	gpus    int32 // their number
-	tasks   int32 // live ones, and those assigned in this plan
-	taken   []string
+	free    []lot                         // free and healthy devices, by shape
+	gpus    int32                         // their number
+	tasks   int32                         // live ones, and those assigned in this plan
+	taken   []string                      // UUIDs that this plan gave away whole
+	part    map[string]placement.MilliGPU // and in part
 }
 
 // lot is a number of devices of one shape.
@@ -126,6 +127,9 @@ func (p *planner) take(c *class, at *space) []string {
 	if c.res.GPUs <= 0 {
 		return nil
 	}
+	if c.res.GPUShare > 0 {
+		return p.takeShare(c, at)
+	}
 	var out []string
 	for _, id := range p.lotsFor(c, at) {
 		out = p.takeDevices(at, id, c.res.GPUs-len(out), out)
@@ -140,7 +144,7 @@ func (p *planner) take(c *class, at *space) []string {
 func (p *planner) lotsFor(c *class, at *space) []int32 {
 	var fit []lot
 	for _, l := range at.free {
-		if l.count > 0 && c.shape(l.shape) == fitModel|fitMemory {
+		if l.count > 0 && c.shape(l.shape) == fitAll {
 			fit = append(fit, l)
 		}
 	}
@@ -173,7 +177,7 @@ func (p *planner) takeDevices(at *space, id int32, want int, out []string) []str
 				break
 			}
 			d := &at.node.Inventory.Devices[i]
-			if d.Health != health || p.shapes.of(d, id) != id || at.node.Used.Idle(d.UUID) < placement.WholeGPU || slices.Contains(at.taken, d.UUID) {
+			if d.Health != health || p.shapes.of(d, id) != id || at.idle(d) < placement.WholeGPU {
 				continue
 			}
 			out = append(out, d.UUID)

@@ -1,8 +1,12 @@
 package scheduler
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
+
+	"github.com/sovmesh/sovmesh/placement"
 )
 
 // wants says what of the demand the hardware cannot give.
@@ -16,12 +20,16 @@ func (c *class) wants(code Constraint) string {
 		return fmt.Sprintf("none has %s cores", c.res.CPU)
 	case FreeMemory:
 		return fmt.Sprintf("none has %s of memory", c.res.Memory)
+	case GPUProfile:
+		return fmt.Sprintf("none has %s of the profile %s", count(c.res.GPUs, "MIG instance"), c.res.GPUProfile)
 	case GPUModel:
-		return fmt.Sprintf("none has %d GPUs of model %s", c.res.GPUs, c.res.GPUModel)
+		return fmt.Sprintf("none has %s of model %s", count(c.res.GPUs, "GPU"), c.models())
 	case GPUMemory:
-		return fmt.Sprintf("none has %d such GPUs with %s of memory each", c.res.GPUs, c.res.GPUMemory)
+		return fmt.Sprintf("none has %s with %s of memory each", count(c.res.GPUs, "such GPU"), c.res.GPUMemory)
+	case GPUSealed:
+		return fmt.Sprintf("none has %s in confidential-computing mode", count(c.res.GPUs, "such GPU"))
 	}
-	return fmt.Sprintf("none has %d GPUs", c.res.GPUs)
+	return fmt.Sprintf("none has %s", count(c.res.GPUs, "GPU"))
 }
 
 // lacks says what most nodes lack at the moment.
@@ -39,10 +47,14 @@ func (c *class) lacks(code Constraint) string {
 		return fmt.Sprintf("with less than %s cores free", c.res.CPU)
 	case FreeMemory:
 		return fmt.Sprintf("with less than %s of memory free", c.res.Memory)
-	case GPUModel:
-		return fmt.Sprintf("with fewer than %d GPUs of model %s free", c.res.GPUs, c.res.GPUModel)
-	case GPUMemory:
-		return fmt.Sprintf("with fewer than %d such GPUs of %s free", c.res.GPUs, c.res.GPUMemory)
+	case GPUHealth:
+		return "with GPUs that are cordoned or lost"
+	}
+	if c.res.GPUShare > 0 {
+		return fmt.Sprintf("without a GPU of which %s is free", c.res.GPUShare)
+	}
+	if c.res.GPUProfile != "" {
+		return fmt.Sprintf("with fewer than %d MIG instances %s free", c.res.GPUs, c.res.GPUProfile)
 	}
 	return fmt.Sprintf("with fewer than %d GPUs free", c.res.GPUs)
 }
@@ -55,6 +67,9 @@ func (c *class) pin() string {
 	return fmt.Sprintf("site %s", c.site)
 }
 
+// models names the models asked for.
+func (c *class) models() string { return strings.ReplaceAll(c.res.GPUModel, "|", " or ") }
+
 // changes lists the relaxations that would let the job in now.
 func changes(c *class, v *survey) []Change {
 	var out []Change
@@ -65,6 +80,13 @@ func changes(c *class, v *survey) []Change {
 	}
 	return out
 }
+
+// Amounts that are free are told rounded down, so that they say little of what
+// holds the rest.
+const (
+	coarseCPU   = 500
+	coarseShare = 100
+)
 
 // change says in words what lifting the constraint would be.
 func (c *class) change(code Constraint, v *survey) string {
@@ -82,34 +104,150 @@ func (c *class) change(code Constraint, v *survey) string {
 	case NodeDriver:
 		return fmt.Sprintf("give the nodes the driver %s", c.kind)
 	case FreeCPU:
-		return fmt.Sprintf("ask for cpu %s", v.cpu)
+		if v.cpu < coarseCPU {
+			return "ask for less cpu"
+		}
+		return fmt.Sprintf("ask for cpu %s", v.cpu-v.cpu%coarseCPU)
 	case FreeMemory:
-		return fmt.Sprintf("ask for memory %s", v.memory)
+		return "ask for " + coarseMemory(v.memory)
+	case GPUProfile:
+		return "take another MIG profile: " + strings.Join(c.p.namesOf(v.profiles, func(s shape) string { return s.profile }), ", ")
 	case GPUModel:
-		return "take another model: " + strings.Join(c.p.modelNames(v.models), ", ")
+		return "take another model: " + strings.Join(c.p.namesOf(v.models, func(s shape) string { return s.model }), ", ")
 	case GPUMemory:
 		return fmt.Sprintf("ask for gpu_memory %s", v.device)
+	case GPUSealed:
+		return "do without confidential-computing mode"
+	case GPUHealth:
+		return "have the cordoned or lost GPUs repaired or cleared"
 	}
-	return fmt.Sprintf("ask for %d GPUs", v.gpus)
+	if c.res.GPUShare > 0 {
+		return fmt.Sprintf("ask for gpu_share %s", v.share-v.share%coarseShare)
+	}
+	return "ask for " + count(v.gpus, "GPU")
 }
 
-// modelNames are the models of the given shapes in order of their numbers.
-func (p *planner) modelNames(ids map[int32]bool) []string {
+func coarseMemory(b placement.Bytes) string {
+	for _, unit := range [...]placement.Bytes{placement.GiB, 64 * placement.MiB} {
+		if b >= unit {
+			return "memory " + (b - b%unit).String()
+		}
+	}
+	return "less memory"
+}
+
+// namesOf are the different names of the given shapes in order of their numbers.
+func (p *planner) namesOf(ids map[int32]bool, name func(shape) string) []string {
 	var out []string
-	seen := make(map[string]bool)
 	for id, s := range p.shapes.list {
-		if ids[int32(id)] && !seen[s.model] {
-			seen[s.model] = true
-			out = append(out, s.model)
+		text := name(s)
+		if text == "" {
+			text = "a whole GPU"
+		}
+		if ids[int32(id)] && !slices.Contains(out, text) {
+			out = append(out, text)
 		}
 	}
 	return out
 }
 
-// nodes counts nodes in words.
-func nodes(n int) string {
-	if n == 1 {
-		return "1 node"
+// brief is one line: how many nodes fail which filter first, most of them first.
+func (c *class) brief(e *Explanation) string {
+	var b strings.Builder
+	b.WriteString(nodes(e.Nodes))
+	sep := ": "
+	if e.Fitting > 0 {
+		fmt.Fprintf(&b, "%s%d fit", sep, e.Fitting)
+		sep = ", "
 	}
-	return fmt.Sprintf("%d nodes", n)
+	sorted := slices.Clone(e.Counts)
+	slices.SortStableFunc(sorted, func(a, b Count) int { return cmp.Compare(b.Nodes, a.Nodes) })
+	for _, n := range sorted {
+		fmt.Fprintf(&b, "%s%d %s", sep, n.Nodes, c.short(n.Constraint, e.LargestHole))
+		sep = ", "
+	}
+	return b.String()
+}
+
+// short names what nodes fail in a word or two.
+func (c *class) short(code Constraint, hole int) string {
+	switch code {
+	case ResidencyRefused:
+		return fmt.Sprintf("residency (%s)", c.policy.tag)
+	case ResidencyUnknown:
+		return "residency unknown"
+	case NodeState:
+		return "cordoned"
+	case NodeContact:
+		return "silent"
+	case NodePinned:
+		return "not " + c.pin()
+	case NodeDriver:
+		return "no driver " + string(c.kind)
+	case GPUCount:
+		return fmt.Sprintf("gpus<%d", c.res.GPUs)
+	case GPUProfile:
+		return "profile"
+	case GPUModel:
+		return "model"
+	case GPUMemory:
+		return "gpu-memory"
+	case GPUSealed:
+		return "not confidential"
+	case FreeCPU:
+		return "cpu"
+	case FreeMemory:
+		return "memory"
+	case GPUHealth:
+		return "gpu-health"
+	case GPUFree:
+		if c.res.GPUShare > 0 {
+			return fmt.Sprintf("gpu-free<%s", c.res.GPUShare)
+		}
+		return fmt.Sprintf("gpu-free<%d (largest hole %d)", c.res.GPUs, hole)
+	}
+	return string(code)
+}
+
+// detail says what of the demand nodes fail.
+func (c *class) detail(code Constraint, hole int) string {
+	switch code {
+	case ResidencyRefused, ResidencyUnknown:
+		return "tag " + c.policy.tag
+	case NodePinned:
+		return "bound to " + c.pin()
+	case NodeDriver:
+		return "kind " + string(c.kind)
+	case GPUCount:
+		return fmt.Sprintf("fewer than %d", c.res.GPUs)
+	case GPUProfile:
+		return c.res.GPUProfile
+	case GPUModel:
+		return c.models()
+	case GPUMemory:
+		return c.res.GPUMemory.String()
+	case FreeCPU:
+		return c.res.CPU.String() + " asked for"
+	case FreeMemory:
+		return c.res.Memory.String() + " asked for"
+	case GPUHealth:
+		return "cordoned or lost"
+	case GPUFree:
+		if c.res.GPUShare > 0 {
+			return c.res.GPUShare.String() + " of one asked for"
+		}
+		return fmt.Sprintf("%d asked for, the largest hole has %d", c.res.GPUs, hole)
+	}
+	return ""
+}
+
+// nodes counts nodes in words.
+func nodes(n int) string { return count(n, "node") }
+
+// count counts things in words.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }

@@ -1,0 +1,123 @@
+package api
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/scheduler"
+)
+
+// explain asks the scheduler about this region. What it says of the nodes is
+// counts of them; whose work fills them it does not say.
+func (s *Server) explain(v *state.View, j *placement.Job) *Explanation {
+	e := scheduler.Explain(v.Snapshot(s.now()), j)
+	out := &Explanation{
+		Outcome: string(e.Outcome), Code: string(e.Code), Reason: e.Reason, Hint: e.Hint, Rule: e.Rule, LawPack: e.LawPack, On: e.On,
+		Nodes: e.Nodes, Fit: e.Fitting, Failed: []FilterCount{}, Summary: e.Brief, LargestHole: e.LargestHole, Reserved: e.Reserved,
+	}
+	for _, n := range e.Counts {
+		out.Failed = append(out.Failed, FilterCount{Filter: string(n.Constraint), Nodes: n.Nodes, Detail: n.Detail})
+	}
+	for _, change := range e.Changes {
+		out.Relax = append(out.Relax, fmt.Sprintf("%s: %d more %s", change.What, change.Nodes, pick(change.Nodes == 1, "node", "nodes")))
+	}
+	return out
+}
+
+// history adds what the job's own record tells: which regions were asked, and
+// when it is looked at again.
+func (e *Explanation) history(j *placement.Job, now time.Time) {
+	if j.HeldBack(now) {
+		e.NextTry = j.NotBefore
+	}
+	f := j.Forward
+	if f == nil {
+		return
+	}
+	e.Answers = f.Refusals
+	if f.State == placement.ForwardWaiting && f.ExpiresAt.After(now) && j.Status == placement.JobPending {
+		e.NextTry = earlierTime(e.NextTry, f.ExpiresAt)
+	}
+}
+
+func earlierTime(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// mayKnow hides for whom room is kept from who may not know of that job.
+func (e *Explanation) mayKnow(who *Caller, v *state.View) {
+	if e.Reserved == nil || e.Reserved.Job == "" {
+		return
+	}
+	kept := *e.Reserved
+	if j := v.Job(kept.Job); j == nil || !who.sees(j) {
+		kept.Job = ""
+	}
+	e.Reserved = &kept
+}
+
+// summarise puts the rest behind the counts, in the line that people read.
+func (e *Explanation) summarise() {
+	var b strings.Builder
+	b.WriteString(e.Summary)
+	for _, q := range e.Quota {
+		switch {
+		case !q.OK:
+			fmt.Fprintf(&b, "; quota %s used up (%d of %d)", q.Name, q.Used, q.Limit)
+		case q.Name == "gpus" && q.Limit > 0:
+			fmt.Fprintf(&b, "; quota ok (%d of %d)", q.Used, q.Limit)
+		}
+	}
+	if r := e.Reserved; r != nil {
+		fmt.Fprintf(&b, "; %d %s kept for the first of the queue", r.Nodes, pick(r.Nodes == 1, "node", "nodes"))
+		if !r.Until.IsZero() {
+			b.WriteString(" until " + r.Until.UTC().Format("15:04"))
+		}
+	}
+	if len(e.Answers) > 0 {
+		fmt.Fprintf(&b, "; %d other %s had no place", len(e.Answers), pick(len(e.Answers) == 1, "region", "regions"))
+	}
+	if !e.NextTry.IsZero() {
+		b.WriteString("; next try " + e.NextTry.UTC().Format("15:04"))
+	}
+	e.Summary = b.String()
+}
+
+// quotaLines are a tenant's quotas. A dry run asks for jobs and gpus on top of
+// what its tenant has; a job that is here counts already.
+func quotaLines(v *state.View, tenant placement.TenantID, jobs, gpus int) []QuotaLine {
+	t := v.Tenant(tenant)
+	if t == nil {
+		return nil
+	}
+	use := v.TenantUse(tenant)
+	var out []QuotaLine
+	for _, l := range []QuotaLine{
+		{Name: "gpus", Used: use.GPUs, Asked: gpus, Limit: t.Quota.GPUs},
+		{Name: "jobs", Used: use.Jobs, Asked: jobs, Limit: t.Quota.Jobs},
+		{Name: "pending", Used: use.Pending, Asked: jobs, Limit: t.Quota.Pending},
+	} {
+		if l.Limit > 0 {
+			l.OK = l.Used+l.Asked <= l.Limit
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// quotaWarnings are what a submit of the dry run's job would be refused for.
+func quotaWarnings(lines []QuotaLine) []string {
+	var out []string
+	for _, q := range lines {
+		if !q.OK {
+			out = append(out, fmt.Sprintf("a submit would be refused now: your tenant's quota of %s is %d, %d are in use and %d more are asked for", q.Name, q.Limit, q.Used, q.Asked))
+		}
+	}
+	return out
+}
