@@ -70,6 +70,35 @@ func (c *class) devices(at *space) faults {
 	return 0
 }
 
+// seats is how many tasks of the class the devices of a node serve together: as
+// it is, or if it were empty and its devices healthy.
+func (c *class) seats(at *space, empty bool) int {
+	if c.res.GPUs <= 0 {
+		return 0
+	}
+	whole, parts := 0, 0
+	var last int32
+	for i := range at.node.Inventory.Devices {
+		d := &at.node.Inventory.Devices[i]
+		last = c.p.shapes.of(d, last)
+		if d.Partitioned || c.shape(last) != fitAll || !empty && !d.Offered() {
+			continue
+		}
+		idle := placement.WholeGPU
+		if !empty {
+			idle = at.idle(d)
+		}
+		parts += int(idle / c.res.PerDevice())
+		if idle == placement.WholeGPU {
+			whole++
+		}
+	}
+	if c.res.GPUShare > 0 {
+		return parts
+	}
+	return whole / c.res.GPUs
+}
+
 // shared is the device of which the class gets its share: of those with enough
 // left the fullest, so that whole ones stay whole, sound ones first; nil if none
 // has.

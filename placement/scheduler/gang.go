@@ -44,10 +44,10 @@ func (c *class) members(at *space) int {
 	if c.room(at) != 0 {
 		return 0
 	}
-	return c.fitsIn(at.cpu, at.memory, at.free)
+	return c.fitsIn(at.cpu, at.memory, c.seats(at, false))
 }
 
-func (c *class) fitsIn(cpu placement.MilliCPU, memory placement.Bytes, lots []lot) int {
+func (c *class) fitsIn(cpu placement.MilliCPU, memory placement.Bytes, seats int) int {
 	n := placement.MaxMembers
 	if c.res.CPU > 0 {
 		n = min(n, int(cpu/c.res.CPU))
@@ -56,7 +56,7 @@ func (c *class) fitsIn(cpu placement.MilliCPU, memory placement.Bytes, lots []lo
 		n = min(n, int(memory/c.res.Memory))
 	}
 	if c.res.GPUs > 0 {
-		n = min(n, c.tally(lots).both/c.res.GPUs)
+		n = min(n, seats)
 	}
 	return n
 }
@@ -313,9 +313,8 @@ func (p *planner) tellGang(e *Explanation, c *class) {
 		if c.fixed[i]&failLaw != 0 {
 			continue
 		}
-		if c.empty(at) == 0 {
-			lots, _ := p.shapes.count(at.node, nil, func(*placement.Device) bool { return true })
-			ever += c.fitsIn(at.node.Inventory.CPU, at.node.Inventory.Memory, lots)
+		if seen := c.see(at); c.empty(at, &seen) == 0 {
+			ever += c.fitsIn(at.node.Inventory.CPU, at.node.Inventory.Memory, c.seats(at, true))
 		}
 		if c.fixed[i] == 0 {
 			now += c.members(at)
