@@ -1,0 +1,109 @@
+package engine
+
+import (
+	"fmt"
+	"slices"
+)
+
+const (
+	// renewMin and renewMax bound how many arrivals pass between two looks at
+	// the mix: early ones are cheap and matter, later ones come every quarter of
+	// a half life.
+	renewMin = 16
+	renewMax = halfLife / 4
+	// renewShift: tables are made anew when more than 1/2^renewShift of the
+	// mix's weight has moved; below that they say the same, by and large.
+	renewShift = 5
+)
+
+// Learn counts the arrival of a demand, whether it finds a place or not. From
+// time to time it makes the tables anew, which costs every index a filling.
+func (c *Cluster) Learn(d Demand) {
+	c.mix.learn(d)
+	if c.mix.Arrivals < c.renewAt {
+		return
+	}
+	c.schedule()
+	if c.moved() {
+		c.Renew()
+	}
+}
+
+func (c *Cluster) schedule() {
+	c.renewAt = c.mix.Arrivals + min(max(c.mix.Arrivals/2, renewMin), renewMax)
+}
+
+// Mix is what was learned so far, for keeping.
+func (c *Cluster) Mix() Mix {
+	return Mix{Arrivals: c.mix.Arrivals, Classes: slices.Clone(c.mix.Classes)}
+}
+
+// SetMix goes on with what another one learned.
+func (c *Cluster) SetMix(m Mix) error {
+	if err := m.Validate(); err != nil {
+		return fmt.Errorf("take over a mix: %w", err)
+	}
+	c.mix = Mix{Arrivals: m.Arrivals, Classes: slices.Clone(m.Classes)}
+	c.schedule()
+	c.Renew()
+	return nil
+}
+
+// Renew makes the tables and prices of the mix as it is, and fills the indexes
+// that are in use again.
+func (c *Cluster) Renew() {
+	s := supply{kinds: c.kinds, capacity: make([]int64, len(c.kinds))}
+	for i := range c.nodes {
+		if c.nodes[i].Cordoned {
+			continue
+		}
+		for _, b := range c.nodes[i].banks {
+			s.capacity[b.kind] += int64(len(b.devices)) * MilliDevice
+		}
+	}
+	c.tables = compile(&c.mix, s, &c.cfg)
+	c.compiled = c.Mix()
+	c.epoch++
+	for _, k := range c.inUse() {
+		k.fill()
+	}
+}
+
+// sum is the count of all classes.
+func sum(m *Mix) (n uint64) {
+	for i := range m.Classes {
+		n += m.Classes[i].Count
+	}
+	return n
+}
+
+// moved reports whether the mix differs from that of the tables by enough:
+// half the sum of the differences of the shares.
+func (c *Cluster) moved() bool {
+	const unit = 1 << 20
+	a, b := &c.compiled, &c.mix
+	wholeA, wholeB := max(sum(a), 1), max(sum(b), 1)
+	apart := uint64(0)
+	for i, j := 0, 0; i < len(a.Classes) || j < len(b.Classes); {
+		order := 0
+		switch {
+		case i == len(a.Classes):
+			order = 1
+		case j == len(b.Classes):
+			order = -1
+		default:
+			order = a.Classes[i].compare(b.Classes[j])
+		}
+		var x, y uint64
+		if order <= 0 {
+			x = mulDiv(a.Classes[i].Count, unit, wholeA)
+			i++
+		}
+		if order >= 0 {
+			y = mulDiv(b.Classes[j].Count, unit, wholeB)
+			j++
+		}
+		apart += max(x, y) - min(x, y)
+	}
+	return apart>>1 >= unit>>renewShift
+}
