@@ -90,6 +90,7 @@ func (p *program) app() *cli.App {
 			p.auditCommands(),
 			p.residencyCommands(),
 			p.gpuCommands(),
+			p.simulateCommand(),
 			p.devCommand(),
 			p.demoCommand(),
 			p.agentCommand(),
