@@ -8,7 +8,7 @@ import (
 )
 
 func (p *program) gpuCommands() *cli.Command {
-	return group("gpu", "the devices of the region", p.gpuList())
+	return group("gpu", "the devices of the region", p.gpuList(), p.gpuDefrag())
 }
 
 func (p *program) gpuList() *cli.Command {

@@ -73,6 +73,11 @@ func (c *Client) GPUs(ctx context.Context, o ListOptions) (*Page[GPU], error) {
 	return list[GPU](ctx, c, "/gpus", o)
 }
 
+// PlanDefrag asks for at most so many moves that bring free GPUs together.
+func (c *Client) PlanDefrag(ctx context.Context, moves int) (*DefragReport, error) {
+	return one[DefragReport](ctx, c, http.MethodGet, "/gpus/defrag?moves="+strconv.Itoa(moves), nil)
+}
+
 // Nodes lists the nodes of the region.
 func (c *Client) Nodes(ctx context.Context, o ListOptions) (*Page[placement.Node], error) {
 	return list[placement.Node](ctx, c, "/nodes", o)

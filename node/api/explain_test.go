@@ -151,3 +151,21 @@ func TestTheSummaryEndsWithWhatBlocksAndWhenItIsTriedAgain(t *testing.T) {
 		t.Errorf("for whom room is kept: %+v", e.Reserved)
 	}
 }
+
+func TestDefragIsForOperators(t *testing.T) {
+	w := newWorld(t)
+	fra := w.add("fra-1", "FR", 8)
+	out, err := fra.admin().PlanDefrag(t.Context(), 3)
+	if err != nil || out.Region != "fra-1" || out.Before.Free != 8 || out.Before.Empty != 1 || out.Moves == nil {
+		t.Errorf("%+v %v", out, err)
+	}
+	for _, role := range []state.Role{state.RoleViewer, state.RoleSubmitter, state.RoleAuditor} {
+		c := fra.client(fra.token(state.Token{Roles: []state.Role{role}}))
+		if _, err := c.PlanDefrag(t.Context(), 3); ExitOf(err) != ExitPermission {
+			t.Errorf("a %s plans moves of everybody's tasks: %v", role, err)
+		}
+	}
+	if _, err := fra.admin().PlanDefrag(t.Context(), scheduler.DefragMovesMax+1); ExitOf(err) != ExitUsage {
+		t.Errorf("too many moves: %v", err)
+	}
+}

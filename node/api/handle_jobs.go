@@ -132,6 +132,9 @@ func explainJob(s *Server, c *call) error {
 	out.mayKnow(c.caller, v)
 	out.summarise()
 	out.Job, out.Status = j.ID, j.Status
+	if j.Status != placement.JobPending {
+		out.Summary = "" // why it waits
+	}
 	if j.Status != placement.JobPending || j.Code != "" {
 		out.Code, out.Reason = j.Code, j.Reason
 	}

@@ -51,6 +51,7 @@ func regionOps() []operation {
 		{Method: http.MethodPut, Path: Prefix + "/regions/policy", ID: "setRegionPolicy", Summary: "The export and import rules", Verb: VerbAdmin, In: RegionPolicyRequest{}, Out: RegionStatus{}, Handler: setRegionPolicy},
 		{Method: http.MethodGet, Path: Prefix + "/ledger/policy", ID: "trustPolicy", Summary: "The trust policy for auditors: logs, witnesses, roots (c2sp.org/tlog-policy)", Verb: VerbRead, Stream: "text/plain", Query: []parameter{{"quorum", "integer", "how many witnesses have to cosign; without it a majority of those possible"}}, Handler: trustPolicy},
 		{Method: http.MethodGet, Path: Prefix + "/gpus", ID: "listGPUs", Summary: "The devices of the region", Verb: VerbRead, Out: Page[GPU]{}, Query: paging(), Handler: listGPUs},
+		{Method: http.MethodGet, Path: Prefix + "/gpus/defrag", ID: "planDefrag", Summary: "The few moves that bring the most free GPUs together; nothing is changed", Verb: VerbOperate, Out: DefragReport{}, Query: []parameter{{"moves", "integer", "at most so many; 10 unless said, 100 at most"}}, Handler: planDefrag},
 		{Method: http.MethodGet, Path: Prefix + "/status", ID: "status", Summary: "The region at a glance", Verb: VerbRead, Out: Status{}, Handler: getStatus},
 		{Method: http.MethodGet, Path: Prefix + "/whoami", ID: "whoami", Summary: "Who you are to this region", Verb: VerbAny, Out: Whoami{}, Handler: whoami},
 	}

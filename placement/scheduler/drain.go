@@ -240,28 +240,46 @@ func (p *planner) move(f *Fate, job *placement.Job, t *placement.Task, n *placem
 		p.wake(job.NotBefore)
 		return
 	}
-	class := p.class(job)
-	at := p.pick(class, failedOn(job))
+	at, class := p.refuge(job)
 	if at == nil {
 		p.block(f, class, t, o)
 		return
 	}
 	f.To = at.node.ID
-	first := job.Spec.Type == placement.TypeService && !job.Spec.Singleton && o.action == ActMove
-	switch {
-	case first || job.Spec.Singleton && p.expired(t) && n.Contact != placement.ContactAlive:
+	if job.Spec.Singleton && p.expired(t) && n.Contact != placement.ContactAlive {
 		f.Action, f.Note = ActMove, "its replacement runs before it is stopped"
 		p.assign(job, class, at, WhyDrain, t.ID)
 		return
-	case job.Spec.Singleton:
-		f.Action, f.Note = ActStopFirst, "at most one copy may run: it is stopped, then started elsewhere"
-	case o.action == ActCheckpoint:
-		f.Action, f.Note = ActCheckpoint, "it saves its work, is stopped and started elsewhere"
-	default:
-		f.Action, f.Note = ActMove, "it is stopped and started elsewhere"
+	}
+	var first bool
+	if f.Action, f.Note, first = howMoved(job, o.action == ActCheckpoint); first {
+		p.assign(job, class, at, WhyDrain, t.ID)
+		return
 	}
 	p.take(class, at) // so that two tasks do not count on the same room
 	p.stop(t, stopMoved, true)
+}
+
+// refuge is the place that a task of the job would move to, nil if there is
+// none. Drains, of people and of failing hardware, and defragmentation all ask
+// here: a task has one place to go, whoever wants it gone.
+func (p *planner) refuge(job *placement.Job) (*space, *class) {
+	class := p.class(job)
+	return p.pick(class, failedOn(job)), class
+}
+
+// howMoved says how a task gets to its new place, and whether a copy runs there
+// before it is stopped.
+func howMoved(job *placement.Job, checkpoint bool) (how Action, note string, first bool) {
+	switch {
+	case job.Spec.Type == placement.TypeService && !job.Spec.Singleton && !checkpoint:
+		return ActMove, "its replacement runs before it is stopped", true
+	case job.Spec.Singleton:
+		return ActStopFirst, "at most one copy may run: it is stopped, then started elsewhere", false
+	case checkpoint:
+		return ActCheckpoint, "it saves its work, is stopped and started elsewhere", false
+	}
+	return ActMove, "it is stopped and started elsewhere", false
 }
 
 // stopMoved is the reason of a stop after which the job wants a new task.
