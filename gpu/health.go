@@ -1,7 +1,6 @@
 package gpu
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/sovmesh/sovmesh/placement"
@@ -24,32 +23,4 @@ func rank(order []placement.DeviceHealth, h placement.DeviceHealth) int {
 		return i
 	}
 	return len(order) - 1
-}
-
-// maxName bounds a UUID and a model name in a report.
-const maxName = 128
-
-// Check reports the first thing wrong with a node's report of its devices: too
-// many, one without a UUID or twice, no memory, or a health that is no state.
-func Check(devices []placement.Device) error {
-	if len(devices) > MaxDevices {
-		return fmt.Errorf("%d devices: a node has at most %d", len(devices), MaxDevices)
-	}
-	seen := make(map[string]bool, len(devices))
-	for i, d := range devices {
-		switch {
-		case d.UUID == "" || len(d.UUID) > maxName:
-			return fmt.Errorf("device %d: its UUID must have 1 to %d bytes", i, maxName)
-		case seen[d.UUID]:
-			return fmt.Errorf("device %s is listed twice", d.UUID)
-		case d.Model == "" || len(d.Model) > maxName:
-			return fmt.Errorf("device %s: its model must have 1 to %d bytes", d.UUID, maxName)
-		case d.Memory < 0:
-			return fmt.Errorf("device %s: its memory is negative", d.UUID)
-		case !slices.Contains(states(), d.Health):
-			return fmt.Errorf("device %s: %q is no state of health", d.UUID, d.Health)
-		}
-		seen[d.UUID] = true
-	}
-	return nil
 }

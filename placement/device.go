@@ -147,3 +147,21 @@ func (d *Device) isModel(want string) bool {
 	}
 	return strings.EqualFold(d.Model, want)
 }
+
+// DeviceClear is an operator's word that what stood against a device at that
+// moment no longer does. The device's node heeds it; what it sees later counts
+// again.
+type DeviceClear struct {
+	UUID   string    `json:"uuid"`
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason,omitempty"`
+	// Causes are what the operator could see, with the time, by the node's own
+	// clock, at which each was last seen.
+	Causes []ClearedCause `json:"causes,omitempty"`
+}
+
+// ClearedCause is one cause of a [DeviceClear].
+type ClearedCause struct {
+	Code string    `json:"code"`
+	Last time.Time `json:"last"`
+}

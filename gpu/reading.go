@@ -1,0 +1,81 @@
+package gpu
+
+import (
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// Reading is what one look at the machine's devices gave. What could not be had
+// is absent; it says nothing of health but facts.
+type Reading struct {
+	DriverVersion string     `json:"driver_version,omitempty"`
+	CUDA          string     `json:"cuda_driver_version,omitempty"` // 13.0
+	Devices       []Observed `json:"devices"`
+	// Missing names calls that the driver does not have or may not answer, for the
+	// operator: what depends on them stays unknown.
+	Missing []string `json:"missing,omitempty"`
+}
+
+// Observed is one device as it was seen, with Health and Causes unset.
+type Observed struct {
+	placement.Device
+	Facts Facts `json:"facts,omitzero"`
+}
+
+// Facts are what a device's health is judged by.
+type Facts struct {
+	Lost bool `json:"lost,omitempty"` // it answers that it is lost
+	// Unreadable says which call that every device answers failed, and how.
+	Unreadable   string `json:"unreadable,omitempty"`
+	RemapPending bool   `json:"remap_pending,omitempty"` // rows wait for a reset to be remapped
+	RemapFailed  bool   `json:"remap_failed,omitempty"`  // no spare row was left
+	Throttle     uint64 `json:"throttle,omitempty"`      // reasons, bits as NVML has them
+	NVLinks      int    `json:"nvlinks,omitempty"`       // links that are up
+	ECC          bool   `json:"ecc,omitempty"`           // error correction is on
+	MIG          bool   `json:"mig,omitempty"`           // the mode is on, instances or not
+}
+
+// The throttle reasons that are alarms; all others are a clock doing its work.
+const (
+	throttleHardware   = 8
+	throttleThermal    = 64
+	throttlePowerBrake = 128
+)
+
+// Sample is what a device does now; nil is not known.
+type Sample struct {
+	UUID        string           `json:"uuid"`
+	At          time.Time        `json:"at"`
+	Utilization *int             `json:"utilization_percent,omitempty"`
+	MemoryBusy  *int             `json:"memory_busy_percent,omitempty"` // of its bandwidth
+	MemoryUsed  *placement.Bytes `json:"memory_used,omitempty"`
+	MemoryTotal *placement.Bytes `json:"memory_total,omitempty"`
+	Power       *int64           `json:"power_milliwatts,omitempty"`
+	PowerLimit  *int64           `json:"power_limit_milliwatts,omitempty"`
+	Energy      *int64           `json:"energy_millijoules,omitempty"` // since the driver was loaded
+	Temperature *int             `json:"temperature_celsius,omitempty"`
+	ClockSM     *int             `json:"clock_sm_mhz,omitempty"`
+	ClockMemory *int             `json:"clock_memory_mhz,omitempty"`
+	Throttle    *uint64          `json:"throttle,omitempty"`
+	ECCErrors   *int64           `json:"ecc_uncorrected,omitempty"` // since the driver was loaded
+	PCIeReplays *int64           `json:"pcie_replays,omitempty"`
+}
+
+// Event is an XID that the driver told of. An empty UUID is a device that it
+// could not name: it counts for all.
+type Event struct {
+	UUID string    `json:"uuid,omitempty"`
+	XID  uint64    `json:"xid"`
+	At   time.Time `json:"at"`
+}
+
+// Update is one thing that a source of devices has to say; one field is set.
+type Update struct {
+	Reading *Reading
+	Samples []Sample
+	Event   *Event
+	// Down is why the devices cannot be seen at present. They are unknown then,
+	// not gone: the next reading ends it.
+	Down string
+}

@@ -1,0 +1,115 @@
+package gpu
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// Source is where a node learns of its devices.
+type Source interface {
+	// Read takes one look. An error means that nothing can be said now.
+	Read(ctx context.Context) (Reading, error)
+	// Watch tells take of everything that is seen until ctx ends; what it cannot
+	// see it says as [Update.Down]. It calls take from one goroutine at a time.
+	Watch(ctx context.Context, take func(Update)) error
+}
+
+// Fixed is a source of devices that never change: simulated ones, or none.
+type Fixed []placement.Device
+
+// Read gives the devices.
+func (f Fixed) Read(context.Context) (Reading, error) {
+	r := Reading{Devices: make([]Observed, len(f))}
+	for i, d := range f {
+		r.Devices[i].Device = d
+	}
+	return r, nil
+}
+
+// Watch says once what there is.
+func (f Fixed) Watch(ctx context.Context, take func(Update)) error {
+	r, _ := f.Read(ctx) // has no error
+	take(Update{Reading: &r})
+	<-ctx.Done()
+	return nil
+}
+
+// Join sees the devices of several sources as those of one machine. A source
+// that fails to be read hides the others: half a machine looks like a loss.
+func Join(sources ...Source) Source {
+	if len(sources) == 1 {
+		return sources[0]
+	}
+	return joined(sources)
+}
+
+type joined []Source
+
+// Read looks at every source.
+func (j joined) Read(ctx context.Context) (Reading, error) {
+	all := make([]Reading, len(j))
+	for i, s := range j {
+		r, err := s.Read(ctx)
+		if err != nil {
+			return Reading{}, fmt.Errorf("source of devices %d: %w", i+1, err)
+		}
+		all[i] = r
+	}
+	return merge(all), nil
+}
+
+// Watch follows every source; a reading is told once all of them have one.
+func (j joined) Watch(ctx context.Context, take func(Update)) error {
+	var (
+		mu   sync.Mutex
+		last = make([]*Reading, len(j)) // guarded by mu, which also orders take
+		wg   sync.WaitGroup
+		errs = make([]error, len(j))
+	)
+	for i, s := range j {
+		wg.Go(func() {
+			errs[i] = s.Watch(ctx, func(u Update) {
+				mu.Lock()
+				defer mu.Unlock()
+				if u.Reading == nil {
+					if u.Down != "" {
+						last[i] = nil
+					}
+					take(u)
+					return
+				}
+				last[i] = u.Reading
+				var all []Reading
+				for _, r := range last {
+					if r == nil {
+						return
+					}
+					all = append(all, *r)
+				}
+				r := merge(all)
+				take(Update{Reading: &r})
+			})
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func merge(all []Reading) Reading {
+	var out Reading
+	for _, r := range all {
+		if out.DriverVersion == "" {
+			out.DriverVersion, out.CUDA = r.DriverVersion, r.CUDA
+		}
+		out.Devices, out.Missing = append(out.Devices, r.Devices...), append(out.Missing, r.Missing...)
+	}
+	return out
+}

@@ -1,0 +1,454 @@
+package gpu
+
+import (
+	"cmp"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// How long things must last to count.
+const (
+	// throttleAfter is how long an alarming clock reason must hold before the
+	// device counts as degraded, throttleUntil how long it must be away again: a
+	// power brake of a second is no news for the ledger.
+	throttleAfter = 30 * time.Second
+	throttleUntil = 5 * time.Minute
+	// suspectFor is within which time faults of different jobs are put together.
+	suspectFor = 24 * time.Hour
+	// suspectJobs is from how many different jobs on the device is at fault.
+	suspectJobs = 2
+	// missingReadings is how many readings in a row must lack a device.
+	missingReadings = 2
+)
+
+// The codes of causes that are no XID.
+const (
+	CodeLost         = "lost"          // it answers that it is lost
+	CodeMissing      = "missing"       // the driver does not list it any more
+	CodeDriver       = "driver"        // the driver cannot be asked
+	CodeUnreadable   = "unreadable"    // a call that every device answers failed
+	CodeRemapPending = "remap-pending" // rows wait for a reset
+	CodeRemapFailed  = "remap-failed"  // no spare row is left
+	CodeThrottle     = "throttle"      // its clocks are held down by an alarm
+	CodeSuspect      = "suspect"       // different jobs met the same fault here
+	codeNode         = "node-"         // begins what another device of the node caused
+)
+
+// Holder is who held a device when it told of a fault.
+type Holder struct {
+	Job    placement.JobID    `json:"job"`
+	Tenant placement.TenantID `json:"tenant,omitempty"`
+}
+
+// Memory is what a [Tracker] keeps across restarts of the agent.
+type Memory struct {
+	Devices []Remembered `json:"devices"`
+}
+
+// Remembered is one device of a [Memory].
+type Remembered struct {
+	placement.Device
+	// Accepted are conditions that an operator cleared and that still hold.
+	Accepted []string  `json:"accepted,omitempty"`
+	Cleared  time.Time `json:"cleared,omitzero"` // when the last clear that was heeded was given
+	Marks    []Mark    `json:"marks,omitempty"`
+}
+
+// Mark is one application fault of one job, see [CodeSuspect].
+type Mark struct {
+	Holder
+	At time.Time `json:"at"`
+}
+
+// Tracker is the health of one node's devices: readings, faults and operators'
+// clears go in, devices with causes come out. It is pure: time is handed in,
+// nothing is asked. One goroutine owns it.
+//
+// A fault stands until an operator clears it. A condition (a pending remap, a
+// lost device, a silent driver) stands as long as it is seen; one that was
+// cleared stays cleared until it went away and came again.
+type Tracker struct {
+	records map[string]*record
+	down    string // why the driver cannot be asked, or empty
+}
+
+type record struct {
+	Remembered
+	causes   map[string]*placement.Cause
+	unseen   int       // readings in a row without it
+	throttle time.Time // since when an alarm holds its clocks down
+	cooled   time.Time // when such an alarm was last seen
+}
+
+// NewTracker goes on from what an earlier one kept.
+func NewTracker(m Memory) *Tracker {
+	t := &Tracker{records: map[string]*record{}}
+	for _, d := range m.Devices {
+		r := &record{Remembered: d, causes: map[string]*placement.Cause{}}
+		for _, c := range d.Causes {
+			r.causes[c.Code] = &c
+		}
+		r.Device.Causes = nil
+		t.records[d.UUID] = r
+	}
+	return t
+}
+
+// stamp is a time as it is written down: comparable after a round trip.
+func stamp(at time.Time) time.Time { return at.UTC().Truncate(time.Millisecond) }
+
+// Read takes what was seen. Devices must have been through [Sift].
+func (t *Tracker) Read(r Reading, at time.Time) {
+	at = stamp(at)
+	t.down = ""
+	seen := make(map[string]bool, len(r.Devices))
+	for i := range r.Devices {
+		o := &r.Devices[i]
+		seen[o.UUID] = true
+		rec := t.records[o.UUID]
+		if rec == nil {
+			rec = &record{causes: map[string]*placement.Cause{}}
+			t.records[o.UUID] = rec
+		}
+		rec.see(o, at)
+	}
+	for id, rec := range t.records {
+		rec.condition(CodeDriver, false, placement.Cause{}, at)
+		if seen[id] {
+			continue
+		}
+		if rec.Parent != "" && seen[rec.Parent] {
+			delete(t.records, id) // the GPU was cut anew
+			continue
+		}
+		if rec.unseen++; rec.unseen >= missingReadings {
+			rec.condition(CodeMissing, true, placement.Cause{
+				Reason: "the driver does not list it any more", Health: placement.DeviceLost, Action: placement.ActionReboot}, at)
+		}
+	}
+}
+
+// see takes what one device shows.
+func (r *record) see(o *Observed, at time.Time) {
+	kept := r.Device
+	r.Device, r.unseen = o.Device, 0
+	if o.Facts.Lost || o.Facts.Unreadable != "" { // what it cannot say now it said before
+		if r.Memory == 0 {
+			r.Memory = kept.Memory
+		}
+		if kept.UUID != "" && o.Facts.Lost {
+			r.Device = kept
+		}
+	}
+	r.Health, r.Causes = "", nil
+	r.condition(CodeMissing, false, placement.Cause{}, at)
+	r.condition(CodeLost, o.Facts.Lost, placement.Cause{
+		Reason: "it answers that it is lost", Health: placement.DeviceLost, Action: placement.ActionReboot}, at)
+	r.condition(CodeUnreadable, o.Facts.Unreadable != "" && !o.Facts.Lost, placement.Cause{
+		Reason: clip("it cannot be read: " + o.Facts.Unreadable), Health: placement.DeviceCordoned, Action: placement.ActionResetGPU}, at)
+	r.condition(CodeRemapFailed, o.Facts.RemapFailed, placement.Cause{
+		Reason: "a broken memory row could not be remapped", Health: placement.DeviceCordoned, Action: placement.ActionRMA}, at)
+	r.condition(CodeRemapPending, o.Facts.RemapPending, placement.Cause{
+		Reason: "a broken memory row is remapped at the next reset", Health: placement.DeviceDegraded, Action: placement.ActionResetGPU}, at)
+	r.condition(CodeThrottle, r.throttled(o.Facts.Throttle, at), placement.Cause{
+		Reason: throttleText(o.Facts.Throttle), Health: placement.DeviceDegraded, Action: placement.ActionNone}, at)
+}
+
+// throttled waits in both directions, see throttleAfter.
+func (r *record) throttled(bits uint64, at time.Time) bool {
+	_, was := r.causes[CodeThrottle]
+	if was && r.cooled.IsZero() {
+		r.cooled = at // a record of an earlier agent
+	}
+	if bits&(throttleHardware|throttleThermal|throttlePowerBrake) == 0 {
+		r.throttle = time.Time{}
+		return was && at.Sub(r.cooled) < throttleUntil
+	}
+	r.cooled = at
+	if r.throttle.IsZero() {
+		r.throttle = at
+	}
+	return was || at.Sub(r.throttle) >= throttleAfter
+}
+
+func throttleText(bits uint64) string {
+	var why []string
+	for _, b := range []struct {
+		bit  uint64
+		text string
+	}{{throttleHardware, "hardware slowdown"}, {throttleThermal, "heat"}, {throttlePowerBrake, "power brake"}} {
+		if bits&b.bit != 0 {
+			why = append(why, b.text)
+		}
+	}
+	return "its clocks are held down: " + strings.Join(why, ", ")
+}
+
+// condition sets or ends a cause that holds as long as it is seen.
+func (r *record) condition(code string, holds bool, c placement.Cause, at time.Time) {
+	_, known := r.causes[code]
+	switch {
+	case !holds:
+		delete(r.causes, code)
+		r.Accepted = slices.DeleteFunc(r.Accepted, func(a string) bool { return a == code })
+	case !known && !slices.Contains(r.Accepted, code):
+		r.add(code, c, at)
+	}
+}
+
+// add counts a cause.
+func (r *record) add(code string, c placement.Cause, at time.Time) {
+	old := r.causes[code]
+	if old == nil {
+		c.Code, c.First = code, at
+		old = &c
+		r.causes[code] = old
+	}
+	old.Reason, old.Health, old.Action = c.Reason, c.Health, c.Action
+	if at.After(old.Last) {
+		old.Last = at
+	}
+	old.Count++
+}
+
+// Fault takes an XID. holders are who holds the devices at present, by UUID.
+// It returns what the XID means and which devices it concerns themselves.
+func (t *Tracker) Fault(e Event, holders map[string]Holder, at time.Time) (Fault, []string) {
+	at = stamp(at)
+	f := XID(e.XID)
+	var concerned []string
+	for _, id := range t.ids() {
+		rec := t.records[id]
+		switch {
+		case t.concerns(rec, e.UUID, f):
+			concerned = append(concerned, id)
+			rec.add(f.Code(), placement.Cause{Reason: fmt.Sprintf("XID %d: %s", f.XID, f.Reason), Health: f.Health, Action: f.Action}, at)
+			if f.Suspect {
+				rec.mark(holders[id], at)
+			}
+		case f.Node:
+			rec.add(codeNode+f.Code(), placement.Cause{
+				Reason: clip(fmt.Sprintf("XID %d of %s: %s", f.XID, e.UUID, f.Reason)), Health: placement.DeviceCordoned, Action: f.Action}, at)
+		}
+	}
+	if f.Suspect {
+		t.suspect(at)
+	}
+	return f, concerned
+}
+
+// concerns reports whether a fault of a device is one of the record's. A GPU
+// and its instances share what ends the GPU; a fault of one instance that the
+// GPU survives stays there.
+func (t *Tracker) concerns(r *record, uuid string, f Fault) bool {
+	if uuid == "" || r.UUID == uuid || r.Parent == uuid {
+		return true
+	}
+	of := t.records[uuid]
+	if of == nil || of.Parent == "" || f.Class != ClassFatal {
+		return false
+	}
+	return r.UUID == of.Parent || r.Parent == of.Parent
+}
+
+// mark notes an application fault of a job, once per job.
+func (r *record) mark(h Holder, at time.Time) {
+	r.Marks = slices.DeleteFunc(r.Marks, func(m Mark) bool { return at.Sub(m.At) > suspectFor || m.Job == h.Job })
+	if h.Job == "" {
+		return
+	}
+	if r.Marks = append(r.Marks, Mark{h, at}); len(r.Marks) > 16 {
+		r.Marks = r.Marks[1:]
+	}
+}
+
+// suspect cordons devices on which different jobs met application faults. A
+// fault that follows a tenant from device to device is that of its program: its
+// marks count on no device, so that nobody's program can close a node.
+func (t *Tracker) suspect(at time.Time) {
+	places := map[placement.TenantID]map[string]bool{}
+	for _, rec := range t.records {
+		for _, m := range rec.Marks {
+			if places[m.Tenant] == nil {
+				places[m.Tenant] = map[string]bool{}
+			}
+			places[m.Tenant][cmp.Or(rec.Parent, rec.UUID)] = true
+		}
+	}
+	for _, id := range t.ids() {
+		rec := t.records[id]
+		jobs := 0
+		for _, m := range rec.Marks {
+			if at.Sub(m.At) <= suspectFor && len(places[m.Tenant]) == 1 {
+				jobs++
+			}
+		}
+		if _, known := rec.causes[CodeSuspect]; jobs >= suspectJobs && !known {
+			rec.add(CodeSuspect, placement.Cause{
+				Reason: fmt.Sprintf("%d different jobs met faults on it that programs cause elsewhere one at a time", jobs),
+				Health: placement.DeviceCordoned, Action: placement.ActionResetGPU}, at)
+		}
+	}
+}
+
+// Down says that the devices cannot be seen: they are kept, and count as lost
+// until the next reading.
+func (t *Tracker) Down(reason string, at time.Time) {
+	t.down = reason
+	for _, rec := range t.records {
+		rec.condition(CodeDriver, true, placement.Cause{Reason: clip(reason), Health: placement.DeviceLost, Action: placement.ActionReboot}, stamp(at))
+	}
+}
+
+// Clear heeds an operator's word once. What was seen after the causes that the
+// operator saw counts again; that a device is lost, or that its driver does not
+// answer, no word changes. A device that is missing is forgotten.
+func (t *Tracker) Clear(c placement.DeviceClear) bool {
+	rec := t.records[c.UUID]
+	if rec == nil || !c.At.After(rec.Cleared) {
+		return false
+	}
+	rec.Cleared = c.At
+	for _, saw := range c.Causes {
+		now := rec.causes[saw.Code]
+		if now == nil || now.Last.After(saw.Last) {
+			continue
+		}
+		switch saw.Code {
+		case CodeMissing:
+			delete(t.records, c.UUID)
+			return true
+		case CodeLost, CodeDriver:
+			continue
+		case CodeSuspect:
+			rec.Marks = nil
+		case CodeRemapFailed, CodeRemapPending, CodeThrottle, CodeUnreadable:
+			rec.Accepted = append(rec.Accepted, saw.Code)
+		}
+		delete(rec.causes, saw.Code)
+	}
+	return true
+}
+
+func (t *Tracker) ids() []string {
+	ids := make([]string, 0, len(t.records))
+	for id := range t.records {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// Devices are the devices with their health, in the driver's order.
+func (t *Tracker) Devices() []placement.Device {
+	out := make([]placement.Device, 0, len(t.records))
+	for _, id := range t.ids() {
+		out = append(out, t.records[id].device())
+	}
+	slices.SortStableFunc(out, func(a, b placement.Device) int {
+		return cmp.Or(cmp.Compare(a.Index, b.Index), cmp.Compare(a.Parent, b.Parent), cmp.Compare(a.UUID, b.UUID))
+	})
+	return out[:min(len(out), MaxDevices)]
+}
+
+func (r *record) device() placement.Device {
+	d := r.Device
+	d.Health, d.Causes = placement.DeviceOK, nil
+	for _, c := range r.causes {
+		d.Causes = append(d.Causes, *c)
+		d.Health = Worse(d.Health, c.Health)
+	}
+	slices.SortFunc(d.Causes, func(a, b placement.Cause) int {
+		return cmp.Or(rank(states(), b.Health)-rank(states(), a.Health), cmp.Compare(a.Code, b.Code))
+	})
+	if len(d.Causes) > placement.MaxDeviceCause {
+		d.Causes = d.Causes[:placement.MaxDeviceCause]
+	}
+	return d
+}
+
+// Broken are the devices on which no task can have gone on, and why.
+func (t *Tracker) Broken() map[string]string {
+	out := map[string]string{}
+	for id, rec := range t.records {
+		for _, c := range rec.device().Causes {
+			var xid uint64
+			_, err := fmt.Sscanf(c.Code, "xid-%d", &xid)
+			if c.Code == CodeLost || c.Code == CodeMissing || err == nil && XID(xid).FailsTasks() {
+				out[id] = "device " + id + ": " + c.Reason
+				break
+			}
+		}
+	}
+	return out
+}
+
+// Memory is what the next tracker goes on from.
+func (t *Tracker) Memory() Memory {
+	var m Memory
+	for _, id := range t.ids() {
+		rec := t.records[id]
+		d := rec.Remembered
+		d.Device = rec.device()
+		d.Accepted, d.Marks = slices.Clone(rec.Accepted), slices.Clone(rec.Marks)
+		m.Devices = append(m.Devices, d)
+	}
+	return m
+}
+
+// Change is how much two lists of devices differ.
+type Change int
+
+// The changes: nothing, only how often and when causes were seen, anything else.
+const (
+	Same Change = iota
+	Counted
+	Different
+)
+
+// Compare says how much has changed from one list of devices to the next.
+func Compare(a, b []placement.Device) Change {
+	if len(a) != len(b) {
+		return Different
+	}
+	change := Same
+	for i := range a {
+		x, y := a[i], b[i]
+		if len(x.Causes) != len(y.Causes) {
+			return Different
+		}
+		for j := range x.Causes {
+			p, q := x.Causes[j], y.Causes[j]
+			if p.Code != q.Code || p.Health != q.Health || p.Action != q.Action || p.Reason != q.Reason {
+				return Different
+			}
+			if p.Count != q.Count || !p.Last.Equal(q.Last) {
+				change = Counted
+			}
+		}
+		x.Causes, y.Causes = nil, nil
+		if !reflect.DeepEqual(x, y) {
+			return Different
+		}
+	}
+	return change
+}
+
+// clip bounds a reason in bytes.
+func clip(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < 0x20 || r == 0x7f || r == 0xfffd {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) > 250 {
+		s = strings.ToValidUTF8(s[:247], "") + "..."
+	}
+	return s
+}
