@@ -20,7 +20,10 @@ type Reading struct {
 // Observed is one device as it was seen, with Health and Causes unset.
 type Observed struct {
 	placement.Device
-	Facts Facts `json:"facts,omitzero"`
+	// MemoryBytes carries Memory on the way from a child process: as a number, so
+	// that a device which lies about it can be told from a child that does.
+	MemoryBytes int64 `json:"memory_bytes,omitempty"`
+	Facts       Facts `json:"facts,omitzero"`
 }
 
 // Facts are what a device's health is judged by.
@@ -45,21 +48,21 @@ const (
 
 // Sample is what a device does now; nil is not known.
 type Sample struct {
-	UUID        string           `json:"uuid"`
-	At          time.Time        `json:"at"`
-	Utilization *int             `json:"utilization_percent,omitempty"`
-	MemoryBusy  *int             `json:"memory_busy_percent,omitempty"` // of its bandwidth
-	MemoryUsed  *placement.Bytes `json:"memory_used,omitempty"`
-	MemoryTotal *placement.Bytes `json:"memory_total,omitempty"`
-	Power       *int64           `json:"power_milliwatts,omitempty"`
-	PowerLimit  *int64           `json:"power_limit_milliwatts,omitempty"`
-	Energy      *int64           `json:"energy_millijoules,omitempty"` // since the driver was loaded
-	Temperature *int             `json:"temperature_celsius,omitempty"`
-	ClockSM     *int             `json:"clock_sm_mhz,omitempty"`
-	ClockMemory *int             `json:"clock_memory_mhz,omitempty"`
-	Throttle    *uint64          `json:"throttle,omitempty"`
-	ECCErrors   *int64           `json:"ecc_uncorrected,omitempty"` // since the driver was loaded
-	PCIeReplays *int64           `json:"pcie_replays,omitempty"`
+	UUID        string    `json:"uuid"`
+	At          time.Time `json:"at"`
+	Utilization *int      `json:"utilization_percent,omitempty"`
+	MemoryBusy  *int      `json:"memory_busy_percent,omitempty"` // of its bandwidth
+	MemoryUsed  *int64    `json:"memory_used_bytes,omitempty"`
+	MemoryTotal *int64    `json:"memory_total_bytes,omitempty"`
+	Power       *int64    `json:"power_milliwatts,omitempty"`
+	PowerLimit  *int64    `json:"power_limit_milliwatts,omitempty"`
+	Energy      *int64    `json:"energy_millijoules,omitempty"` // since the driver was loaded
+	Temperature *int      `json:"temperature_celsius,omitempty"`
+	ClockSM     *int      `json:"clock_sm_mhz,omitempty"`
+	ClockMemory *int      `json:"clock_memory_mhz,omitempty"`
+	Throttle    *uint64   `json:"throttle,omitempty"`
+	ECCErrors   *int64    `json:"ecc_uncorrected,omitempty"` // since the driver was loaded
+	PCIeReplays *int64    `json:"pcie_replays,omitempty"`
 }
 
 // Event is an XID that the driver told of. An empty UUID is a device that it

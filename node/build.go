@@ -138,7 +138,7 @@ func (n *Node) buildWork() (err error) {
 	cfg := runner.DefaultConfig()
 	cfg.Drivers, cfg.Store, cfg.Log = n.deps.Drivers, store, n.logOf("runner")
 	cfg.Assignments, cfg.Reporter = n.ledger, n.ledger
-	cfg.Gate = runner.Gates(runner.ClockGate(maxSkew), n.lawful)
+	cfg.Gate = runner.Gates(runner.ClockGate(maxSkew), n.lawful, n.devices.sound)
 	cfg.StopOnExit = n.deps.StopTasksOnExit
 	if n.runner, err = runner.New(cfg); err != nil {
 		return err
@@ -226,7 +226,7 @@ func (n *Node) buildFront() (err error) {
 	cfg.Credential, cfg.Verifier, cfg.Dial, cfg.Now, cfg.Log = n.credential, n.verifier, n.deps.Dial, n.deps.now, n.logOf("api")
 	cfg.Ready, cfg.Refused = n.isReady, n.refusals.all
 	cfg.Receipts = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { n.gateway.Handler().ServeHTTP(w, r) })
-	cfg.Segments = n.receipts
+	cfg.Segments, cfg.Devices = n.receipts, n.devices
 	if n.server, err = api.New(cfg); err != nil {
 		return err
 	}
@@ -287,7 +287,7 @@ func (m members) Suspect(node placement.NodeID) bool {
 
 // publish tells the region's gossip pool what this node has.
 func (n *Node) publish() error {
-	payload, err := json.Marshal(placement.Node{ID: n.who.Node, Region: n.who.Region, Site: n.cfg.Site, QUIC: n.cfg.QUIC, API: n.cfg.API, Inventory: n.inventory})
+	payload, err := json.Marshal(placement.Node{ID: n.who.Node, Region: n.who.Region, Site: n.cfg.Site, QUIC: n.cfg.QUIC, API: n.cfg.API, Inventory: n.devices.Inventory()})
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ const (
 	fileResetKey   = "reset.key"
 	fileBundles    = "bundles.json"
 	fileFounding   = "founding.json" // the first commands of a new region, until they are committed
+	fileDevices    = "devices.json"  // the health of this machine's devices
 	dirRaft        = "raft"
 	dirRunner      = "runner"
 	dirReceipts    = "receipts" // of inference, in files per segment

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus"
+	"github.com/sovmesh/sovmesh/gpu"
 	"github.com/sovmesh/sovmesh/node/runner"
-	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/transport/attest"
 )
 
@@ -29,11 +29,12 @@ type Deps struct {
 	// directory.
 	Storage consensus.Storage
 	Drivers map[string]runner.Driver
-	// Devices reads the machine's accelerators; nil means it has none.
-	Devices func(ctx context.Context) ([]placement.Device, error)
-	Quote   attest.Quoter
-	Log     *slog.Logger
-	Now     func() time.Time
+	// GPUs sees the machine's accelerators and what becomes of them; nil means it
+	// has none.
+	GPUs  gpu.Source
+	Quote attest.Quoter
+	Log   *slog.Logger
+	Now   func() time.Time
 	// StopTasksOnExit ends the node's tasks with it: for a mesh that shall leave
 	// nothing behind, never in production.
 	StopTasksOnExit bool

@@ -14,9 +14,8 @@ import (
 )
 
 // takeInventory asks the machine what it has. A driver that cannot work here is
-// left out; devices that cannot be read are an error, because a node that hides
-// its devices looks like one that has none.
-func takeInventory(ctx context.Context, cfg Config, deps Deps, version uint64) (placement.Inventory, error) {
+// left out. Its devices are for [devices].
+func takeInventory(ctx context.Context, cfg Config, deps Deps, version uint64) placement.Inventory {
 	inv := placement.Inventory{
 		Version: version, CPU: cfg.CPU, Memory: cfg.Memory, Program: cfg.Program,
 		States: uint32(state.MaxVersion), Reported: deps.now().UTC(),
@@ -36,15 +35,7 @@ func takeInventory(ctx context.Context, cfg Config, deps Deps, version uint64) (
 		}
 	}
 	slices.Sort(inv.Drivers)
-	if deps.Devices == nil {
-		return inv, nil
-	}
-	devices, err := deps.Devices(ctx)
-	if err != nil {
-		return inv, fmt.Errorf("devices: %w", err)
-	}
-	inv.Devices = devices
-	return inv, nil
+	return inv
 }
 
 // machineMemory is the machine's memory as Linux tells it, zero elsewhere.
@@ -68,10 +59,15 @@ func machineMemory() placement.Bytes {
 // reportInventory tells the region what the node has, once after every start.
 // It is repeated until it is committed; the region may have no leader yet.
 func (n *Node) reportInventory(ctx context.Context) error {
-	cmd := state.ReportInventory{Node: n.cfg.Node, Inventory: n.inventory, QUIC: n.cfg.QUIC, API: n.cfg.API, Site: n.cfg.Site}
 	for ctx.Err() == nil {
-		res, err := n.ledger.Propose(ctx, cmd, n.actor())
+		inv := n.devices.Inventory()
+		res, err := n.ledger.Propose(ctx, n.inventoryCommand(inv), n.actor())
 		if err == nil {
+			if res.Refused != nil && res.Refused.Code == "node.stale" {
+				n.devices.next(max(inv.Version, n.reportedVersion()))
+				pause(ctx, retryEvery)
+				continue
+			}
 			if res.Refused != nil {
 				return fmt.Errorf("the region refused this node's inventory: %w", res.Refused)
 			}

@@ -38,10 +38,8 @@ func Join(ctx context.Context, cfg Config, deps Deps) error {
 	if err != nil {
 		return err
 	}
-	inventory, err := takeInventory(ctx, cfg, deps, 1)
-	if err != nil {
-		return err
-	}
+	inventory := takeInventory(ctx, cfg, deps, 1)
+	inventory.Devices = firstDevices(ctx, deps)
 	answer, err := askToJoin(ctx, token, deps, api.JoinRequest{
 		Token: token.Encode(), Node: cfg.Node, CSR: keys.nodeCSR, ServingCSR: keys.servingCSR, Hosts: cfg.hosts(),
 		QUIC: cfg.QUIC, API: cfg.API, Site: cfg.Site, Inventory: inventory,

@@ -50,7 +50,7 @@ type Node struct {
 	refusals   *refusals
 	verifier   *identity.Verifier
 	authority  *authority
-	inventory  placement.Inventory
+	devices    *devices
 	answers    *answers // of the other nodes, while this one leads
 
 	endpoint   *transport.Endpoint
@@ -94,6 +94,7 @@ func New(cfg Config, deps Deps) (*Node, error) {
 	n := &Node{cfg: cfg, deps: deps, dir: dir, who: who, ready: make(chan struct{}), founded: make(chan struct{})}
 	n.answers = &answers{n: n}
 	n.deps.Log = deps.Log.With("region", string(who.Region), "node", string(who.Node))
+	n.devices = newDevices(n)
 	for _, build := range []func() error{n.buildIdentity, n.buildTransport, n.buildConsensus, n.buildGossip, n.buildWitness, n.buildWork, n.buildReceipts, n.buildFront, n.buildMetrics} {
 		if err := build(); err != nil {
 			return nil, err

@@ -27,11 +27,9 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	inventory, err := takeInventory(ctx, n.cfg, n.deps, uint64(n.deps.now().Unix()))
-	if err != nil {
+	if err := n.devices.begin(ctx, takeInventory(ctx, n.cfg, n.deps, uint64(n.deps.now().Unix()))); err != nil {
 		return err
 	}
-	n.inventory = inventory
 	parts := []part{{name: "endpoint", run: n.endpoint.Run}}
 	if n.group != nil {
 		parts = append(parts, part{name: "consensus", run: n.group.Run}, part{name: "founding", run: n.found, ready: n.founded})
@@ -50,6 +48,7 @@ func (n *Node) Run(ctx context.Context) error {
 		part{name: "certificates", run: n.renewCertificates},
 		part{name: "runner", run: n.runner.Run},
 		part{name: "inventory", run: n.settle},
+		part{name: "devices", run: n.devices.run},
 	)
 	if n.group != nil {
 		parts = append(parts, part{name: "witness", run: n.witness.Run}, part{name: "controller", run: n.lead})

@@ -93,6 +93,8 @@ type Node struct {
 	Serial   string    `json:"serial,omitempty"`
 	NotAfter time.Time `json:"not_after,omitzero"`
 	JoinedAt time.Time `json:"joined_at,omitzero"`
+	// Cleared are the operator's words on its devices, the newest of each.
+	Cleared []DeviceClear `json:"cleared,omitempty"`
 	// Used is what its live tasks hold; kept by the state machine.
 	Used Usage `json:"used"`
 }

@@ -2,21 +2,21 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/sovmesh/sovmesh/gpu"
 	"github.com/sovmesh/sovmesh/gpu/nvml"
+	"github.com/sovmesh/sovmesh/gpu/probe"
 	"github.com/sovmesh/sovmesh/node"
 	"github.com/sovmesh/sovmesh/node/driver/inference"
 	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/runner"
-	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/transport/attest"
 )
 
@@ -63,6 +63,12 @@ func (s *sockets) addr() string { return s.tcp.Addr().String() }
 
 // close may follow the node's own closing.
 func (s *sockets) close() { _, _ = s.udp.Close(), s.tcp.Close() }
+
+// The words for devices that are found, not pretended.
+const (
+	gpusAuto = "auto" // whatever is there
+	gpusNVML = "nvml" // NVIDIA's, also where their library is not found beforehand
+)
 
 // composition says how a node meets this machine.
 type composition struct {
@@ -112,7 +118,7 @@ func compose(cfg node.Config, s *sockets, o composition) (node.Deps, func(), err
 		deps.Drivers["inference"] = d
 	}
 	var err error
-	if deps.Devices, err = devices(o.gpus, string(cfg.Node), o.log); err != nil {
+	if deps.GPUs, err = devices(o.gpus, string(cfg.Node), o.log); err != nil {
 		end()
 		return deps, func() {}, err
 	}
@@ -129,21 +135,22 @@ func dialModel(ctx context.Context, addr string) (net.Conn, error) {
 	return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", addr)
 }
 
-// devices reads a setting of devices. Of auto, a machine without NVML has none.
-func devices(spec, seed string, log *slog.Logger) (func(context.Context) ([]placement.Device, error), error) {
-	if spec == "auto" || spec == "" {
-		return func(ctx context.Context) ([]placement.Device, error) {
-			found, err := nvml.Devices(ctx)
-			if errors.Is(err, nvml.ErrNoNVML) {
-				log.Info("no NVML: this node offers no NVIDIA devices")
-				return nil, nil
-			}
-			return found, err
-		}, nil
+// devices reads a setting of devices: auto sees NVIDIA's where their library
+// is, nvml insists on it, all else is fixed.
+func devices(spec, seed string, log *slog.Logger) (gpu.Source, error) {
+	switch {
+	case spec == gpusNVML, (spec == gpusAuto || spec == "") && nvml.Present(os.Getenv("LD_LIBRARY_PATH")):
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("the GPU probe needs this program's own path: %w", err)
+		}
+		cfg := probe.DefaultConfig()
+		cfg.Command, cfg.Log = []string{self, nvml.ChildCommand}, log.With("part", "gpu-probe")
+		return probe.New(cfg)
+	case spec == gpusAuto, spec == "":
+		log.Info("no NVML on this machine: this node offers no NVIDIA devices")
+		return gpu.Fixed(nil), nil
 	}
 	fixed, err := gpu.Parse(spec, seed)
-	if err != nil {
-		return nil, err
-	}
-	return func(context.Context) ([]placement.Device, error) { return fixed, nil }, nil
+	return gpu.Fixed(fixed), err
 }

@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/sovmesh/sovmesh/gpu/nvml"
 	"github.com/sovmesh/sovmesh/node/driver/process"
 )
 
@@ -25,6 +26,9 @@ func main() {
 	// Before anything else: it is on the way of every task's start.
 	if len(os.Args) > 1 && os.Args[1] == process.SupervisorCommand {
 		os.Exit(process.SupervisorMain(os.Args[2:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == nvml.ChildCommand {
+		os.Exit(nvml.Child(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
 	}
 	os.Exit(run())
 }

@@ -40,6 +40,7 @@ func TestActsShowWhatAnAuditorNeeds(t *testing.T) {
 		{ResumeNode{Node: "n2"}, map[string]string{ledger.ShownState: "ready"}},
 		{DrainNode{Node: "n2", Drain: placement.Drain{Reason: "somebody is on holiday"}}, map[string]string{ledger.ShownState: "draining"}},
 		{DrainNodes{Nodes: []placement.NodeID{"n2"}, Drain: placement.Drain{Reason: "somebody is on holiday"}}, map[string]string{ledger.ShownState: "draining"}},
+		{ClearDevice{Node: "n2", Device: "n2-gpu0", Reason: "somebody reset it"}, map[string]string{ledger.ShownState: "cleared"}},
 		{FinishDrain{Node: "n2"}, map[string]string{ledger.ShownState: "drained"}},
 		{RemoveNode{Node: "n2"}, map[string]string{ledger.ShownState: "removed", ledger.ShownRevoked: "77"}},
 		{SetRegionPolicy{Export: &eu, Import: &eu}, map[string]string{ledger.ShownExport: "EU", ledger.ShownImport: "EU"}},

@@ -159,6 +159,14 @@ type DrainNodes struct {
 	Drain placement.Drain    `json:"drain"`
 }
 
+// ClearDevice is an operator's word that what stands against a device of a node
+// is dealt with. The node itself heeds it: it knows whether the device works.
+type ClearDevice struct {
+	Node   placement.NodeID `json:"node"`
+	Device string           `json:"device"` // UUID
+	Reason string           `json:"reason,omitempty"`
+}
+
 // FinishDrain records that a draining node holds no task any more.
 type FinishDrain struct {
 	Node placement.NodeID `json:"node"`

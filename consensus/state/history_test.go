@@ -79,6 +79,7 @@ func (h *history) draw(t *rapid.T) Command {
 		func() Command { return CordonNode{"n1"} },
 		func() Command { return ResumeNode{"n1"} },
 		func() Command { return DrainNode{Node: "n1"} },
+		func() Command { return ClearDevice{Node: "n1", Device: fmt.Sprint("n1-gpu", n%9), Reason: "a word"} },
 		func() Command { return DrainNodes{Nodes: []placement.NodeID{"n1", "n2"}} },
 		func() Command { return FinishDrain{"n1"} },
 		func() Command { return CreateJoinToken{Hash: hashOf(fmt.Sprint("join", n)), Expires: soon} },

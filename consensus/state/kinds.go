@@ -19,6 +19,7 @@ const (
 	KindCordonNode         Kind = "node.cordon"
 	KindResumeNode         Kind = "node.resume"
 	KindDrainNode          Kind = "node.drain"
+	KindClearDevice        Kind = "node.device.clear"
 	KindDrainNodes         Kind = "node.drain-set"
 	KindFinishDrain        Kind = "node.drained"
 	KindSubmitJob          Kind = "job.submit"
@@ -73,6 +74,7 @@ func (SetContact) Kind() Kind         { return KindSetContact }
 func (CordonNode) Kind() Kind         { return KindCordonNode }
 func (ResumeNode) Kind() Kind         { return KindResumeNode }
 func (DrainNode) Kind() Kind          { return KindDrainNode }
+func (ClearDevice) Kind() Kind        { return KindClearDevice }
 func (DrainNodes) Kind() Kind         { return KindDrainNodes }
 func (FinishDrain) Kind() Kind        { return KindFinishDrain }
 func (SubmitJob) Kind() Kind          { return KindSubmitJob }
@@ -134,6 +136,8 @@ func reader(k Kind) func([]byte) (Command, error) {
 		return read[ResumeNode]
 	case KindDrainNode:
 		return read[DrainNode]
+	case KindClearDevice:
+		return read[ClearDevice]
 	case KindDrainNodes:
 		return read[DrainNodes]
 	case KindFinishDrain:

@@ -48,7 +48,7 @@ func (s *State) joinNode(c *call, k JoinNode) *Refused {
 	}
 	s.joinTokens.delete(k.TokenHash)
 	node.Region, node.Role, node.State, node.Contact = s.self.ID, s.nextRole(), placement.NodeReady, placement.ContactAlive
-	node.ContactAt, node.JoinedAt, node.Used, node.Drain = s.Clock, s.Clock, placement.Usage{}, nil
+	node.ContactAt, node.JoinedAt, node.Used, node.Drain, node.Cleared = s.Clock, s.Clock, placement.Usage{}, nil, nil
 	s.nodes.put(string(node.ID), &node)
 	c.show(ledger.ShownState, "joined")
 	if node.Serial != "" {

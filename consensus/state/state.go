@@ -288,6 +288,8 @@ func (s *State) runNode(c *call, cmd Command) (*Refused, bool) {
 		return s.resumeNode(c, k), true
 	case DrainNode:
 		return s.drainNode(c, k), true
+	case ClearDevice:
+		return s.clearDevice(c, k), true
 	case DrainNodes:
 		return s.drainNodes(c, k), true
 	case FinishDrain:

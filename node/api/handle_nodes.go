@@ -320,15 +320,7 @@ func listGPUs(s *Server, c *call) error {
 		if o.Node != "" && n.ID != o.Node || len(n.Inventory.Devices) == 0 {
 			continue
 		}
-		holder := map[string]placement.TaskID{}
-		for _, t := range v.TasksOn(n.ID) {
-			for _, d := range t.Devices {
-				holder[d] = t.ID
-			}
-		}
-		for _, d := range n.Inventory.Devices {
-			all = append(all, GPU{Node: n.ID, Device: d, Task: holder[d.UUID]})
-		}
+		all = append(all, gpusOf(v, n)...)
 	}
 	slices.SortFunc(all, func(a, b GPU) int { return cmp.Compare(gpuKey(a), gpuKey(b)) })
 	return answerPage(c, o, v, all, gpuKey)

@@ -52,6 +52,7 @@ func regionOps() []operation {
 		{Method: http.MethodGet, Path: Prefix + "/ledger/policy", ID: "trustPolicy", Summary: "The trust policy for auditors: logs, witnesses, roots (c2sp.org/tlog-policy)", Verb: VerbRead, Stream: "text/plain", Query: []parameter{{"quorum", "integer", "how many witnesses have to cosign; without it a majority of those possible"}}, Handler: trustPolicy},
 		{Method: http.MethodGet, Path: Prefix + "/gpus", ID: "listGPUs", Summary: "The devices of the region", Verb: VerbRead, Out: Page[GPU]{}, Query: paging(), Handler: listGPUs},
 		{Method: http.MethodGet, Path: Prefix + "/gpus/defrag", ID: "planDefrag", Summary: "The few moves that bring the most free GPUs together; nothing is changed", Verb: VerbOperate, Out: DefragReport{}, Query: []parameter{{"moves", "integer", "at most so many; 10 unless said, 100 at most"}}, Handler: planDefrag},
+		{Method: http.MethodGet, Path: Prefix + "/gpus/{uuid}", ID: "getGPU", Summary: "One device, by its UUID or a unique beginning of it", Verb: VerbRead, Out: GPU{}, Handler: getGPU},
 		{Method: http.MethodGet, Path: Prefix + "/status", ID: "status", Summary: "The region at a glance", Verb: VerbRead, Out: Status{}, Handler: getStatus},
 		{Method: http.MethodGet, Path: Prefix + "/whoami", ID: "whoami", Summary: "Who you are to this region", Verb: VerbAny, Out: Whoami{}, Handler: whoami},
 	}
@@ -82,6 +83,8 @@ func nodeOps() []operation {
 		{Method: http.MethodPost, Path: Prefix + "/nodes/{name}/drain", ID: "drainNode", Summary: "Empty a node", Verb: VerbOperate, In: DrainRequest{}, Out: DrainReport{}, Query: drain, Handler: drainNode},
 		{Method: http.MethodPost, Path: Prefix + "/nodes/drain", ID: "drainNodes", Summary: "Empty several nodes together, all or none: nothing moves from one of them onto another", Verb: VerbOperate, In: DrainSetRequest{}, Out: DrainSetReport{}, Query: drain, Handler: drainNodes},
 		{Method: http.MethodGet, Path: Prefix + "/nodes/{name}/drain", ID: "getDrain", Summary: "How far a drain has come", Verb: VerbRead, Out: DrainReport{}, Query: paging()[2:], Handler: getDrain},
+		{Method: http.MethodGet, Path: Prefix + "/nodes/{name}/gpus", ID: "liveGPUs", Summary: "What the devices of a node do now, as the node itself says; never another tenant's load", Verb: VerbRead, Out: NodeGPUs{}, Handler: liveGPUs},
+		{Method: http.MethodPost, Path: Prefix + "/nodes/{name}/gpus/{uuid}/clear", ID: "clearGPU", Summary: "Record that what stands against a device is dealt with; all stands for every device of the node", Verb: VerbOperate, In: ClearDeviceRequest{}, Out: Page[GPU]{}, Handler: clearGPU},
 		{Method: http.MethodPost, Path: Prefix + "/nodes/tokens", ID: "createNodeToken", Summary: "A join token for one node, shown once", Verb: VerbAdmin, In: NodeTokenRequest{}, Out: NodeToken{}, Handler: createNodeToken},
 	}
 }
@@ -120,6 +123,7 @@ func meshOps() []operation {
 		{Method: http.MethodGet, Path: MeshPrefix + "/keyring", ID: "keyring", Summary: "The gossip keys", Verb: VerbNode, Out: Keyring{}, Handler: keyring},
 		{Method: http.MethodPut, Path: MeshPrefix + "/keyring", ID: "offerKeyring", Summary: "Take the gossip keys, from a voter", Verb: VerbNode, NoState: true, In: Keyring{}, Out: Keyring{}, Handler: offerKeyring},
 		{Method: http.MethodGet, Path: MeshPrefix + "/tasks/{job}/{rest}/logs", ID: "taskLogs", Summary: "The output of a task of this node", Verb: VerbNode, NoState: true, Stream: "text/plain", Handler: taskOutput},
+		{Method: http.MethodGet, Path: MeshPrefix + "/gpus", ID: "nodeSamples", Summary: "What the devices of this node do now", Verb: VerbNode, NoState: true, Out: NodeSamples{}, Handler: nodeSamples},
 		{Method: http.MethodGet, Path: MeshPrefix + "/ledger/tile/{path...}", ID: "replicaTile", Summary: "A tile or bundle of the ledger, for another replica", Verb: VerbNode, Stream: "application/octet-stream", Handler: replicaTile},
 		{Method: http.MethodGet, Path: MeshPrefix + "/ledger/checkpoints", ID: "replicaCheckpoints", Summary: "Signed checkpoints that are kept, for another replica", Verb: VerbNode, Stream: "application/octet-stream", Query: []parameter{{"after", "integer", "of more than so many leaves"}}, Handler: replicaCheckpoints},
 		{Method: http.MethodGet, Path: MeshPrefix + "/ledger/openings", ID: "replicaOpenings", Summary: "What leaves' commitments hide, for another replica", Verb: VerbNode, Stream: "application/octet-stream", Query: []parameter{{"first", "integer", "index of the first leaf"}, {"count", "integer", "of leaves, within one bundle"}}, Handler: replicaOpenings},

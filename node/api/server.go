@@ -102,6 +102,8 @@ type Config struct {
 	Peers Mesh
 	// Tasks is this node's runner.
 	Tasks Tasks
+	// Devices is what this node knows of its devices; nil where it watches none.
+	Devices Devices
 	// Authority is nil where there is no CA: then certificates are not issued here.
 	Authority func() Authority
 	Links     Links

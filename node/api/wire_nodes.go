@@ -124,6 +124,11 @@ type GPU struct {
 	Node placement.NodeID `json:"node"`
 	placement.Device
 	Task placement.TaskID `json:"task,omitempty"`
+	// DriverVersion and CUDA are its node's.
+	DriverVersion string `json:"driver_version,omitempty"`
+	CUDA          string `json:"cuda_driver_version,omitempty"`
+	// Cleared is the last word of an operator on it.
+	Cleared *placement.DeviceClear `json:"cleared,omitempty"`
 }
 
 // CertificateRequest renews the caller's own certificates.

@@ -234,6 +234,9 @@ func (r *Runner) due(ctx context.Context) (next time.Time, ok bool) {
 				orders = append(orders, t)
 			}
 		}
+		if t.broken && !t.stopping && !t.over() {
+			orders = append(orders, t)
+		}
 		if t.unsaved {
 			if t.saveAfter.After(now) {
 				at(t.saveAfter)

@@ -27,6 +27,8 @@ type task struct {
 	mismatch bool // the region shows another status than ours
 
 	stop       string        // why it is to end; set once
+	broken     bool          // it ends because its device did: it has failed
+	note       string        // what its device told of meanwhile
 	grace      time.Duration // what it is given to end
 	stopping   bool          // the order to end was given to the driver
 	quiet      bool          // nobody waits for news of it
@@ -71,7 +73,8 @@ func (r *Runner) begin(ctx context.Context, t *task) {
 	case ctx.Err() != nil:
 		// The agent ends; the next one sees what became of it.
 	case errors.Is(err, errUnwanted):
-		r.finish(t, placement.TaskStopped, r.stopReason(t), nil)
+		status, reason := r.stopStatus(t)
+		r.finish(t, status, reason, nil)
 	case err != nil:
 		r.finish(t, placement.TaskFailed, startFailure(err), nil)
 	default:
@@ -245,7 +248,7 @@ func (r *Runner) ended(t *task, exit Exit) {
 	stop := r.stopReason(t)
 	switch {
 	case stop != "":
-		status, reason = placement.TaskStopped, stop
+		status, reason = r.stopStatus(t)
 	case exit.Stopped:
 		status = placement.TaskStopped
 		if exit.Reason == "" {
@@ -253,6 +256,8 @@ func (r *Runner) ended(t *task, exit Exit) {
 		}
 	case exit.Code == 0:
 		status, reason = placement.TaskComplete, ""
+	default:
+		reason = r.noted(t, reason)
 	}
 	r.finish(t, status, reason, &exit)
 }
@@ -356,6 +361,9 @@ func (r *Runner) rest(t *task) {
 	t.alive, r.again = false, true
 	if t.stop != "" {
 		t.rec.Status, t.rec.Reason, t.rec.EndedAt = placement.TaskStopped, t.stop, time.Now()
+		if t.broken {
+			t.rec.Status = placement.TaskFailed
+		}
 	}
 	r.notify()
 	r.mu.Unlock()

@@ -120,13 +120,15 @@ func (n *Node) deps(c node.Config) (node.Deps, error) {
 	if err != nil {
 		return node.Deps{}, err
 	}
+	pretended, err := gpu.Parse(n.region.Devices, string(n.Name))
+	if err != nil {
+		return node.Deps{}, fmt.Errorf("node %s: %w", n.Name, err)
+	}
 	return node.Deps{
 		Socket: n.socket, HTTP: n.http, Models: models, Dial: n.mesh.Dial(n.Region), Drivers: drivers,
-		Devices: func(context.Context) ([]placement.Device, error) {
-			return gpu.Parse(n.region.Devices, string(n.Name))
-		},
-		Log: slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: n.mesh.cfg.Level})),
-		Now: time.Now, StopTasksOnExit: true,
+		GPUs: gpu.Fixed(pretended),
+		Log:  slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: n.mesh.cfg.Level})),
+		Now:  time.Now, StopTasksOnExit: true,
 	}, nil
 }
 

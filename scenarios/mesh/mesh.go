@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus"
+	"github.com/sovmesh/sovmesh/gpu"
 	"github.com/sovmesh/sovmesh/node"
 	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/node/driver/fake"
@@ -85,13 +86,14 @@ type region struct {
 
 // host is one machine: it outlives the node's program.
 type host struct {
-	m      *Mesh
-	region *region
-	name   placement.NodeID
-	addr   netip.Addr
-	dir    string
-	world  *fake.World
-	clock  atomic.Int64 // how far its clock is off, as a time.Duration
+	m       *Mesh
+	region  *region
+	name    placement.NodeID
+	addr    netip.Addr
+	dir     string
+	world   *fake.World
+	devices *gpus
+	clock   atomic.Int64 // how far its clock is off, as a time.Duration
 
 	node   *node.Node // nil while it is down
 	socket net.PacketConn
@@ -246,16 +248,58 @@ func (h *host) deps(socket net.PacketConn, listener net.Listener) node.Deps {
 			return h.m.tcp.dial(ctx, h.addr, addr)
 		},
 		Drivers: map[string]runner.Driver{string(placement.KindFake): h.world.Driver(), string(placement.KindInference): h.world.Driver()},
-		Devices: func(context.Context) ([]placement.Device, error) {
-			devices := make([]placement.Device, len(h.region.spec.GPUs))
-			for i, d := range h.region.spec.GPUs {
-				d.UUID = fmt.Sprintf("sim-%s-%s-%d", h.region.spec.ID, h.name, i)
-				devices[i] = d
-			}
-			return devices, nil
-		},
-		Log: slog.New(h.m.log.handler(string(h.region.spec.ID) + "/" + string(h.name))),
-		Now: func() time.Time { return time.Now().Add(time.Duration(h.clock.Load())) },
+		GPUs:    h.gpus(),
+		Log:     slog.New(h.m.log.handler(string(h.region.spec.ID) + "/" + string(h.name))),
+		Now:     func() time.Time { return time.Now().Add(time.Duration(h.clock.Load())) },
+	}
+}
+
+// gpus are the devices of the machine, under names of its own. They stay when
+// its node starts anew.
+func (h *host) gpus() *gpus {
+	if h.devices == nil {
+		fixed := make(gpu.Fixed, len(h.region.spec.GPUs))
+		for i, d := range h.region.spec.GPUs {
+			d.UUID = fmt.Sprintf("sim-%s-%s-%d", h.region.spec.ID, h.name, i)
+			d.Index = i
+			fixed[i] = d
+		}
+		h.devices = &gpus{Fixed: fixed, told: make(chan gpu.Update)}
+	}
+	return h.devices
+}
+
+// gpus are pretended devices that may be told to fail.
+type gpus struct {
+	gpu.Fixed
+	told chan gpu.Update
+}
+
+// Watch passes on what a test says.
+func (g *gpus) Watch(ctx context.Context, take func(gpu.Update)) error {
+	r, err := g.Read(ctx)
+	if err != nil {
+		return err
+	}
+	take(gpu.Update{Reading: &r})
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case u := <-g.told:
+			take(u)
+		}
+	}
+}
+
+// XID makes a device of a node tell of a fault.
+func (m *Mesh) XID(region placement.RegionID, name placement.NodeID, device int, xid uint64) {
+	m.t.Helper()
+	g := m.host(region, name).gpus()
+	select {
+	case g.told <- gpu.Update{Event: &gpu.Event{UUID: g.Fixed[device].UUID, XID: xid}}:
+	case <-time.After(10 * time.Second):
+		m.t.Fatalf("nobody listens to the devices of %s", name)
 	}
 }
 

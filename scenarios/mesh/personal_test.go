@@ -121,6 +121,10 @@ func (p *people) typeEverywhere() {
 	there := p.region("ber-1").hosts[0].name
 	_, err = p.At("ber-1").Drain(t.Context(), there, api.DrainRequest{Reason: k.add("drain.reason")})
 	p.must(err)
+	for device := range p.region("ber-1").spec.GPUs {
+		_, err = p.At("ber-1").ClearGPU(t.Context(), there, fmt.Sprintf("sim-ber-1-%s-%d", there, device), api.ClearDeviceRequest{Reason: k.add(fmt.Sprint("device.reason", device))})
+		p.must(err)
+	}
 	drained := p.submit(local, "drained", gpu)
 	time.Sleep(40 * time.Second) // of the mesh's time: peers were asked, and said no
 	for i, j := range []*Job{wide, drained} {
