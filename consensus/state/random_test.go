@@ -3,8 +3,8 @@ package state
 import (
 	"bytes"
 	"fmt"
-	"slices"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
