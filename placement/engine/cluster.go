@@ -15,9 +15,12 @@ type Cluster struct {
 	mix   Mix
 
 	tables   *tables
-	epoch    uint32 // counts the tables
+	market   market
+	epoch    uint32 // counts the tables, and changes of the nodes' banks
 	renewAt  uint64 // arrivals at which the tables are looked at again
 	compiled Mix    // what the tables were made of
+
+	places [][]place // by kind: where it stands, in the order of the nodes
 
 	log     []int32 // nodes that changed, oldest first
 	logBase int     // how many entries were dropped before log[0]
@@ -28,21 +31,35 @@ type Cluster struct {
 	mark    uint32
 }
 
+// place is one bank of a node, or with bank -1 the node as a whole.
+type place struct{ node, bank int }
+
+// before is the order of places that cost the same.
+func (p place) before(o place) bool {
+	return cmp.Or(cmp.Compare(p.node, o.node), cmp.Compare(p.bank, o.bank)) < 0
+}
+
 // node is a node with what scoring needs at hand.
 type node struct {
 	Node
-	banks []bank
-	// usable is what the mix could use of it, valid for one epoch and state.
-	usable int64
-	epoch  uint32
+	banks  []bank
+	usable int64 // what the mix could use of it, in thousandths times weight
+	// whole is the kind under which the node as a whole stands: without devices,
+	// or with several banks; -1 for all others. place is its place there.
+	whole, place int
 }
+
+func (n *node) bare() bool { return len(n.banks) == 0 }
 
 // bank is the devices of one kind within a node.
 type bank struct {
 	kind    int
+	place   int     // among the places of the kind
 	devices []int   // their indexes, ascending
 	idle    []int32 // what is free of each, most first
 	sum     int64   // of idle
+	usable  int64   // as of the node
+	sold    int64   // what the market was told of it
 }
 
 // New is a cluster of the nodes, which it copies. Their names must differ.
@@ -59,8 +76,9 @@ func New(nodes []Node, cfg Config) (*Cluster, error) {
 		if err := sorted[i].validate(); err != nil {
 			return nil, err
 		}
-		c.put(i, sorted[i])
+		c.nodes[i] = c.read(sorted[i])
 	}
+	c.arrange()
 	c.Renew()
 	return c, nil
 }
@@ -80,15 +98,15 @@ func (n *Node) validate() error {
 	return nil
 }
 
-// put stores a node and sorts its devices into banks.
-func (c *Cluster) put(i int, n Node) {
+// read sorts the devices of a node into banks.
+func (c *Cluster) read(n Node) node {
 	n.Devices = slices.Clone(n.Devices)
-	at := node{Node: n}
+	at := node{Node: n, whole: -1}
 	for d, device := range n.Devices {
 		if device.Off {
 			continue
 		}
-		k := c.kindOf(kind{n.Zone, device.Model, device.Profile, n.Confidential})
+		k := c.kindOf(kind{sort{device.Model, device.Profile}, n.Zone, n.Confidential})
 		b := slices.IndexFunc(at.banks, func(b bank) bool { return b.kind == k })
 		if b < 0 {
 			b = len(at.banks)
@@ -100,7 +118,34 @@ func (c *Cluster) put(i int, n Node) {
 		at.banks[b].idle = make([]int32, len(at.banks[b].devices))
 		at.banks[b].count(n.Devices)
 	}
-	c.nodes[i] = at
+	if len(at.banks) != 1 {
+		at.whole = c.kindOf(kind{sort{noDevice, 0}, n.Zone, n.Confidential})
+	}
+	return at
+}
+
+// arrange lists the places of every kind anew.
+func (c *Cluster) arrange() {
+	c.places = make([][]place, len(c.kinds))
+	add := func(kind int, p place) int {
+		c.places[kind] = append(c.places[kind], p)
+		return len(c.places[kind]) - 1
+	}
+	for i := range c.nodes {
+		n := &c.nodes[i]
+		for b := range n.banks {
+			n.banks[b].place = add(n.banks[b].kind, place{i, b})
+		}
+		if n.whole >= 0 {
+			n.place = add(n.whole, place{i, -1})
+		}
+	}
+}
+
+// alike reports whether two records of a node have their banks in the same
+// places.
+func (n *node) alike(o *node) bool {
+	return n.whole == o.whole && slices.EqualFunc(n.banks, o.banks, func(a, b bank) bool { return a.kind == b.kind })
 }
 
 // kindOf numbers a kind in the order of first sight.
@@ -149,11 +194,18 @@ func (c *Cluster) Set(n Node) error {
 	if err := n.validate(); err != nil {
 		return err
 	}
-	kinds := len(c.kinds)
-	c.put(i, n)
-	if len(c.kinds) != kinds {
-		c.Renew() // the tables know nothing of the new kind
+	old, at := &c.nodes[i], c.read(n)
+	if !old.alike(&at) {
+		c.nodes[i] = at
+		c.arrange()
+		c.Renew() // the tables and the indexes know nothing of the new places
+		return nil
 	}
+	at.place = old.place
+	for b := range at.banks {
+		at.banks[b].place, at.banks[b].sold = old.banks[b].place, old.banks[b].sold
+	}
+	c.nodes[i] = at
 	c.changed(i)
 	return nil
 }
@@ -216,7 +268,7 @@ const logMax = 2
 
 // changed notes that the node's costs are not what they were.
 func (c *Cluster) changed(i int) {
-	c.nodes[i].epoch = 0
+	c.refresh(&c.nodes[i])
 	if len(c.log) >= logMax*len(c.nodes)+64 {
 		drop := len(c.log) / 2
 		c.logBase += drop

@@ -3,10 +3,12 @@
 //
 // A demand goes where it spoils least of what later demands need: the growth of
 // fragmentation over the mix of demands seen so far (the fragmentation gradient
-// of Weng, Yang et al., USENIX ATC 2023), plus a price for capacity that others,
-// bound by model, jurisdiction, operator or confidential mode, cannot do
-// without. Costs are rounded to bins, and within a bin the first node by name
-// wins: that concentrates load and keeps whole nodes free.
+// of Weng, Yang et al., USENIX ATC 2023), plus a price for what others, bound by
+// model, jurisdiction, operator or confidential mode, cannot do without. The
+// price of a type of resource is the share of the demand that is bound to it,
+// over its share of all that is still usable: it rises as the type runs out.
+// Both parts are rounded to bins, and within a bin the first node by name wins:
+// that concentrates load and keeps whole nodes free.
 //
 // The rule that must hold: a zone that a demand does not name is no place, and
 // a demand that fits somewhere is never turned away; cost ranks what is lawful
@@ -114,9 +116,14 @@ type Demand struct {
 // amount is what the demand asks of devices, in thousandths.
 func (d *Demand) amount() int64 { return int64(d.Num) * int64(d.Milli) }
 
-// takes reports whether a device of that kind would do.
+// takes reports whether a device of that kind would do, and its place is lawful.
 func (d *Demand) takes(k kind) bool {
-	return d.Zones.Has(k.zone) && (!d.Confidential || k.confidential) && d.Profile == k.profile && (d.Models.Empty() || d.Models.Has(k.model))
+	return d.Zones.Has(k.zone) && (!d.Confidential || k.confidential) && (d.Num == 0 || d.uses(k.sort))
+}
+
+// uses reports whether a device of that sort would do, wherever it stands.
+func (d *Demand) uses(s sort) bool {
+	return s.model >= 0 && d.Profile == s.profile && (d.Models.Empty() || d.Models.Has(s.model))
 }
 
 // Spot is a place for one demand.
@@ -126,10 +133,18 @@ type Spot struct {
 	Cost    int   // the bin of its cost, least is best
 }
 
-// kind is what prices tell apart: the type of a resource.
+// sort is what devices can be told apart by; model is noDevice for the nodes
+// without any.
+type sort struct{ model, profile int }
+
+const noDevice = -1
+
+// kind is a sort of device in a place in law: the type of a resource, which has
+// a price.
 type kind struct {
-	zone, model, profile int
-	confidential         bool
+	sort
+	zone         int
+	confidential bool
 }
 
 // Config are the constants of the score.
@@ -139,8 +154,8 @@ type Config struct {
 	BinMilli int64
 	// PricePercent is the weight of the scarcity price against fragmentation.
 	PricePercent int64
-	// JurisdictionPrice: scarcity is told apart by jurisdiction and operator, not
-	// by device alone. Only measurements switch it off.
+	// JurisdictionPrice: scarcity is told apart by jurisdiction, operator and
+	// confidential mode, not by device alone. Only measurements switch it off.
 	JurisdictionPrice bool
 	// IndexBytes bounds the memory of the indexes.
 	IndexBytes int

@@ -5,46 +5,65 @@ import (
 	"slices"
 )
 
-// class is all demands that are equal: one index serves them.
+// class is all demands that are equal. Its index has a tournament for each kind
+// of device that will do, so that a price that moves moves no leaf.
 type class struct {
 	demand Demand
-	takes  []bool // by number of the kind
 	c      *Cluster
-	tree   tree
+	takes  []bool // by number of the kind
+	trees  []tree // by number of the kind; those that do not count are empty
 	seen   int    // how much of the log the index knows
-	epoch  uint32 // of the tables it was filled with
+	epoch  uint32 // of the tables and kinds it was filled with
 	used   uint64 // the decision that it served last
 }
 
 // newClass is a class without its index.
 func (c *Cluster) newClass(d Demand) *class {
-	k := &class{demand: d, c: c}
-	k.judge()
+	k := &class{demand: d, c: c, takes: make([]bool, len(c.kinds))}
+	for i := range c.kinds {
+		k.takes[i] = d.takes(c.kinds[i])
+	}
 	return k
 }
 
-// judge asks which kinds of devices will do.
-func (k *class) judge() {
-	k.takes = make([]bool, len(k.c.kinds))
-	for i := range k.c.kinds {
-		k.takes[i] = k.demand.takes(k.c.kinds[i])
+// counts reports whether the places of a kind matter to the class.
+func (k *class) counts(kind int) bool {
+	if k.c.kinds[kind].model != noDevice {
+		return k.takes[kind]
 	}
+	// Nodes without devices serve those who need none; where devices are mixed,
+	// the node as a whole stands here for demands of several.
+	d := &k.demand
+	return d.Num == 0 && k.takes[kind] || d.Num > 1 && d.Zones.Has(k.c.kinds[kind].zone)
 }
 
-// fill rates every node.
+// fill rates every place.
 func (k *class) fill() {
-	if k.tree.min == nil {
-		k.tree = newTree(len(k.c.nodes))
+	c := k.c
+	if len(k.takes) != len(c.kinds) {
+		k.takes = c.newClass(k.demand).takes
 	}
-	k.judge()
-	k.tree.fill(len(k.c.nodes), func(i int) int32 { return k.c.cost(k, &k.c.nodes[i]) })
-	k.seen, k.epoch = k.c.logBase+len(k.c.log), k.c.epoch
+	if len(k.trees) != len(c.kinds) {
+		k.trees = make([]tree, len(c.kinds))
+	}
+	for kind := range c.kinds {
+		if !k.counts(kind) {
+			k.trees[kind] = tree{}
+			continue
+		}
+		places := c.places[kind]
+		t := &k.trees[kind]
+		if t.size != treeSize(len(places)) {
+			*t = newTree(len(places))
+		}
+		t.fill(len(places), func(i int) int32 { return c.cost(k, &c.nodes[places[i].node], places[i].bank) })
+	}
+	k.seen, k.epoch = c.logBase+len(c.log), c.epoch
 }
 
 // catchUp rates the nodes that changed since the index was last used, each once.
 func (k *class) catchUp() {
 	c := k.c
-	end := c.logBase + len(c.log)
 	if k.seen < c.logBase || k.epoch != c.epoch {
 		k.fill()
 		return
@@ -57,10 +76,45 @@ func (k *class) catchUp() {
 	for _, i := range c.log[k.seen-c.logBase:] {
 		if c.marks[i] != c.mark {
 			c.marks[i] = c.mark
-			k.tree.set(int(i), c.cost(k, &c.nodes[i]))
+			k.rate(&c.nodes[i])
 		}
 	}
-	k.seen = end
+	k.seen = c.logBase + len(c.log)
+}
+
+// rate rates the places of one node again.
+func (k *class) rate(n *node) {
+	for b := range n.banks {
+		if t := &k.trees[n.banks[b].kind]; t.size > 0 {
+			t.set(n.banks[b].place, k.c.cost(k, n, b))
+		}
+	}
+	if n.whole >= 0 {
+		if t := &k.trees[n.whole]; t.size > 0 {
+			t.set(n.place, k.c.cost(k, n, -1))
+		}
+	}
+}
+
+// best is the cheapest place by loss and price together, the first node of
+// equals.
+func (k *class) best() (at place, cost int32) {
+	cost, at.node = never, -1
+	for kind := range k.trees {
+		t := &k.trees[kind]
+		if t.size == 0 || t.min[1] == never {
+			continue
+		}
+		price := k.c.priceBin(&k.demand, kind)
+		if t.min[1]+price > cost {
+			continue
+		}
+		here := k.c.places[kind][t.best()]
+		if t.min[1]+price < cost || here.before(at) {
+			at, cost = here, t.min[1]+price
+		}
+	}
+	return at, cost
 }
 
 // Fewer than classesMin indexes would be filled all the time; more than
@@ -78,19 +132,17 @@ func (c *Cluster) classMax() int {
 // scoredAs is the demand whose index serves d: its own while there is room for
 // another index or one has fallen out of use, otherwise a coarser one.
 func (c *Cluster) scoredAs(d Demand) Demand {
-	if _, known := c.classes[d]; known || len(c.classes) < c.classMax() || c.disused() != nil {
+	if _, known := c.classes[d]; known || len(c.classes) < c.classMax() || c.disused() {
 		return d
 	}
 	return d.rounded()
 }
 
-// disused is the index that was used the longest ago, if that is long ago: it
-// gives way to any demand.
-func (c *Cluster) disused() *class {
-	if k := c.oldest(); k != nil && c.tick-k.used > uint64(8*c.classMax()) {
-		return k
-	}
-	return nil
+// disused reports whether the index that was used the longest ago was so long
+// ago that it gives way to any demand.
+func (c *Cluster) disused() bool {
+	k := c.oldest()
+	return k != nil && c.tick-k.used > uint64(8*c.classMax())
 }
 
 func (c *Cluster) oldest() *class {
@@ -120,9 +172,7 @@ func (c *Cluster) indexOf(d Demand) *class {
 	if !known {
 		k = c.newClass(d)
 		if len(c.classes) >= c.classMax() {
-			old := c.oldest()
-			delete(c.classes, old.demand)
-			k.tree = old.tree
+			delete(c.classes, c.oldest().demand)
 		}
 		c.classes[d] = k
 	}
@@ -134,13 +184,10 @@ func (c *Cluster) indexOf(d Demand) *class {
 // Decide finds the place of a demand; false if it fits nowhere. Nothing is taken
 // yet. It answers what [Cluster.Scan] answers.
 func (c *Cluster) Decide(d Demand) (Spot, bool) {
-	if len(c.nodes) == 0 {
-		return Spot{}, false
-	}
 	as := c.scoredAs(d)
 	k := c.indexOf(as)
-	if i := k.tree.best(); i >= 0 {
-		return c.spot(k, d, i, k.tree.at(i)), true
+	if at, cost := k.best(); at.node >= 0 {
+		return c.spot(k, d, at, cost), true
 	}
 	if as == d {
 		return Spot{}, false
@@ -149,12 +196,12 @@ func (c *Cluster) Decide(d Demand) (Spot, bool) {
 	return c.scanAs(d, d)
 }
 
-// spot is the place of the demand d on a node, with the class that chose it.
-func (c *Cluster) spot(k *class, d Demand, i int, cost int32) Spot {
+// spot is a place for the demand d, with the class that chose it.
+func (c *Cluster) spot(k *class, d Demand, at place, cost int32) Spot {
 	if k.demand != d {
 		k = c.newClass(d)
 	}
-	return Spot{Node: i, Devices: c.devices(k, &c.nodes[i]), Cost: int(cost)}
+	return Spot{Node: at.node, Devices: c.devices(k, &c.nodes[at.node], at.bank), Cost: int(cost)}
 }
 
 // Scan finds the same place by looking at every node, as a check of the indexes.
@@ -168,13 +215,29 @@ func (c *Cluster) Scan(d Demand) (Spot, bool) {
 
 func (c *Cluster) scanAs(as, d Demand) (Spot, bool) {
 	k := c.newClass(as)
-	best, at := int32(never), -1
-	for i := range c.nodes {
-		if cost := c.cost(k, &c.nodes[i]); cost < best {
-			best, at = cost, i
+	best, at := int32(never), place{node: -1}
+	look := func(p place, kind int) {
+		if !k.counts(kind) {
+			return
+		}
+		cost := c.cost(k, &c.nodes[p.node], p.bank)
+		if cost == never {
+			return
+		}
+		if cost += c.priceBin(&k.demand, kind); cost < best {
+			best, at = cost, p
 		}
 	}
-	if at < 0 {
+	for i := range c.nodes {
+		n := &c.nodes[i]
+		if n.whole >= 0 {
+			look(place{i, -1}, n.whole)
+		}
+		for b := range n.banks {
+			look(place{i, b}, n.banks[b].kind)
+		}
+	}
+	if at.node < 0 {
 		return Spot{}, false
 	}
 	return c.spot(k, d, at, best), true

@@ -52,16 +52,22 @@ func (c *Cluster) SetMix(m Mix) error {
 // Renew makes the tables and prices of the mix as it is, and fills the indexes
 // that are in use again.
 func (c *Cluster) Renew() {
-	s := supply{kinds: c.kinds, capacity: make([]int64, len(c.kinds))}
+	capacity := make([]int64, len(c.kinds))
 	for i := range c.nodes {
-		if c.nodes[i].Cordoned {
-			continue
-		}
-		for _, b := range c.nodes[i].banks {
-			s.capacity[b.kind] += int64(len(b.devices)) * MilliDevice
+		for b := range c.nodes[i].banks {
+			bank := &c.nodes[i].banks[b]
+			bank.sold = 0
+			if !c.nodes[i].Cordoned {
+				capacity[bank.kind] += int64(len(bank.devices)) * MilliDevice
+			}
 		}
 	}
-	c.tables = compile(&c.mix, s, &c.cfg)
+	weights := weightsOf(&c.mix)
+	c.tables = compile(&c.mix, weights, c.kinds)
+	c.market = openMarket(&c.mix, weights, c.kinds, capacity, &c.cfg)
+	for i := range c.nodes {
+		c.refresh(&c.nodes[i])
+	}
 	c.compiled = c.Mix()
 	c.epoch++
 	for _, k := range c.inUse() {

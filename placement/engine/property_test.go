@@ -223,7 +223,7 @@ func textbook(c *Cluster, n *node) int64 {
 					small += int64(v)
 				}
 			}
-			if d.Num == 0 || !d.takes(c.kinds[b.kind]) || free < d.Num || n.CPU < d.CPU {
+			if d.Num == 0 || !d.uses(c.kinds[b.kind].sort) || free < d.Num || n.CPU < d.CPU {
 				small = b.sum
 			}
 			total += weight * small
@@ -246,7 +246,7 @@ func TestFragmentationIsThatOfTheTextbook(t *testing.T) {
 				for _, b := range n.banks {
 					idle += b.sum
 				}
-				if got, want := c.tables.total*idle-c.usableOf(n), textbook(c, n); got != want {
+				if got, want := c.tables.total*idle-n.usable, textbook(c, n); got != want {
 					t.Fatalf("%+v: F is %d, by the definition %d", n, got, want)
 				}
 			}
