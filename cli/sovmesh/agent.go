@@ -18,7 +18,7 @@ func (p *program) agentCommand() *cli.Command {
 		Name: "agent", Usage: "run one node of a region",
 		Description: `FILE is YAML. Keys: node, data, listen (HOST:PORT for UDP and TCP), advertise,
 hosts (further names of its certificate), site, join or join_file (the token of a
-new node), gpus (auto, none, sim:8xH100), cpu, memory, drivers, metrics
+new node), gpus (auto, nvml, none, sim:8xH100), cpu, memory, drivers, metrics
 (token, open), witness ('VKEY URL' of an outside witness of the ledger),
 receipts {keep: 8784h, most: 64GiB} (of answers of models: how long, and in how
 many bytes), log {level, format}.

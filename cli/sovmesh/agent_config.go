@@ -90,7 +90,7 @@ func (a *agentReader) key(key string, v residency.Value) {
 	case "gpus":
 		c.gpus = a.text(v, key)
 		if _, err := gpu.Parse(c.gpus, "x"); c.gpus != gpusAuto && c.gpus != gpusNVML && err != nil {
-			a.fault(v, "write auto, none or sim:8xH100; "+api.HintOf(err), "%s", err)
+			a.fault(v, "write auto, nvml, none or sim:8xH100; "+api.HintOf(err), "%s", err)
 		}
 	case "cpu":
 		n, err := placement.ParseCPU(a.text(v, key))

@@ -4,11 +4,12 @@ import (
 	"io"
 
 	"github.com/sovmesh/sovmesh/node/api"
+	"github.com/sovmesh/sovmesh/placement"
 	"github.com/urfave/cli/v2"
 )
 
 func (p *program) gpuCommands() *cli.Command {
-	return group("gpu", "the devices of the region", p.gpuList(), p.gpuDefrag())
+	return group("gpu", "the devices of the region", p.gpuList(), p.gpuShow(), p.gpuTop(), p.gpuClear(), p.gpuDefrag())
 }
 
 func (p *program) gpuList() *cli.Command {
@@ -18,14 +19,30 @@ func (p *program) gpuList() *cli.Command {
 			return listing(p, c, api.ListOptions{}, (*api.Client).GPUs, func(w io.Writer, gpus []api.GPU) {
 				t := p.table("NODE", "DEVICE", "MODEL", "MEMORY", "HEALTH", "TASK")
 				for _, g := range gpus {
-					model := g.Model
-					if g.Simulated {
-						model += " (simulated)"
-					}
-					t.add(string(g.Node), g.UUID, model, human(g.Memory), string(g.Health), string(g.Task))
+					t.add(string(g.Node), g.UUID, deviceModel(g.Device), human(g.Memory), deviceHealth(g.Device), string(g.Task))
 				}
 				t.write(w)
 			})
 		},
 	}
+}
+
+// deviceModel says what a device is; a pretended one says so.
+func deviceModel(d placement.Device) string {
+	text := d.Model
+	if d.Profile != "" {
+		text += " MIG " + d.Profile
+	}
+	if d.Simulated {
+		text += " (simulated)"
+	}
+	return text
+}
+
+// deviceHealth is its health, or that it is given away in parts.
+func deviceHealth(d placement.Device) string {
+	if d.Partitioned {
+		return string(d.Health) + ", in instances"
+	}
+	return string(d.Health)
 }

@@ -13,9 +13,6 @@ import (
 	"github.com/sovmesh/sovmesh/transport"
 )
 
-// CodeDevice is the code of a device that nobody knows.
-const CodeDevice = "device.unknown"
-
 // AllDevices stands for every device of a node that something stands against.
 const AllDevices = "all"
 
@@ -90,7 +87,7 @@ func (c *call) findGPU(v *state.View, nodes []*placement.Node) (*GPU, error) {
 	if near := nearest(name, names[:min(len(names), 1000)]); near != "" {
 		hint = "did you mean " + near + "?"
 	}
-	return nil, newProblem(http.StatusNotFound, CodeDevice, "there is no device "+quoteWord(name), hint)
+	return nil, newProblem(http.StatusNotFound, CodeNotFound, "there is no device "+quoteWord(name), hint)
 }
 
 // gpusOf are the devices of a node with who holds them.
