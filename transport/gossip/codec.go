@@ -2,11 +2,14 @@ package gossip
 
 import (
 	"bytes"
+	"compress/flate"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
+	"io"
+	"strings"
 
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -15,13 +18,18 @@ import (
 // whether one holds the newest. It is 17 bytes: gossip has a fixed budget of
 // bytes, and a long meta makes a pool slow to form.
 //
-//	u8 version (1), u64 inventory version, 8 bytes of the SHA-256 of the payload
+//	u8 version (1), u64 inventory version, 8 bytes of the SHA-256 of the statement
 type Meta struct {
 	Inventory uint64
 	Hash      [8]byte
 }
 
 const metaVersion = 1
+
+// MetaOf is the meta that announces a signed record.
+func MetaOf(version uint64, statement string) Meta {
+	return Meta{version, hashOf([]byte(statement))}
+}
 
 // Marshal writes the meta.
 func (m Meta) Marshal() []byte {
@@ -39,53 +47,82 @@ func ParseMeta(b []byte) (Meta, error) {
 	return m, nil
 }
 
-func hashOf(payload []byte) [8]byte {
-	sum := sha256.Sum256(payload)
+func hashOf(b []byte) [8]byte {
+	sum := sha256.Sum256(b)
 	return [8]byte(sum[:8])
 }
 
-// Messages between pools begin with one byte for their kind. A signed record
-// does not fit a packet, so it travels in fragments:
+// Messages between pools begin with one byte for their kind and a name (u8
+// length). A signed record, packed, mostly does not fit one packet, so it travels
+// in pieces:
 //
-//	1, name (u8 length), 8 bytes of the SHA-256 of the statement, u8 index, u8 count, data
-//	2, name (u8 length): this node leaves and has not crashed
+//	2, node: this node leaves and has not crashed
+//	3, node, hash of its statement (8), u8 index, u8 count, data: pass it on
+//	4, the same, to one who asked for it: it goes no further
+//	5, who asks, u8 count, each: node, hash: send me these records
+//
+// 1 was a piece of a statement that was not packed.
 const (
-	kindFragment = 1
-	kindNotice   = 2
+	kindNotice = 2
+	kindPiece  = 3
+	kindAnswer = 4
+	kindWant   = 5
 )
 
-// Bounds of a record: RecordMax of its statement, so 40 fragments at most.
+// Bounds of a record: RecordMax of its statement; of a piece, so that a packet of
+// it has room for two alive messages, without which it would be of no use; of a
+// want, so that it fits a packet.
 const (
-	RecordMax    = 32 << 10
-	fragmentSize = 840
-	fragmentsMax = (RecordMax + fragmentSize - 1) / fragmentSize
+	RecordMax = 32 << 10
+	pieceSize = 840
+	piecesMax = (RecordMax + pieceSize - 1) / pieceSize
+	wantsMax  = 12
 )
 
 var errMessage = errors.New("not a gossip message")
 
-// fragment is one part of a statement.
-type fragment struct {
+// piece is one part of a packed statement.
+type piece struct {
 	node         placement.NodeID
 	hash         [8]byte
 	index, count uint8
 	data         []byte
 }
 
-// split cuts a statement into encoded fragments.
-func split(node placement.NodeID, statement string) ([][]byte, error) {
-	if len(statement) == 0 || len(statement) > RecordMax {
-		return nil, fmt.Errorf("a signed record of %d bytes, the limit is %d", len(statement), RecordMax)
+// want names a record by whom it is of and the hash of its statement.
+type want struct {
+	node placement.NodeID
+	hash [8]byte
+}
+
+// message is any message, read.
+type message struct {
+	kind  byte
+	node  placement.NodeID // of whom it is: the leaver, the record's, or who asks
+	piece piece
+	wants []want
+}
+
+// Pieces packs a statement and cuts it into messages to be passed on.
+func Pieces(node placement.NodeID, statement string) ([][]byte, error) {
+	packed, err := pack(statement)
+	if err != nil {
+		return nil, err
 	}
-	hash := hashOf([]byte(statement))
-	count := (len(statement) + fragmentSize - 1) / fragmentSize
+	return split(kindPiece, node, hashOf([]byte(statement)), packed), nil
+}
+
+// split cuts a packed statement into messages.
+func split(kind byte, node placement.NodeID, hash [8]byte, packed []byte) [][]byte {
+	count := (len(packed) + pieceSize - 1) / pieceSize
 	out := make([][]byte, 0, count)
 	for i := range count {
-		data := statement[i*fragmentSize : min((i+1)*fragmentSize, len(statement))]
-		b := appendName([]byte{kindFragment}, node)
+		data := packed[i*pieceSize : min((i+1)*pieceSize, len(packed))]
+		b := appendName([]byte{kind}, node)
 		b = append(append(b, hash[:]...), byte(i), byte(count))
 		out = append(out, append(b, data...))
 	}
-	return out, nil
+	return out
 }
 
 func appendName(b []byte, node placement.NodeID) []byte {
@@ -96,134 +133,118 @@ func appendNotice(b []byte, node placement.NodeID) []byte {
 	return appendName(append(b, kindNotice), node)
 }
 
-// parseMessage reads a message of either kind; a notice is a fragment without
-// count. data is not copied.
-func parseMessage(b []byte) (kind byte, f fragment, err error) {
-	if len(b) < 2 || len(b) < 2+int(b[1]) {
-		return 0, fragment{}, errMessage
+func appendWants(b []byte, self placement.NodeID, wants []want) []byte {
+	b = append(appendName(append(b, kindWant), self), byte(len(wants)))
+	for _, w := range wants {
+		b = append(appendName(b, w.node), w.hash[:]...)
 	}
-	kind, f.node = b[0], placement.NodeID(b[2:2+int(b[1])])
-	rest := b[2+int(b[1]):]
-	if !placement.ValidName(string(f.node)) {
-		return 0, fragment{}, errMessage
+	return b
+}
+
+// cutName reads a name; false for what is none.
+func cutName(b []byte) (node placement.NodeID, rest []byte, ok bool) {
+	if len(b) < 1 || len(b) < 1+int(b[0]) {
+		return "", nil, false
 	}
-	switch kind {
+	node = placement.NodeID(b[1 : 1+int(b[0])])
+	return node, b[1+int(b[0]):], placement.ValidName(string(node))
+}
+
+// parseMessage reads a message of any kind; data is not copied.
+func parseMessage(b []byte) (m message, err error) {
+	if len(b) == 0 {
+		return message{}, errMessage
+	}
+	rest, ok := b[1:], false
+	m.kind = b[0]
+	if m.node, rest, ok = cutName(rest); !ok {
+		return message{}, errMessage
+	}
+	switch m.kind {
 	case kindNotice:
-		if len(rest) != 0 {
-			return 0, fragment{}, errMessage
+		ok = len(rest) == 0
+	case kindPiece, kindAnswer:
+		m.piece, ok = parsePiece(m.node, rest)
+	case kindWant:
+		m.wants, ok = parseWants(rest)
+	default:
+		ok = false
+	}
+	if !ok {
+		return message{}, errMessage
+	}
+	return m, nil
+}
+
+func parsePiece(node placement.NodeID, b []byte) (piece, bool) {
+	if len(b) < 11 {
+		return piece{}, false
+	}
+	f := piece{node: node, hash: [8]byte(b), index: b[8], count: b[9], data: b[10:]}
+	return f, f.count > 0 && f.count <= piecesMax && f.index < f.count && len(f.data) <= pieceSize &&
+		(f.index == f.count-1 || len(f.data) == pieceSize)
+}
+
+func parseWants(b []byte) ([]want, bool) {
+	if len(b) < 1 || b[0] == 0 || b[0] > wantsMax {
+		return nil, false
+	}
+	count, b := int(b[0]), b[1:]
+	out := make([]want, 0, count)
+	for range count {
+		node, rest, ok := cutName(b)
+		if !ok || len(rest) < 8 {
+			return nil, false
 		}
-		return kind, f, nil
-	case kindFragment:
-		if len(rest) < 11 {
-			return 0, fragment{}, errMessage
-		}
-		copy(f.hash[:], rest)
-		f.index, f.count, f.data = rest[8], rest[9], rest[10:]
-		if f.count == 0 || f.count > fragmentsMax || f.index >= f.count || len(f.data) > fragmentSize ||
-			(f.index < f.count-1 && len(f.data) != fragmentSize) {
-			return 0, fragment{}, errMessage
-		}
-		return kind, f, nil
+		out = append(out, want{node, [8]byte(rest)})
+		b = rest[8:]
 	}
-	return 0, fragment{}, errMessage
+	return out, len(b) == 0
 }
 
-// assembly holds the statements of which not every fragment has come, and
-// remembers those that are done with, so that a fragment is passed on once.
-type assembly struct {
-	open  map[[8]byte]*partial
-	order [][8]byte // of open, oldest first
-	done  map[[8]byte]struct{}
-	past  [][8]byte // of done, oldest first
+// pack makes a statement small: its text is a word, a dot and base64url, and most
+// of what that says are the fields of devices that are all alike.
+//
+//	u8 length of the word, word, DEFLATE of the bytes
+func pack(statement string) ([]byte, error) {
+	if len(statement) > RecordMax {
+		return nil, fmt.Errorf("a signed record of %d bytes, the limit is %d", len(statement), RecordMax)
+	}
+	word, text, ok := strings.Cut(statement, ".")
+	if !ok || len(word) > 255 {
+		return nil, errors.New("a signed record is a word, a dot and base64url")
+	}
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil {
+		return nil, fmt.Errorf("a signed record: %w", err)
+	}
+	out := bytes.NewBuffer(append([]byte{byte(len(word))}, word...))
+	w, err := flate.NewWriter(out, flate.BestCompression)
+	if err != nil {
+		return nil, err
+	}
+	if _, err = w.Write(raw); err == nil {
+		err = w.Close()
+	}
+	return out.Bytes(), err
 }
 
-type partial struct {
-	parts [][]byte
-	have  int
-}
-
-// Bounds of an assembly: statements on their way, and those remembered.
-const (
-	assembliesMax = 64
-	doneMax       = 1024
-)
-
-func newAssembly() assembly {
-	return assembly{open: map[[8]byte]*partial{}, done: map[[8]byte]struct{}{}}
-}
-
-// add takes in a fragment. fresh says that it had not come before; whole gives
-// the statement when it was the last one missing.
-func (a *assembly) add(f fragment) (fresh bool, whole string) {
-	if _, ok := a.done[f.hash]; ok {
-		return false, ""
+// unpack is the statement; it never takes more than RecordMax bytes, whatever was
+// packed.
+func unpack(packed []byte) (string, error) {
+	if len(packed) < 1 || len(packed) < 1+int(packed[0]) || len(packed) > RecordMax {
+		return "", errMessage
 	}
-	p := a.open[f.hash]
-	if p == nil {
-		if len(a.order) >= assembliesMax { // what is lost comes again by push/pull
-			a.finish(a.order[0])
-		}
-		p = &partial{parts: make([][]byte, f.count)}
-		a.open[f.hash] = p
-		a.order = append(a.order, f.hash)
+	word, data := packed[1:1+int(packed[0])], bytes.NewReader(packed[1+int(packed[0]):])
+	limit := base64.RawURLEncoding.DecodedLen(RecordMax - len(word) - 1)
+	raw, err := io.ReadAll(io.LimitReader(flate.NewReader(data), int64(limit)+1))
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("unpack a signed record: %w", err)
+	case len(raw) > limit:
+		return "", fmt.Errorf("a signed record is longer than %d bytes", RecordMax)
+	case data.Len() > 0:
+		return "", errMessage
 	}
-	if len(p.parts) != int(f.count) || p.parts[f.index] != nil {
-		return false, ""
-	}
-	p.parts[f.index] = bytes.Clone(f.data)
-	if p.have++; p.have < len(p.parts) {
-		return true, ""
-	}
-	a.finish(f.hash)
-	b := bytes.Join(p.parts, nil)
-	if hashOf(b) != f.hash {
-		return true, ""
-	}
-	return true, string(b)
-}
-
-// finish forgets the parts of a statement and remembers that it was there.
-func (a *assembly) finish(hash [8]byte) {
-	delete(a.open, hash)
-	a.order = slices.DeleteFunc(a.order, func(h [8]byte) bool { return h == hash })
-	if _, ok := a.done[hash]; ok {
-		return
-	}
-	if len(a.past) >= doneMax {
-		delete(a.done, a.past[0])
-		a.past = a.past[1:]
-	}
-	a.done[hash] = struct{}{}
-	a.past = append(a.past, hash)
-}
-
-// stateMax bounds the records that one exchange of state carries.
-const stateMax = 8 << 20
-
-// appendState adds a statement to a push/pull state: u32 length and bytes.
-func appendState(b []byte, statement string) []byte {
-	b = binary.BigEndian.AppendUint32(b, uint32(len(statement)))
-	return append(b, statement...)
-}
-
-// splitState reads a push/pull state; it gives what is well-formed before the
-// first fault, and the fault.
-func splitState(b []byte) ([]string, error) {
-	if len(b) > stateMax {
-		return nil, fmt.Errorf("a state of %d bytes, the limit is %d", len(b), stateMax)
-	}
-	var out []string
-	for len(b) > 0 {
-		if len(b) < 4 {
-			return out, errMessage
-		}
-		n := binary.BigEndian.Uint32(b)
-		b = b[4:]
-		if n == 0 || n > RecordMax || int(n) > len(b) {
-			return out, errMessage
-		}
-		out = append(out, string(b[:n]))
-		b = b[n:]
-	}
-	return out, nil
+	return string(word) + "." + base64.RawURLEncoding.EncodeToString(raw), nil
 }

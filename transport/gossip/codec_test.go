@@ -2,7 +2,10 @@ package gossip
 
 import (
 	"bytes"
-	"fmt"
+	"compress/flate"
+	"encoding/base64"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,67 +13,81 @@ import (
 	"github.com/sovmesh/sovmesh/transport/identity"
 )
 
-func TestFragmentsMakeTheStatement(t *testing.T) {
-	for _, size := range []int{1, fragmentSize - 1, fragmentSize, fragmentSize + 1, RecordMax} {
-		want := strings.Repeat("x", size-1) + "y"
-		parts, err := split("n1", want)
+// noise is the text of a statement that does not get smaller.
+func noise(t testing.TB, word string, raw int) string {
+	t.Helper()
+	b := make([]byte, raw)
+	_, _ = rand.NewChaCha8([32]byte{7}).Read(b)
+	return word + "." + base64.RawURLEncoding.EncodeToString(b)
+}
+
+func TestPackedStatementsComeBack(t *testing.T) {
+	for _, want := range []string{noise(t, "sms1", 0), noise(t, "sms1", 1), noise(t, "", 900), noise(t, "sms1", 20_000), "sms1." + strings.Repeat("A", 24_000)} {
+		packed, err := pack(want)
 		if err != nil {
 			t.Fatal(err)
 		}
-		a := newAssembly()
-		for i := len(parts) - 1; i >= 0; i-- {
-			if len(parts[i]) > 1000 {
-				t.Fatalf("a fragment of %d bytes", len(parts[i]))
-			}
-			_, f, err := parseMessage(parts[i])
-			if err != nil {
-				t.Fatal(err)
-			}
-			fresh, got := a.add(f)
-			if !fresh || (got != "") != (i == 0) || i == 0 && got != want {
-				t.Fatalf("size %d, fragment %d: %v", size, i, fresh)
-			}
-			if fresh, got = a.add(f); fresh || got != "" {
-				t.Fatalf("size %d, fragment %d came twice", size, i)
-			}
-		}
-		if len(a.open) != 0 || len(a.order) != 0 {
-			t.Error("a whole statement is still kept")
+		if got, err := unpack(packed); err != nil || got != want {
+			t.Fatalf("%.40s came back as %.40s: %v", want, got, err)
 		}
 	}
-	if _, err := split("n1", strings.Repeat("x", RecordMax+1)); err == nil {
-		t.Error("a statement beyond the bound was split")
+	like := payload("fr", "n1", 1, 8)
+	packed, err := pack("sms1." + base64.RawURLEncoding.EncodeToString(like))
+	if err != nil || len(packed) > len(like)/2 {
+		t.Errorf("eight devices that are alike, %d bytes, take %d: %v", len(like), len(packed), err)
+	}
+	for _, bad := range []string{"", "no word", "sms1.?", "sms1." + strings.Repeat("A", RecordMax)} {
+		if _, err := pack(bad); err == nil {
+			t.Errorf("%.20q was packed", bad)
+		}
 	}
 }
 
-func TestAssemblyIsBounded(t *testing.T) {
-	a := newAssembly()
-	for i := range 3000 {
-		parts, err := split("n1", strings.Repeat(string(rune('a'+i%26)), 1000+i%500)+fmt.Sprint(i))
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, f, err := parseMessage(parts[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		a.add(f)
+// A packed statement that would not end is cut off at the bound.
+func TestUnpackIsBounded(t *testing.T) {
+	var bomb bytes.Buffer
+	bomb.WriteByte(0)
+	w, _ := flate.NewWriter(&bomb, flate.BestCompression)
+	_, _ = w.Write(make([]byte, 20<<20))
+	_ = w.Close()
+	if bomb.Len() > RecordMax {
+		t.Fatalf("%d bytes are no test", bomb.Len())
 	}
-	if len(a.open) > assembliesMax || len(a.order) != len(a.open) || len(a.done) > doneMax || len(a.past) != len(a.done) {
-		t.Errorf("%d %d %d %d", len(a.open), len(a.order), len(a.done), len(a.past))
+	allocated := testing.AllocsPerRun(1, func() {
+		if _, err := unpack(bomb.Bytes()); err == nil {
+			t.Error("20 MiB were unpacked")
+		}
+	})
+	if allocated > 100 {
+		t.Errorf("%.0f allocations", allocated)
 	}
 }
 
-func TestMixedFragmentsAreNotBelieved(t *testing.T) {
-	one, _ := split("n1", strings.Repeat("x", 1500))
-	two, _ := split("n1", strings.Repeat("y", 1500))
-	copy(two[1][2+2:], one[1][2+2:2+2+8]) // the second half of another, under the first's hash
-	a := newAssembly()
-	_, f, _ := parseMessage(one[0])
-	a.add(f)
-	_, f, _ = parseMessage(two[1])
-	if _, got := a.add(f); got != "" {
-		t.Error("halves of two statements passed for one")
+func TestPiecesFitAPacketAndItsMessages(t *testing.T) {
+	node := placement.NodeID(strings.Repeat("n", 63))
+	parts, err := Pieces(node, noise(t, "sms1", 20_000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, b := range parts {
+		if len(b) > 930 { // of 1150, so that alive messages go with it
+			t.Fatalf("a piece of %d bytes", len(b))
+		}
+		m, err := parseMessage(b)
+		if err != nil || m.node != node || int(m.piece.index) != i || int(m.piece.count) != len(parts) {
+			t.Fatalf("piece %d reads as %+v: %v", i, m, err)
+		}
+	}
+	var wants []want
+	for range wantsMax {
+		wants = append(wants, want{node: node})
+	}
+	b := appendWants(nil, node, wants)
+	if m, err := parseMessage(b); err != nil || len(b) > 1000 || !slices.Equal(m.wants, wants) {
+		t.Errorf("wants of %d bytes: %v", len(b), err)
+	}
+	if _, err := parseMessage(appendWants(nil, node, append(wants, want{node: node}))); err == nil {
+		t.Error("more wants than the bound were read")
 	}
 }
 
@@ -89,33 +106,34 @@ func FuzzMeta(f *testing.F) {
 }
 
 // FuzzGossipRecord feeds what a peer with the keyring could send: messages,
-// states and payloads.
+// packed statements and payloads.
 func FuzzGossipRecord(f *testing.F) {
-	parts, _ := split("n1", strings.Repeat("s", 1000))
+	parts, _ := Pieces("n1", noise(f, "sms1", 700))
 	f.Add(parts[0])
 	f.Add(appendNotice(nil, "n1"))
-	f.Add(appendState(appendState(nil, "a"), "b"))
+	f.Add(appendWants(nil, "n1", []want{{node: "n2"}, {node: "n3", hash: [8]byte{1}}}))
+	packed, _ := pack(noise(f, "sms1", 100))
+	f.Add(packed)
 	f.Add([]byte(`{"name":"n1","region":"fr","inventory":{"version":1}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if kind, frag, err := parseMessage(b); err == nil {
-			if kind == kindFragment {
-				a := newAssembly()
-				if _, s := a.add(frag); s != "" && (frag.count != 1 || s != string(frag.data)) {
-					t.Fatal("one fragment of several made a statement")
-				}
+		if m, err := parseMessage(b); err == nil {
+			if !placement.ValidName(string(m.node)) || len(m.piece.data) > pieceSize || len(m.wants) > wantsMax {
+				t.Fatalf("%+v", m)
 			}
-			if !placement.ValidName(string(frag.node)) || len(frag.data) > fragmentSize {
-				t.Fatalf("%+v", frag)
+			if m.kind == kindWant && !bytes.Equal(appendWants(nil, m.node, m.wants), b) {
+				t.Fatalf("%x reads as %+v", b, m)
 			}
 		}
-		statements, err := splitState(b)
-		if err == nil {
-			var again []byte
-			for _, s := range statements {
-				again = appendState(again, s)
+		if s, err := unpack(b); err == nil {
+			if len(s) > RecordMax {
+				t.Fatalf("%d bytes were unpacked", len(s))
 			}
-			if !bytes.Equal(again, b) {
-				t.Fatalf("%x reads as %q", b, statements)
+			again, err := pack(s)
+			if err != nil && !strings.HasPrefix(err.Error(), "a signed record is a word") {
+				t.Fatal(err)
+			}
+			if back, err2 := unpack(again); err == nil && (err2 != nil || back != s) {
+				t.Fatalf("%q came back as %q: %v", s, back, err2)
 			}
 		}
 		if c, err := readClaims(b, identity.ID{Region: "fr", Mesh: "mesh.test", Node: "n1"}); err == nil && (c.Name != "n1" || c.Region != "fr") {

@@ -23,7 +23,7 @@ func (d *delegate) NodeMeta(int) []byte {
 	return d.meta.Marshal()
 }
 
-// NotifyMsg takes in a fragment or a notice.
+// NotifyMsg takes in a message.
 func (d *delegate) NotifyMsg(b []byte) {
 	b = bytes.Clone(b)
 	if !d.work.put(func() { d.pool().message(b) }) {
@@ -31,38 +31,21 @@ func (d *delegate) NotifyMsg(b []byte) {
 	}
 }
 
-// GetBroadcasts gives the fragments that fit into a packet.
+// GetBroadcasts gives the notices and pieces that fit into a packet.
 func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
-	return d.queue.GetBroadcasts(overhead, limit)
+	out := d.notices.GetBroadcasts(overhead, limit)
+	for _, b := range out {
+		limit -= overhead + len(b)
+	}
+	return append(out, d.queue.GetBroadcasts(overhead, limit)...)
 }
 
-// LocalState is every record held, for push/pull.
-func (d *delegate) LocalState(bool) []byte {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var b []byte
-	for _, r := range d.records {
-		if len(b)+len(r.Statement)+4 > stateMax {
-			break // map order is random: the next exchange carries others
-		}
-		b = appendState(b, r.Statement)
-	}
-	return b
-}
+// LocalState is empty: the exchange of state carries every member's meta, by
+// which each side sees what it lacks, and asks for it.
+func (d *delegate) LocalState(bool) []byte { return nil }
 
-// MergeRemoteState takes in another's records.
-func (d *delegate) MergeRemoteState(b []byte, _ bool) {
-	statements, err := splitState(b)
-	if err != nil {
-		d.counts.garbage.Add(1)
-		d.cfg.Log.Warn("a gossip state was not read to its end", "err", err)
-	}
-	for _, s := range statements {
-		if !d.work.put(func() { d.pool().accept(s) }) {
-			d.counts.dropped.Add(1)
-		}
-	}
-}
+// MergeRemoteState takes nothing.
+func (d *delegate) MergeRemoteState([]byte, bool) {}
 
 // NotifyAlive refuses members that no region could have.
 func (d *delegate) NotifyAlive(n *memberlist.Node) error {
@@ -73,6 +56,12 @@ func (d *delegate) NotifyAlive(n *memberlist.Node) error {
 	if _, err := ParseMeta(n.Meta); err != nil {
 		d.counts.garbage.Add(1)
 		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.members[placement.NodeID(n.Name)] == nil && len(d.members) >= recordsMax {
+		d.counts.garbage.Add(1)
+		return fmt.Errorf("%s is one member too many: the pool has %d", n.Name, recordsMax)
 	}
 	return nil
 }
@@ -94,37 +83,48 @@ func (d *delegate) NotifyPingComplete(n *memberlist.Node, _ time.Duration, _ []b
 	d.pool().answered(placement.NodeID(n.Name))
 }
 
-// message handles a fragment or a notice, on the pool's goroutine.
+// message handles one message, on the pool's goroutine.
 func (p *Pool) message(b []byte) {
-	kind, f, err := parseMessage(b)
+	m, err := parseMessage(b)
 	if err != nil {
 		p.counts.garbage.Add(1)
 		return
 	}
-	if kind == kindNotice {
-		if f.node != p.cfg.Self && p.noticed(f.node) {
-			p.broadcast("leave/"+string(f.node), b)
+	switch m.kind {
+	case kindNotice:
+		if m.node != p.cfg.Self && p.noticed(m.node) {
+			p.notice(m.node)
 		}
-		return
-	}
-	p.mu.Lock()
-	fresh, statement := p.parts.add(f)
-	p.mu.Unlock()
-	if fresh {
-		// Each fragment goes its own way: were only whole records passed on, most
-		// would wait for the next push/pull.
-		p.broadcast(fragmentName(f.hash, int(f.index)), b)
-	}
-	if statement != "" {
-		p.accept(statement)
+	case kindWant:
+		p.answer(m.node, m.wants)
+	default:
+		fresh, whole := p.take(m.piece, m.kind == kindAnswer)
+		if fresh {
+			// Each piece goes its own way: were only whole records passed on, most
+			// would have to be asked for.
+			p.broadcast(pieceName(m.piece.hash, int(m.piece.index)), b)
+		}
+		if whole != nil {
+			p.accept(m.node, m.piece.hash, whole)
+		}
 	}
 }
 
-func fragmentName(hash [8]byte, index int) string { return fmt.Sprintf("%x/%d", hash, index) }
+func pieceName(hash [8]byte, index int) string { return fmt.Sprintf("%x/%d", hash, index) }
 
-// broadcast queues a message; one of the same name that still waits is replaced.
+// queueMax bounds the pieces that wait to be passed on; the oldest go first.
+const queueMax = 4 * crowdMax
+
+// broadcast queues a piece; the same that still waits is replaced.
 func (p *Pool) broadcast(name string, b []byte) {
 	p.queue.QueueBroadcast(&news{name, b})
+	p.queue.Prune(queueMax)
+}
+
+// notice queues a goodbye.
+func (p *Pool) notice(node placement.NodeID) {
+	p.notices.QueueBroadcast(&news{"leave/" + string(node), appendNotice(nil, node)})
+	p.notices.Prune(queueMax)
 }
 
 // news is a memberlist.NamedBroadcast.

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -36,7 +37,7 @@ type Config struct {
 	Credential *identity.Source
 	Verifier   *identity.Verifier
 	// Layer carries packets and streams; see transport.Endpoint.Gossip.
-	Layer *transport.PacketLayer
+	Layer Layer
 	// Advertise is the address that others reach the socket at; by default the
 	// socket's own, which then must not be a wildcard.
 	Advertise netip.AddrPort
@@ -98,24 +99,47 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
+// Layer is what a pool needs of the endpoint: *transport.PacketLayer has it.
+type Layer interface {
+	Addr() net.Addr
+	// Packets and Streams give what comes in.
+	Packets() <-chan transport.Packet
+	Streams() <-chan net.Conn
+	// WriteTo sends one packet of at most transport.PacketMax bytes, and waits
+	// for nobody.
+	WriteTo(packet []byte, to netip.AddrPort) error
+	// Dial opens a stream to a node of the region.
+	Dial(ctx context.Context, to transport.Peer) (net.Conn, error)
+}
+
 // Pool is a node's view of its region's gossip.
 type Pool struct {
 	cfg     Config
 	keyring *memberlist.Keyring
-	queue   memberlist.TransmitLimitedQueue
+	queue   memberlist.TransmitLimitedQueue // pieces of records
+	notices memberlist.TransmitLimitedQueue // goodbyes
 	work    *inbox
 	counts  counters
 
 	mu      sync.Mutex
 	members map[placement.NodeID]*Member // guarded by mu: everybody seen, not Self
+	present int                          // guarded by mu: of members, those in the pool
 	records map[placement.NodeID]Record  // guarded by mu
-	held    map[[8]byte]struct{}         // guarded by mu: hashes of the records' statements
-	parts   assembly                     // guarded by mu
+	late    map[placement.NodeID]*late   // guarded by mu: what members speak of and is not held
 	meta    Meta                         // guarded by mu: of the own record
 	list    *memberlist.Memberlist       // guarded by mu: nil unless Run has it
 	signer  *identity.Credential         // guarded by mu: signed the own record
 	ran     bool                         // guarded by mu
+	// What may be sent to those who ask, in bytes, as of a time.
+	budget   int       // guarded by mu
+	budgetAt time.Time // guarded by mu
 }
+
+// pieceRetransmit is how often a piece is passed on by each node, times the
+// number of digits of the pool's size: with a factor of one, four times among a
+// thousand, which leaves 2 % to ask for it; memberlist's own factor of four would
+// cost four times the bytes.
+const pieceRetransmit = 1
 
 // New checks the configuration and the keys. It starts nothing: Run does.
 func New(cfg Config) (*Pool, error) {
@@ -127,8 +151,9 @@ func New(cfg Config) (*Pool, error) {
 		return nil, fmt.Errorf("gossip keys: %w", err)
 	}
 	p := &Pool{cfg: cfg, keyring: keyring, work: newInbox(),
-		members: map[placement.NodeID]*Member{}, records: map[placement.NodeID]Record{}, held: map[[8]byte]struct{}{}, parts: newAssembly()}
-	p.queue = memberlist.TransmitLimitedQueue{RetransmitMult: 4, NumNodes: p.size}
+		members: map[placement.NodeID]*Member{}, records: map[placement.NodeID]Record{}, late: map[placement.NodeID]*late{}, budget: answerRate}
+	p.queue = memberlist.TransmitLimitedQueue{RetransmitMult: pieceRetransmit, NumNodes: p.size}
+	p.notices = memberlist.TransmitLimitedQueue{RetransmitMult: 4, NumNodes: p.size}
 	return p, nil
 }
 
@@ -194,6 +219,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	p.list = list
 	p.mu.Unlock()
 	p.resign()
+	wg.Go(func() { p.pullUntil(ctx, list) })
 	p.rejoinUntil(ctx, list)
 	p.leave(list)
 	err = list.Shutdown()
@@ -228,14 +254,13 @@ func (p *Pool) listConfig(w *wire) *memberlist.Config {
 	return c
 }
 
-// rejoinUntil joins whoever should be in the pool and is not, until ctx ends, and
-// whoever speaks of a record that did not come: a join exchanges the whole state.
+// rejoinUntil joins whoever should be in the pool and is not, until ctx ends.
 // The first attempts follow each other fast: joins fail when a peer has just
 // restarted, or is starting as we do.
 func (p *Pool) rejoinUntil(ctx context.Context, list *memberlist.Memberlist) {
 	pause := p.cfg.RejoinInterval / 16
 	for {
-		missing := append(p.missing(ctx), p.behind()...)
+		missing := p.missing(ctx)
 		if len(missing) > 0 {
 			p.counts.joins.Add(1)
 			if n, err := list.Join(missing); err != nil && ctx.Err() == nil {
@@ -287,7 +312,7 @@ func (p *Pool) missing(ctx context.Context) []string {
 
 // leave tells the others that this is no crash.
 func (p *Pool) leave(list *memberlist.Memberlist) {
-	p.broadcast("leave/"+string(p.cfg.Self), appendNotice(nil, p.cfg.Self))
+	p.notice(p.cfg.Self)
 	if err := list.Leave(p.cfg.LeaveTimeout); err != nil {
 		p.cfg.Log.Debug("gossip leave", "err", err)
 	}

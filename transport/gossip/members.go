@@ -36,7 +36,7 @@ type Member struct {
 	Behind bool
 
 	meta    Meta
-	heard   time.Time // when meta last changed
+	heard   time.Time // when a record not held was last spoken of
 	leaving time.Time // when its goodbye was heard
 }
 
@@ -55,13 +55,26 @@ func (p *Pool) Members() []Member {
 	return out
 }
 
+// Member is one member as Members would list it; false if it was never seen.
+func (p *Pool) Member(node placement.NodeID) (Member, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.members[node]
+	if m == nil {
+		return Member{}, false
+	}
+	return p.copyLocked(m), true
+}
+
 // copyLocked is a member as it is handed out; mu is held.
 func (p *Pool) copyLocked(m *Member) Member {
 	c := *m
-	held, ok := p.records[m.Node]
-	c.Behind = m.meta != Meta{} && (!ok || Meta{held.Version, hashOf(held.Payload)} != m.meta)
+	c.Behind = p.late[m.Node] != nil
 	return c
 }
+
+// present reports whether the pool counts the member.
+func (m *Member) present() bool { return m.State == Alive || m.State == Suspect }
 
 // alive reports whether a node is in the pool, or whoever is at its address when
 // its name is not known.
@@ -69,38 +82,18 @@ func (p *Pool) alive(node placement.NodeID, addr netip.AddrPort) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, m := range p.members {
-		if (m.Node == node || node == "" && m.Addr == addr) && (m.State == Alive || m.State == Suspect) {
+		if (m.Node == node || node == "" && m.Addr == addr) && m.present() {
 			return true
 		}
 	}
 	return false
 }
 
-// behindMax bounds the records that are asked for at a time.
-const behindMax = 3
-
-// behind lists, as memberlist wants it, live members whose record is not held.
-func (p *Pool) behind() []string {
-	var out []string
-	for _, m := range p.Members() {
-		if m.Behind && m.State == Alive && time.Since(m.heard) > p.cfg.RejoinInterval/3 && len(out) < behindMax {
-			out = append(out, string(m.Node)+"/"+m.Addr.String())
-		}
-	}
-	return out
-}
-
 // size is how many nodes the pool has, this one included.
 func (p *Pool) size() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := 1
-	for _, m := range p.members {
-		if m.State == Alive || m.State == Suspect {
-			n++
-		}
-	}
-	return n
+	return 1 + p.present
 }
 
 // see changes a member under the lock and tells OnEvent when its state is new.
@@ -119,8 +112,13 @@ func (p *Pool) see(node placement.NodeID, create bool, change func(*Member)) {
 		m = &Member{Node: node}
 		p.members[node] = m
 	}
-	old := m.State
+	old, was := m.State, m.present()
 	change(m)
+	if is := m.present(); is && !was {
+		p.present++
+	} else if was && !is {
+		p.present--
+	}
 	if m.State == old {
 		return
 	}
@@ -137,10 +135,7 @@ func (p *Pool) joined(n *memberlist.Node) {
 	meta, _ := ParseMeta(n.Meta)
 	p.see(placement.NodeID(n.Name), true, func(m *Member) {
 		m.Addr = netip.AddrPortFrom(addr.Unmap(), n.Port)
-		if m.meta != meta {
-			m.heard = time.Now()
-		}
-		m.meta, m.InventoryVersion = meta, meta.Inventory
+		p.speaksLocked(m, meta)
 		m.leaving = time.Time{}
 		m.State = Alive
 	})
@@ -191,7 +186,6 @@ func (p *Pool) forgetOld() {
 	defer p.mu.Unlock()
 	for node, m := range p.members {
 		if (m.State == Dead || m.State == Left) && time.Since(m.Since) > recordKept {
-			delete(p.members, node)
 			p.dropLocked(node)
 		}
 	}

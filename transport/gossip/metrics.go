@@ -6,7 +6,7 @@ import "sync/atomic"
 type counters struct {
 	records, recordsRefused, claimsRefused atomic.Uint64
 	garbage, dropped, errors               atomic.Uint64
-	joins, joinFailures                    atomic.Uint64
+	joins, joinFailures, pulls             atomic.Uint64
 }
 
 // Stats are counts since the pool was built.
@@ -19,7 +19,8 @@ type Stats struct {
 	Errors         uint64 // errors that memberlist logged
 	Joins          uint64 // attempts to join whoever was missing
 	JoinFailures   uint64
-	Queued         int // messages waiting to be gossiped
+	Pulls          uint64 // records asked for because they did not come
+	Queued         int    // messages waiting to be gossiped
 }
 
 // Stats reads the counters; each is exact, the whole is not one instant.
@@ -28,6 +29,7 @@ func (p *Pool) Stats() Stats {
 	return Stats{
 		Records: c.records.Load(), RecordsRefused: c.recordsRefused.Load(), ClaimsRefused: c.claimsRefused.Load(),
 		Garbage: c.garbage.Load(), Dropped: c.dropped.Load(), Errors: c.errors.Load(),
-		Joins: c.joins.Load(), JoinFailures: c.joinFailures.Load(), Queued: p.queue.NumQueued(),
+		Joins: c.joins.Load(), JoinFailures: c.joinFailures.Load(), Pulls: c.pulls.Load(),
+		Queued: p.queue.NumQueued() + p.notices.NumQueued(),
 	}
 }

@@ -3,6 +3,7 @@ package gossip
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -251,7 +252,9 @@ func whole(nodes []*node) func() bool {
 func payload(region placement.RegionID, name placement.NodeID, version uint64, devices int) []byte {
 	n := placement.Node{ID: name, Region: region, Inventory: placement.Inventory{Version: version}}
 	for i := range devices {
-		n.Inventory.Devices = append(n.Inventory.Devices, placement.Device{UUID: fmt.Sprintf("GPU-%s-%d-%032d", name, i, i)})
+		sum := sha256.Sum256(fmt.Appendf(nil, "%s/%d", name, i))
+		n.Inventory.Devices = append(n.Inventory.Devices, placement.Device{UUID: fmt.Sprintf("GPU-%x", sum[:16]),
+			Model: "NVIDIA H100 80GB HBM3", Memory: 80 * placement.GiB, Health: placement.DeviceOK, Vendor: "NVIDIA"})
 	}
 	b, err := json.Marshal(n)
 	if err != nil {
@@ -329,8 +332,11 @@ func TestRecordsSpread(t *testing.T) {
 			return holds(nodes[1], 1) && holds(nodes[2], 1) && holds(n4, 1)
 		})
 		rec, _ := n4.Record("n1")
-		if !bytes.Equal(rec.Payload, want) || len(rec.Statement) < 2*fragmentSize {
-			t.Errorf("a record of %d bytes in %d", len(rec.Payload), len(rec.Statement))
+		if !bytes.Equal(rec.Payload, want) || len(rec.packed) < pieceSize+1 {
+			t.Errorf("a record of %d bytes, packed in %d", len(rec.Payload), len(rec.packed))
+		}
+		if got, err := n4.open(rec.Statement(), rec.packed); err != nil || !got.SignedAt.Equal(rec.SignedAt) {
+			t.Errorf("its statement opens as %+v: %v", got, err)
 		}
 		if err := nodes[0].Publish(payload("fr", "n1", 2, 3)); err != nil {
 			t.Fatal(err)
@@ -354,7 +360,7 @@ func TestRecordsSpread(t *testing.T) {
 	})
 }
 
-// A node that joins later gets the records by push/pull.
+// A node that joins later asks for the records.
 func TestLateJoinerGetsRecords(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *region) {
 		nodes := r.three()
@@ -389,6 +395,15 @@ func TestRecordIsSignedAnewOnRenewal(t *testing.T) {
 	})
 }
 
+// told hands a node a statement that a member is said to speak of.
+func (n *node) told(of placement.NodeID, statement string) {
+	packed, err := pack(statement)
+	if err != nil {
+		panic(err)
+	}
+	n.accept(of, hashOf([]byte(statement)), packed)
+}
+
 func TestRecordsThatLieAreRefused(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *region) {
 		nodes := r.three()
@@ -421,7 +436,7 @@ func TestRecordsThatLieAreRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := nodes[1].Stats()
-			nodes[1].accept(statement)
+			nodes[1].told("n1", statement)
 			after := nodes[1].Stats()
 			if _, ok := nodes[1].Record("n1"); ok {
 				t.Errorf("%s: it was kept", test.name)
@@ -442,7 +457,7 @@ func TestRecordsThatLieAreRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			nodes[1].accept(statement)
+			nodes[1].told("n1", statement)
 		}
 		if rec, _ := nodes[1].Record("n1"); rec.Version != 5 {
 			t.Errorf("version %d is held", rec.Version)

@@ -16,7 +16,7 @@ import (
 const RecordContext = "sovmesh/inventory/1"
 
 // recordsMax bounds the records held; a region has fewer nodes.
-const recordsMax = 4096
+const recordsMax = 16384
 
 // recordKept is how long the record of a node that is gone is kept.
 const recordKept = 24 * time.Hour
@@ -27,16 +27,26 @@ type Record struct {
 	Version  uint64 // inventory.version of the payload
 	SignedAt time.Time
 	Payload  []byte // JSON of a placement.Node
-	// Statement is the signed form, to be passed on to whoever wants proof.
-	Statement string
+
+	packed []byte
+	hash   [8]byte // of the statement
 }
 
-// newer reports whether r should take the place of old.
+// Statement is the signed form, to be passed on to whoever wants proof.
+func (r Record) Statement() string {
+	text, _ := unpack(r.packed)
+	return text
+}
+
+// newer reports whether r should take the place of old. The time of the signature
+// decides, which nobody but the signer can set and which lies no minute ahead:
+// were it the version, a record that once gave a version from the far future
+// would stand in the way of all that follow.
 func (r Record) newer(old Record) bool {
-	if r.Version != old.Version {
-		return r.Version > old.Version
+	if !r.SignedAt.Equal(old.SignedAt) {
+		return r.SignedAt.After(old.SignedAt)
 	}
-	return r.SignedAt.After(old.SignedAt)
+	return r.Version > old.Version
 }
 
 // claims are the fields of a payload that the pool looks at. Those without a
@@ -80,10 +90,7 @@ func readClaims(payload []byte, signer identity.ID) (claims, error) {
 }
 
 // open verifies a statement and gives the record in it.
-func (p *Pool) open(statement string) (Record, error) {
-	if len(statement) > RecordMax {
-		return Record{}, fmt.Errorf("a signed record of %d bytes, the limit is %d", len(statement), RecordMax)
-	}
+func (p *Pool) open(statement string, packed []byte) (Record, error) {
 	payload, signer, at, err := identity.Open(statement, RecordContext, p.cfg.Verifier, p.cfg.Now())
 	if err != nil {
 		return Record{}, err
@@ -95,7 +102,8 @@ func (p *Pool) open(statement string) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
-	return Record{Node: signer.Node, Version: c.Inventory.Version, SignedAt: at, Payload: payload, Statement: statement}, nil
+	return Record{Node: signer.Node, Version: c.Inventory.Version, SignedAt: at, Payload: payload,
+		packed: packed, hash: hashOf([]byte(statement))}, nil
 }
 
 // Publish signs the node's own record and sends it to the pool, now or once Run
@@ -118,26 +126,24 @@ func (p *Pool) Publish(payload []byte) error {
 	if err != nil {
 		return err
 	}
-	parts, err := split(p.cfg.Self, statement)
+	packed, err := pack(statement)
 	if err != nil {
 		return err
 	}
+	meta := MetaOf(c.Inventory.Version, statement)
 	p.mu.Lock()
-	p.signer = cred
-	changed := p.meta != Meta{c.Inventory.Version, hashOf(payload)}
-	p.meta = Meta{c.Inventory.Version, hashOf(payload)}
-	p.keepLocked(Record{Node: p.cfg.Self, Version: c.Inventory.Version, SignedAt: now,
-		Payload: slices.Clone(payload), Statement: statement})
-	hash := hashOf([]byte(statement))
-	p.parts.finish(hash) // it will come back from everybody
+	p.signer, p.meta = cred, meta
+	p.records[p.cfg.Self] = Record{Node: p.cfg.Self, Version: c.Inventory.Version, SignedAt: now,
+		Payload: slices.Clone(payload), packed: packed, hash: meta.Hash}
 	list := p.list
 	p.mu.Unlock()
-	for i, b := range parts {
-		p.broadcast(fragmentName(hash, i), b)
+	if list == nil {
+		return nil // who joins hears of it, and asks for it
 	}
-	if list != nil && changed {
-		p.work.put(func() { p.updateNode(list) })
+	for i, b := range split(kindPiece, p.cfg.Self, meta.Hash, packed) {
+		p.broadcast(pieceName(meta.Hash, i), b)
 	}
+	p.work.put(func() { p.updateNode(list) })
 	return nil
 }
 
@@ -163,49 +169,65 @@ func (p *Pool) resign() {
 	}
 }
 
-// accept verifies a statement that came in and keeps it if it is news.
-func (p *Pool) accept(statement string) {
-	p.mu.Lock()
-	_, known := p.held[hashOf([]byte(statement))]
-	p.mu.Unlock()
-	if known {
+// accept verifies a packed statement, which a member speaks of by its hash, and
+// keeps it if it is news. What has another hash is not that member's fault.
+func (p *Pool) accept(node placement.NodeID, hash [8]byte, packed []byte) {
+	statement, err := unpack(packed)
+	if err != nil || hashOf([]byte(statement)) != hash {
+		p.counts.garbage.Add(1)
 		return
 	}
-	r, err := p.open(statement)
+	r, err := p.open(statement, packed)
+	if err == nil && r.Node != node {
+		err = fmt.Errorf("%w: %s speaks of it and %s signed it", ErrClaim, node, r.Node)
+	}
 	if err != nil {
-		p.counts.recordsRefused.Add(1)
-		if errors.Is(err, ErrClaim) {
-			p.counts.claimsRefused.Add(1)
-		}
-		p.cfg.Log.Warn("an inventory record was refused", "err", err)
+		p.refused(node, err)
 		return
 	}
 	p.mu.Lock()
-	old, have := p.records[r.Node]
-	news := r.Node != p.cfg.Self && (!have || r.newer(old)) && (have || len(p.records) < recordsMax)
+	old, have := p.records[node]
+	news := node != p.cfg.Self && (!have || r.newer(old)) && (have || len(p.records) < recordsMax)
 	if news {
 		p.keepLocked(r)
 	}
 	p.mu.Unlock()
-	if !news {
-		return
+	if news {
+		p.counts.records.Add(1)
 	}
-	p.counts.records.Add(1)
+}
+
+// refused counts and tells of a record that is not believed. It is not asked for
+// again soon, so that a liar fills no log.
+func (p *Pool) refused(node placement.NodeID, err error) {
+	p.counts.recordsRefused.Add(1)
+	if errors.Is(err, ErrClaim) {
+		p.counts.claimsRefused.Add(1)
+	}
+	p.mu.Lock()
+	if l := p.late[node]; l != nil {
+		l.pass, l.asked, l.next = false, false, time.Now().Add(pullRest)
+	}
+	p.mu.Unlock()
+	p.cfg.Log.Warn("an inventory record was refused", "node", node, "err", err)
 }
 
 // keepLocked puts a record in the place of the one held; mu is held.
 func (p *Pool) keepLocked(r Record) {
-	p.dropLocked(r.Node)
 	p.records[r.Node] = r
-	p.held[hashOf([]byte(r.Statement))] = struct{}{}
+	if l := p.late[r.Node]; l != nil && l.hash == r.hash {
+		delete(p.late, r.Node)
+	}
 }
 
-// dropLocked lets go of a node's record; mu is held.
+// dropLocked lets go of a node and its record; mu is held.
 func (p *Pool) dropLocked(node placement.NodeID) {
-	if old, ok := p.records[node]; ok {
-		delete(p.held, hashOf([]byte(old.Statement)))
-		delete(p.records, node)
+	if m := p.members[node]; m != nil && m.present() {
+		p.present--
 	}
+	delete(p.members, node)
+	delete(p.records, node)
+	delete(p.late, node)
 }
 
 // Records gives the records held, the own one included, by node.
@@ -233,5 +255,4 @@ func (p *Pool) Forget(node placement.NodeID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.dropLocked(node)
-	delete(p.members, node)
 }
