@@ -119,7 +119,14 @@ func (w *recordWriter) json(table byte, v any) {
 	w.record(table, data)
 }
 
-func writeTable[V any](w *recordWriter, table byte, t table[V]) {
+// ordered is a table or the roster.
+type ordered[V any] interface {
+	put(key string, v V)
+	ascend(from string, visit func(key string, v V) bool)
+	last() (string, bool)
+}
+
+func writeTable[V any](w *recordWriter, table byte, t ordered[V]) {
 	t.ascend("", func(_ string, v V) bool { w.json(table, v); return w.err == nil })
 }
 
@@ -249,7 +256,7 @@ func (r *recordReader) next() (table byte, data, digest []byte, err error) {
 }
 
 // restoreRow reads one row of a table and refuses rows out of order.
-func restoreRow[V any](data []byte, t table[*V], key func(*V) string) error {
+func restoreRow[V any](data []byte, t ordered[*V], key func(*V) string) error {
 	v := new(V)
 	if err := strict(data, v); err != nil {
 		return err
@@ -265,8 +272,8 @@ func restoreKeyed[V any](data []byte, t table[V]) (keyed[V], error) {
 	return r, putLast(t, r.Key, r.Val)
 }
 
-func putLast[V any](t table[V], key string, v V) error {
-	if last, ok := t.t.Max(); ok && last.key >= key {
+func putLast[V any](t ordered[V], key string, v V) error {
+	if last, ok := t.last(); ok && last >= key {
 		return fmt.Errorf("row %q is not in its place", key)
 	}
 	t.put(key, v)

@@ -53,7 +53,7 @@ func New() *State {
 			tree:         ledger.NewTree(),
 			regions:      newTable[*placement.Region](),
 			pendingPeers: newTable[*placement.Region](),
-			nodes:        newTable[*placement.Node](),
+			nodes:        newRoster(),
 			jobs:         newTable[*jobRecord](),
 			ended:        newTable[placement.JobID](),
 			queue:        newTable[placement.JobID](),

@@ -38,6 +38,11 @@ func (t table[V]) min() (string, V, bool) {
 	return r.key, r.val, ok
 }
 
+func (t table[V]) last() (string, bool) {
+	r, ok := t.t.Max()
+	return r.key, ok
+}
+
 // ascend visits rows in key order from the first not below from.
 func (t table[V]) ascend(from string, visit func(key string, v V) bool) {
 	t.t.AscendGreaterOrEqual(row[V]{key: from}, func(r row[V]) bool { return visit(r.key, r.val) })

@@ -19,7 +19,7 @@ type View struct {
 	recent       recentRing
 	regions      table[*placement.Region] // with self
 	pendingPeers table[*placement.Region] // put again, waiting for a new approval
-	nodes        table[*placement.Node]
+	nodes        roster
 	jobs         table[*jobRecord]
 	ended        table[placement.JobID] // key: order of ending
 	queue        table[placement.JobID] // key: priority, then order of submission
@@ -193,7 +193,7 @@ func (v *View) Node(id placement.NodeID) *placement.Node {
 	return n
 }
 
-// Nodes are the region's nodes, sorted by ID.
+// Nodes are the region's nodes, sorted by ID; one row for all who ask.
 func (v *View) Nodes() []*placement.Node { return v.nodes.values() }
 
 // Job is one job; nil if unknown, or ended so long ago that it was dropped.

@@ -62,14 +62,15 @@ func (v *View) LiveTasks() int { return v.onNode.len() }
 // or that cannot be reached.
 func (v *View) Unsettled() []*placement.Task {
 	var out []*placement.Task
-	v.nodes.ascend("", func(_ string, n *placement.Node) bool {
-		if !n.Offers() && n.Used.Tasks > 0 {
-			out = append(out, v.TasksOn(n.ID)...)
-		}
-		return true
-	})
+	for _, id := range v.nodes.r.held {
+		out = append(out, v.TasksOn(id)...)
+	}
 	return out
 }
+
+// Working is the number of nodes that take tasks, or that somebody has to see to:
+// those that are not cordoned.
+func (v *View) Working() int { return v.nodes.r.working }
 
 // snapshotJobs bounds how many waiting jobs one placement decision looks at.
 const snapshotJobs = 4096
