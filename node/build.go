@@ -199,12 +199,8 @@ func (n *Node) handOver(ctx context.Context) error {
 type members struct{ n *Node }
 
 func (m members) Alive(node placement.NodeID) (alive, known bool) {
-	for _, g := range m.n.gossip.Members() {
-		if g.Node == node {
-			return (g.State == gossip.Alive || g.State == gossip.Suspect) && !m.n.answers.silent(node), true
-		}
-	}
-	return false, false
+	g, known := m.n.gossip.Member(node)
+	return known && (g.State == gossip.Alive || g.State == gossip.Suspect) && !m.n.answers.silent(node), known
 }
 
 func (n *Node) buildFront() (err error) {
@@ -277,12 +273,8 @@ func (t tasks) Logs(ctx context.Context, task placement.TaskID, from int64, foll
 // Suspect reports whether gossip or its last answer makes the node doubtful, or
 // nobody has heard of it.
 func (m members) Suspect(node placement.NodeID) bool {
-	for _, g := range m.n.gossip.Members() {
-		if g.Node == node {
-			return g.State != gossip.Alive || m.n.answers.doubted(node)
-		}
-	}
-	return true
+	g, known := m.n.gossip.Member(node)
+	return !known || g.State != gossip.Alive || m.n.answers.doubted(node)
 }
 
 // publish tells the region's gossip pool what this node has.

@@ -54,6 +54,7 @@ func gossipRows() []row[pool] {
 		counter("gossip_records_total", "Records of other nodes taken in.", func(p pool) uint64 { return p.Records }),
 		counter("gossip_records_refused_total", "Records that did not verify.", func(p pool) uint64 { return p.RecordsRefused }),
 		counter("gossip_claims_refused_total", "Of those, records that claimed other than their certificate says.", func(p pool) uint64 { return p.ClaimsRefused }),
+		counter("gossip_pulls_total", "Records asked for because they had not come by themselves.", func(p pool) uint64 { return p.Pulls }),
 		counter("gossip_garbage_total", "Messages not in their format.", func(p pool) uint64 { return p.Garbage }),
 		counter("gossip_dropped_total", "Messages lost because the pool was too slow.", func(p pool) uint64 { return p.Dropped }),
 		counter("gossip_errors_total", "Errors that the membership library reported.", func(p pool) uint64 { return p.Errors }),

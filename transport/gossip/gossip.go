@@ -119,6 +119,7 @@ type Pool struct {
 	queue   memberlist.TransmitLimitedQueue // pieces of records
 	notices memberlist.TransmitLimitedQueue // goodbyes
 	work    *inbox
+	told    chan struct{} // holds one: the own meta has changed
 	counts  counters
 
 	mu      sync.Mutex
@@ -135,11 +136,11 @@ type Pool struct {
 	budgetAt time.Time // guarded by mu
 }
 
-// pieceRetransmit is how often a piece is passed on by each node, times the
-// number of digits of the pool's size: with a factor of one, four times among a
-// thousand, which leaves 2 % to ask for it; memberlist's own factor of four would
-// cost four times the bytes.
-const pieceRetransmit = 1
+// pieceSends is how often each node passes a piece on, whatever the size of the
+// pool: of a rumor that everybody tells five times less than one in a hundred do
+// not hear, and they ask. memberlist's own messages, for which nobody asks, are
+// sent four times for every digit of the size: 16 times among a thousand.
+const pieceSends = 5
 
 // New checks the configuration and the keys. It starts nothing: Run does.
 func New(cfg Config) (*Pool, error) {
@@ -150,9 +151,9 @@ func New(cfg Config) (*Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gossip keys: %w", err)
 	}
-	p := &Pool{cfg: cfg, keyring: keyring, work: newInbox(),
+	p := &Pool{cfg: cfg, keyring: keyring, work: newInbox(), told: make(chan struct{}, 1),
 		members: map[placement.NodeID]*Member{}, records: map[placement.NodeID]Record{}, late: map[placement.NodeID]*late{}, budget: answerRate}
-	p.queue = memberlist.TransmitLimitedQueue{RetransmitMult: pieceRetransmit, NumNodes: p.size}
+	p.queue = memberlist.TransmitLimitedQueue{RetransmitMult: pieceSends, NumNodes: func() int { return 9 }} // times one digit
 	p.notices = memberlist.TransmitLimitedQueue{RetransmitMult: 4, NumNodes: p.size}
 	return p, nil
 }
@@ -220,6 +221,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	p.mu.Unlock()
 	p.resign()
 	wg.Go(func() { p.pullUntil(ctx, list) })
+	wg.Go(func() { p.announceUntil(ctx, list) })
 	p.rejoinUntil(ctx, list)
 	p.leave(list)
 	err = list.Shutdown()

@@ -46,7 +46,8 @@ type late struct {
 	hash  [8]byte
 	pass  bool // whether its pieces are taken and passed on unasked
 	asked bool
-	tries int
+	tries int       // of asking; every other goes to the node itself
+	first int       // 0 if the first of them does
 	next  time.Time // when to ask
 	parts [][]byte
 	have  int
@@ -64,8 +65,8 @@ func (p *Pool) speaksLocked(m *Member, meta Meta) {
 		return
 	}
 	p.late[m.Node] = &late{hash: meta.Hash,
-		pass: now.Sub(m.heard) >= passEvery && len(p.late) < crowdMax,
-		next: now.Add(pullAfter + rand.N(pullAfter/2))}
+		pass:  now.Sub(m.heard) >= passEvery && len(p.late) < crowdMax,
+		first: rand.IntN(2), next: now.Add(pullAfter + rand.N(pullAfter/2))}
 	m.heard = now
 }
 
@@ -111,9 +112,8 @@ func (p *Pool) pullUntil(ctx context.Context, list *memberlist.Memberlist) {
 	}
 }
 
-// due lists what to ask for now, by whom to ask: the node that the record is of,
-// or anybody, since either may be out of reach and, if all ask for a few, the few
-// would have to answer all.
+// due lists what to ask for now, by whom to ask: the node that the record is of
+// and, in turn, anybody, since one node could not answer all at once.
 func (p *Pool) due() map[target][]want {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -126,7 +126,7 @@ func (p *Pool) due() map[target][]want {
 			continue
 		}
 		to := m
-		if rand.IntN(2) == 0 {
+		if (l.tries+l.first)%2 == 1 {
 			to = p.anybodyLocked(m)
 		}
 		at := target{to.Node, to.Addr}
@@ -137,7 +137,7 @@ func (p *Pool) due() map[target][]want {
 			out = map[target][]want{}
 		}
 		out[at] = append(out[at], want{node, l.hash})
-		l.asked, l.next = true, now.Add(min(pullAfter<<min(l.tries, 6), pullRest))
+		l.asked, l.next = true, now.Add(min(pullAfter/2<<min(l.tries, 7), pullRest))
 		l.tries++
 		if n++; n == pullsMax {
 			break

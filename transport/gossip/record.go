@@ -1,12 +1,15 @@
 package gossip
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hashicorp/memberlist"
 
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/transport/identity"
@@ -143,14 +146,30 @@ func (p *Pool) Publish(payload []byte) error {
 	for i, b := range split(kindPiece, p.cfg.Self, meta.Hash, packed) {
 		p.broadcast(pieceName(meta.Hash, i), b)
 	}
-	p.work.put(func() { p.updateNode(list) })
+	p.announce()
 	return nil
 }
 
-// updateNode tells the pool the new meta; it waits for one packet at most.
-func (p *Pool) updateNode(list interface{ UpdateNode(time.Duration) error }) {
-	if err := list.UpdateNode(p.cfg.GossipInterval * 5); err != nil {
-		p.cfg.Log.Debug("gossip meta", "err", err)
+// announce has the own meta told; several changes at once are told as one.
+func (p *Pool) announce() {
+	select {
+	case p.told <- struct{}{}:
+	default:
+	}
+}
+
+// announceUntil tells the pool the own meta whenever it has changed. memberlist
+// waits until it has sent it, for a second at most.
+func (p *Pool) announceUntil(ctx context.Context, list *memberlist.Memberlist) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.told:
+		}
+		if err := list.UpdateNode(p.cfg.GossipInterval * 5); err != nil {
+			p.cfg.Log.Debug("gossip meta", "err", err)
+		}
 	}
 }
 
