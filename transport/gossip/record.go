@@ -158,17 +158,33 @@ func (p *Pool) announce() {
 	}
 }
 
+// smallPool is the size up to which a change is announced twice. memberlist sends
+// an alive message four times for every digit of the pool's size: among ten that
+// misses somebody once in a hundred times, who then waits for the next push/pull.
+const smallPool = 32
+
 // announceUntil tells the pool the own meta whenever it has changed. memberlist
 // waits until it has sent it, for a second at most.
 func (p *Pool) announceUntil(ctx context.Context, list *memberlist.Memberlist) {
-	for {
+	again := time.NewTimer(0)
+	defer again.Stop()
+	for repeat := true; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.told:
+			repeat = false
+		case <-again.C:
+			if repeat {
+				continue
+			}
+			repeat = true
 		}
 		if err := list.UpdateNode(p.cfg.GossipInterval * 5); err != nil {
 			p.cfg.Log.Debug("gossip meta", "err", err)
+		}
+		if !repeat && p.size() <= smallPool {
+			again.Reset(passEvery)
 		}
 	}
 }
