@@ -28,15 +28,26 @@ it alone, without the policy, residency violations and avoidable rejections are
 counted; either ends with exit 1.
 
 With --regions N, which no trace has:
-` + simulate.RegionRule
+` + simulate.RegionRule + `
+
+Of a region as it is (--live, for operators; --save FILE keeps it, and --format
+sovmesh --nodes FILE reads it again, offline): how many of the waiting jobs would
+be placed, with nodes added (--add 4x8xH100, --add 3xNODE) or removed (--remove
+NODE), and more jobs (--jobs FILE, as job list --json writes them). With --law-pack
+or --at it is a drill of a change of law: which jobs may stay, which have to move
+and where to, which have no place any more, each with its rule and reason. Exit 0;
+of a drill 20 if a job has no place any more, 30 if nobody knows about one, 10 if
+one has to move and its lawful places are full.`
 
 func (p *program) simulateCommand() *cli.Command {
 	return &cli.Command{
 		Name: "simulate", Usage: "replay jobs on a cluster, offline, to plan or to measure",
 		Description: simulateText,
 		UsageText: `sovmesh simulate --nodes nodes.csv.gz --jobs jobs.csv.gz --seeds 42-51
-sovmesh simulate --nodes nodes.csv --jobs jobs.csv --churn 0.93 --policy best-fit --log log.csv`,
-		Flags: []cli.Flag{
+sovmesh simulate --nodes nodes.csv --jobs jobs.csv --churn 0.93 --policy best-fit --log log.csv
+sovmesh simulate --live --save region.json --add 4x8xH100 --remove fra-1-n2
+sovmesh simulate --format sovmesh --nodes region.json --law-pack pack.zip --at 2032-01-01`,
+		Flags: append(append([]cli.Flag{
 			&cli.StringFlag{Name: "nodes", Usage: "`FILE` with the nodes of the cluster"},
 			&cli.StringFlag{Name: "jobs", Usage: "`FILE` with the jobs"},
 			&cli.StringFlag{Name: "format", Value: "openb", Usage: "`FORMAT` of the two files"},
@@ -50,7 +61,7 @@ sovmesh simulate --nodes nodes.csv --jobs jobs.csv --churn 0.93 --policy best-fi
 			&cli.IntFlag{Name: "regions", Value: 1, Usage: "`N` regions that nodes are dealt out over, and jobs bound to"},
 			&cli.BoolFlag{Name: "unknown-models", Usage: "reject jobs whose model no node has, instead of the file"},
 			&cli.StringFlag{Name: "log", Usage: "`FILE` to write the decisions to, of one seed"},
-		},
+		}, worldFlags()...), connectionFlags()...),
 		Action: p.runSimulate,
 	}
 }
@@ -59,10 +70,18 @@ func (p *program) runSimulate(c *cli.Context) error {
 	if _, err := arguments(c); err != nil {
 		return err
 	}
+	if c.Bool("live") || c.String("format") == formatWorld {
+		return p.simulateWorld(c)
+	}
+	for _, f := range worldFlags() {
+		if name := f.Names()[0]; c.IsSet(name) {
+			return usage("say which region: --live, or a saved one with --format sovmesh --nodes FILE", "--%s is about a region, not about a trace", name)
+		}
+	}
 	switch format := c.String("format"); format {
 	case "openb":
 		return p.simulateTrace(c)
 	default:
-		return usage("the format is openb", "--format cannot be %s", quoteWord(format))
+		return usage("the formats are openb and sovmesh", "--format cannot be %s", quoteWord(format))
 	}
 }

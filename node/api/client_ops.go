@@ -73,6 +73,11 @@ func (c *Client) GPUs(ctx context.Context, o ListOptions) (*Page[GPU], error) {
 	return list[GPU](ctx, c, "/gpus", o)
 }
 
+// Tasks lists the live tasks of the region, of every tenant.
+func (c *Client) Tasks(ctx context.Context, o ListOptions) (*Page[placement.Task], error) {
+	return list[placement.Task](ctx, c, "/tasks", o)
+}
+
 // PlanDefrag asks for at most so many moves that bring free GPUs together.
 func (c *Client) PlanDefrag(ctx context.Context, moves int) (*DefragReport, error) {
 	return one[DefragReport](ctx, c, http.MethodGet, "/gpus/defrag?moves="+strconv.Itoa(moves), nil)

@@ -77,7 +77,7 @@ func PlanDefrag(s placement.Snapshot, limit int) Defrag {
 	d := &defrag{s: s, moved: map[placement.TaskID]bool{}, kept: map[string]int{}, closed: map[placement.NodeID]bool{}}
 	d.s.Nodes, d.s.Wanted = slices.Clone(s.Nodes), nil
 	d.find()
-	mix := d.mix(s)
+	mix := mix(s)
 	out := Defrag{Moves: []Move{}, Kept: []Kept{}, Tasks: d.tasks, Before: room(d.s.Nodes, mix)}
 	for len(out.Moves) < limit {
 		best := d.step(limit - len(out.Moves))
@@ -327,8 +327,12 @@ type demandOf struct {
 	times int64
 }
 
+// RoomOf adds up what a region has free. The snapshot's Tasks must hold every
+// live task.
+func RoomOf(s placement.Snapshot) Room { return room(s.Nodes, mix(s)) }
+
 // mix are the demands for GPUs of the region, most common first.
-func (d *defrag) mix(s placement.Snapshot) []demandOf {
+func mix(s placement.Snapshot) []demandOf {
 	times := make(map[placement.Resources]int64)
 	count := func(r placement.Resources) {
 		if r.GPUs > 0 {
