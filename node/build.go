@@ -259,6 +259,7 @@ func (n *Node) appHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/v1/", n.gateway.Handler())
 	mux.Handle("/metrics", n.metricsHandler())
+	mux.Handle("/metrics/dcgm", n.dcgmHandler())
 	mux.Handle("/", n.server.App())
 	return mux
 }

@@ -43,6 +43,7 @@ type devices struct {
 	inventory placement.Inventory   // guarded by mu: what is, or is to be, reported
 	samples   map[string]gpu.Sample // guarded by mu: the newest of each device
 	xids      map[xidKey]uint64     // guarded by mu: told of since the node started
+	last      map[string]uint64     // guarded by mu: the last of each device
 	reading   gpu.Reading           // guarded by mu: the newest
 	down      string                // guarded by mu: why the devices cannot be seen
 	counted   bool                  // guarded by mu: counts wait to be reported
@@ -57,7 +58,7 @@ type xidKey struct {
 func newDevices(n *Node) *devices {
 	return &devices{
 		n: n, source: n.deps.GPUs, log: n.logOf("devices"), tracker: gpu.NewTracker(gpu.Memory{}),
-		samples: map[string]gpu.Sample{}, xids: map[xidKey]uint64{}, changed: make(chan struct{}, 1),
+		samples: map[string]gpu.Sample{}, xids: map[xidKey]uint64{}, last: map[string]uint64{}, changed: make(chan struct{}, 1),
 	}
 }
 
@@ -165,6 +166,7 @@ func (d *devices) take(u gpu.Update, holders map[string]gpu.Holder) {
 		d.log.Warn("a device told of a fault", "device", u.Event.UUID, "xid", u.Event.XID, "class", string(fault.Class), "reason", fault.Reason, "concerns", len(concerned))
 		if key := (xidKey{u.Event.UUID, u.Event.XID}); d.xids[key] > 0 || len(d.xids) < 4096 {
 			d.xids[key]++
+			d.last[u.Event.UUID] = u.Event.XID
 		}
 	case u.Down != "":
 		if d.down == "" {
@@ -384,13 +386,19 @@ type deviceState struct {
 	Devices []placement.Device
 	Samples map[string]gpu.Sample
 	XIDs    map[xidKey]uint64
+	LastXID map[string]uint64
 	Down    string
+
+	DriverVersion string
 }
 
 func (d *devices) state() deviceState {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return deviceState{slices.Clone(d.inventory.Devices), maps.Clone(d.samples), maps.Clone(d.xids), d.down}
+	return deviceState{
+		Devices: slices.Clone(d.inventory.Devices), Samples: maps.Clone(d.samples), XIDs: maps.Clone(d.xids), LastXID: maps.Clone(d.last),
+		Down: d.down, DriverVersion: d.inventory.DriverVersion,
+	}
 }
 
 // Samples are what the devices do now, by UUID, and why they cannot be seen.

@@ -16,16 +16,40 @@ func (n *Node) buildMetrics() (err error) {
 	}
 	cfg.Endpoint, cfg.Pool, cfg.Log = n.endpoint, n.gossip, n.logOf("metrics")
 	cfg.Gateway, cfg.Runner, cfg.Links, cfg.Node = n.countGateway, n.countTasks, n.countLinks, n.countSelf
-	cfg.Receipts = n.countReceipts
+	cfg.Receipts, cfg.GPUs = n.countReceipts, n.countGPUs
 	n.metrics, err = metrics.New(cfg)
 	return err
 }
 
 // metricsHandler serves /metrics to every role that may read; with MetricsOpen
-// also to scrapers on this machine without a token.
+// also to scrapers on this machine without a token. What each device does is
+// shown to roles that see the jobs of all tenants alone.
 func (n *Node) metricsHandler() http.Handler {
 	open := n.metrics.Handler()
-	return guardMetrics(open, n.server.Readers(open), n.cfg.MetricsOpen)
+	return guardMetrics(open, n.server.Readers(open, n.metrics.Full()), n.cfg.MetricsOpen)
+}
+
+// dcgmHandler serves /metrics/dcgm to those who may see every tenant's load.
+func (n *Node) dcgmHandler() http.Handler {
+	return guardMetrics(nil, n.server.Readers(nil, n.metrics.DCGM()), false)
+}
+
+func (n *Node) countGPUs() metrics.GPUs {
+	s := n.devices.state()
+	out := metrics.GPUs{Down: s.Down != "", DriverVersion: s.DriverVersion}
+	for _, d := range s.Devices {
+		g := metrics.GPU{Device: d, XIDs: map[uint64]uint64{}, LastXID: s.LastXID[d.UUID]}
+		if sample, ok := s.Samples[d.UUID]; ok {
+			g.Sample = &sample
+		}
+		for key, n := range s.XIDs {
+			if key.uuid == d.UUID {
+				g.XIDs[key.xid] = n
+			}
+		}
+		out.Devices = append(out.Devices, g)
+	}
+	return out
 }
 
 func guardMetrics(open, guarded http.Handler, openToLoopback bool) http.Handler {

@@ -39,19 +39,27 @@ func noBearer() error {
 	return newProblem(http.StatusUnauthorized, CodeNoToken, "this needs a bearer token of this region", "send one: Authorization: Bearer TOKEN")
 }
 
-// Readers guards another surface of the same listener: h serves requests whose
-// bearer token has any role that may read.
-func (s *Server) Readers(h http.Handler) http.Handler {
+// Readers guards another surface of the same listener: some serves requests whose
+// bearer token has any role that may read, all those whose role sees the jobs of
+// every tenant. Without some the others are refused.
+func (s *Server) Readers(some, all http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		caller, err := s.Bearer(r)
 		if err == nil {
 			err = authorize(&operation{Verb: VerbRead}, caller)
 		}
+		if err == nil && some == nil && !caller.seesAll() {
+			err = newProblem(http.StatusForbidden, CodeRole, "this shows the load of all tenants, which your token may not see", "ask an administrator for a token with the role operator or auditor")
+		}
 		if err != nil {
 			writeProblem(w, problemOf(err))
 			return
 		}
-		h.ServeHTTP(w, r)
+		if caller.seesAll() {
+			all.ServeHTTP(w, r)
+			return
+		}
+		some.ServeHTTP(w, r)
 	})
 }
 

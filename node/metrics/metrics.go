@@ -4,7 +4,8 @@
 // a packet pays nothing for being counted here. And a scrape shows numbers, never
 // names that belong to somebody: no tenant, job, model or node is a label. Labels
 // are this region, its federated regions, and states from fixed lists, so the
-// number of series is bounded by the number of peers.
+// number of series is bounded by the number of peers. The one exception is for
+// those who may see every tenant's jobs: what each device does, by its UUID.
 //
 // node wires its parts in and serves [Metrics.Handler] at /metrics; the alert
 // rules and the dashboard in deploy/ are written against the names.
@@ -107,7 +108,9 @@ type Config struct {
 	Runner   func() Runner
 	Links    func() []Link
 	Node     func() Node
-	Log      *slog.Logger
+	// GPUs is nil where no devices are watched.
+	GPUs func() GPUs
+	Log  *slog.Logger
 	// ScrapesMax is how many scrapes are answered at once; more get 503.
 	ScrapesMax int
 }
@@ -137,6 +140,8 @@ func (c Config) Validate() error {
 type Metrics struct {
 	cfg      Config
 	registry *prometheus.Registry
+	all      *prometheus.Registry // what only those see who see all: each device
+	dcgm     *prometheus.Registry // the devices, as dcgm-exporter names them
 }
 
 // New registers what a node shows. It starts nothing.
@@ -159,6 +164,9 @@ func New(cfg Config) (*Metrics, error) {
 	if cfg.Receipts != nil {
 		all = append(all, table[Receipts]{cfg.Receipts, receiptRows()})
 	}
+	if cfg.GPUs != nil {
+		all = append(all, table[GPUs]{cfg.GPUs, gpuRows()})
+	}
 	if cfg.Replica != nil {
 		all = append(all, table[replica]{m.readReplica, replicaRows()}, table[*state.View]{cfg.Replica.View, regionRows()}, table[*state.View]{cfg.Replica.View, lawRows()})
 	}
@@ -166,6 +174,7 @@ func New(cfg Config) (*Metrics, error) {
 	for _, c := range all {
 		errs = append(errs, own.Register(c))
 	}
+	errs = append(errs, m.registerGPUs())
 	// These keep the names that every dashboard for Go programs knows.
 	errs = append(errs, m.registry.Register(collectors.NewGoCollector()),
 		m.registry.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})))
@@ -177,8 +186,17 @@ func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
 
 // Handler answers scrapes in the text format, or OpenMetrics if asked for. Who
 // may ask is for the caller to decide.
-func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
+func (m *Metrics) Handler() http.Handler { return m.serve(m.registry) }
+
+// Full is Handler with what each device does, for those who may see the load of
+// every tenant.
+func (m *Metrics) Full() http.Handler { return m.serve(prometheus.Gatherers{m.registry, m.all}) }
+
+// DCGM shows the devices as NVIDIA's dcgm-exporter names them, for the same.
+func (m *Metrics) DCGM() http.Handler { return m.serve(m.dcgm) }
+
+func (m *Metrics) serve(from prometheus.Gatherer) http.Handler {
+	return promhttp.HandlerFor(from, promhttp.HandlerOpts{
 		ErrorLog:            slog.NewLogLogger(m.cfg.Log.Handler(), slog.LevelWarn),
 		ErrorHandling:       promhttp.ContinueOnError, // what can be read is worth more than nothing
 		MaxRequestsInFlight: m.cfg.ScrapesMax,

@@ -20,6 +20,7 @@ import (
 	"github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/consensus/ledger/store"
 	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/gpu"
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/placement/residency"
 	"github.com/sovmesh/sovmesh/transport"
@@ -112,6 +113,13 @@ func full(t *testing.T) Config {
 		return []Link{{Peer: "ber-1", Up: true, RTT: 15 * time.Millisecond, Since: day, SamePack: true}, {Peer: "iad-1"}}
 	}
 	cfg.Node = func() Node { return Node{Ready: true, MeshUntil: day, AppUntil: day.Add(time.Hour)} }
+	cfg.GPUs = func() GPUs {
+		return GPUs{Devices: []GPU{
+			{Device: placement.Device{UUID: "GPU-1", Model: "NVIDIA H100", Vendor: "nvidia", Health: placement.DeviceOK}, LastXID: 31, XIDs: map[uint64]uint64{31: 2},
+				Sample: &gpu.Sample{UUID: "GPU-1", Utilization: new(37), MemoryUsed: new(int64(1 << 30)), MemoryTotal: new(int64(4 << 30)), Power: new(int64(412_000)), Energy: new(int64(5_000)), Throttle: new(uint64(64))}},
+			{Device: placement.Device{UUID: "sim-n1-0", Model: "NVIDIA H100", Vendor: "nvidia", Health: placement.DeviceLost, Simulated: true}, Sample: &gpu.Sample{Utilization: new(99)}},
+		}}
+	}
 	cfg.Log = slog.New(slog.DiscardHandler)
 	return cfg
 }
