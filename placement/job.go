@@ -188,6 +188,9 @@ type Job struct {
 	Code      string    `json:"reason_code,omitempty"`
 
 	SubmittedAt time.Time `json:"submitted_at"`
+	// QueuedAt is when it last began to wait; its age in the queue stays that of
+	// its submission.
+	QueuedAt    time.Time `json:"queued_at,omitzero"`
 	StartedAt   time.Time `json:"started_at,omitzero"`
 	EndedAt     time.Time `json:"ended_at,omitzero"`
 	ExitCode    *int      `json:"exit_code"`
@@ -215,6 +218,19 @@ type Job struct {
 // BackoffMax is the longest that a restart is held back, with room for two
 // clocks that differ.
 const BackoffMax = 2 * time.Minute
+
+// AgedAfter is how long a job waits until only those that wait longer come
+// before it, whatever their priority.
+const AgedAfter = time.Hour
+
+// Aged reports whether the job has waited so long at the given time.
+func (j *Job) Aged(now time.Time) bool {
+	since := j.QueuedAt
+	if since.IsZero() {
+		since = j.SubmittedAt
+	}
+	return !since.IsZero() && now.Sub(since) >= AgedAfter
+}
 
 // HeldBack reports whether a restart still has to wait. A NotBefore beyond
 // BackoffMax was stamped by a clock that was wrong, and holds nothing back.

@@ -20,6 +20,7 @@ type JobDocument struct {
 	Reason        string     `json:"reason"`
 	Code          string     `json:"reason_code,omitempty"`
 	SubmittedAt   time.Time  `json:"submitted_at"`
+	QueuedAt      time.Time  `json:"queued_at,omitzero"`
 	StartedAt     *time.Time `json:"started_at"`
 	EndedAt       *time.Time `json:"ended_at"`
 	ExitCode      *int       `json:"exit_code"`
@@ -53,6 +54,7 @@ func (j *Job) Document() JobDocument {
 		Reason:        j.Reason,
 		Code:          j.Code,
 		SubmittedAt:   j.SubmittedAt,
+		QueuedAt:      j.QueuedAt,
 		StartedAt:     known(j.StartedAt),
 		EndedAt:       known(j.EndedAt),
 		ExitCode:      j.ExitCode,

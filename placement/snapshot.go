@@ -14,8 +14,12 @@ type Snapshot struct {
 	Now    time.Time
 	Pack   *residency.Pack
 	Nodes  []*Node // sorted by ID
-	// Wanted are the jobs that want one more task now, in queue order.
+	// Wanted are the jobs that want one more task now, the most urgent ones of
+	// every tenant; their order is the decision's to find.
 	Wanted []*Job
+	// Share is what a tenant holds and may hold, nil for nothing and no bounds. It
+	// reads the same view as everything else here.
+	Share func(TenantID) TenantShare
 	// Tasks are the live tasks of jobs that a decision may concern (those on
 	// draining, cordoned or silent nodes, and all tasks of their jobs).
 	Tasks []*Task

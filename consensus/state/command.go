@@ -371,11 +371,20 @@ type Tenant struct {
 	Quota     Quota              `json:"quota"`
 }
 
-// Quota bounds a tenant; zero means no bound.
+// Quota bounds a tenant; zero means no bound. GPUs, Jobs and Pending bound what
+// is submitted: beyond them a submit is refused.
 type Quota struct {
-	GPUs    int `json:"gpus,omitempty"`
+	GPUs    int `json:"gpus,omitempty"` // of jobs that are not over
 	Jobs    int `json:"jobs,omitempty"`
 	Pending int `json:"pending,omitempty"`
+	// Guarantee and Limit bound what runs, by class of hardware: gpus, cpu (whole
+	// cores), or a word of a device's model. Beyond the limit a job waits; what is
+	// held beyond the guarantee is borrowed.
+	Guarantee map[string]int `json:"guarantee,omitempty"`
+	Limit     map[string]int `json:"limit,omitempty"`
+	// Weight divides what the tenant holds beyond its guarantee when the queue is
+	// ordered; 0 is 1.
+	Weight int `json:"weight,omitempty"`
 }
 
 // Refused is why Apply did not accept a command. It is recorded as a leaf

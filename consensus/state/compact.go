@@ -86,6 +86,7 @@ func isCompact(k SubmitJob) bool {
 	j.ID, j.Name, j.Kind, j.Tenant, j.Residency, j.Policy, j.EntryRegion, j.Hops, j.Origin = "", "", "", "", "", nil, "", 0, ""
 	// State.accept sets these itself.
 	j.Region, j.Node, j.Status, j.Reason, j.Code, j.Receipt = "", "", "", "", "", ""
+	j.QueuedAt = time.Time{}
 	j.SubmittedAt, j.StartedAt, j.EndedAt, j.NotBefore, j.ExitCode = time.Time{}, time.Time{}, time.Time{}, time.Time{}, nil
 	j.Attempts, j.Restarts, j.StopRequested, j.StopReason, j.Forward, j.Grant, j.Index = 0, 0, false, "", nil, "", 0
 	j.Spec = placement.JobSpec{} // carried, all of it

@@ -60,6 +60,7 @@ func TestSubmitTravelsWhole(t *testing.T) {
 	fill(reflect.ValueOf(&k).Elem(), &n)
 	j := &k.Job
 	j.Region, j.Node, j.Status, j.Reason, j.Code, j.Receipt = "", "", "", "", "", ""
+	j.QueuedAt = time.Time{}
 	j.SubmittedAt, j.StartedAt, j.EndedAt, j.NotBefore, j.ExitCode = time.Time{}, time.Time{}, time.Time{}, time.Time{}, nil
 	j.Attempts, j.Restarts, j.StopRequested, j.StopReason, j.Forward, j.Grant, j.Index = 0, 0, false, "", nil, "", 0
 	if isCompact(k) {

@@ -270,6 +270,7 @@ func (s *State) accept(c *call, k SubmitJob) {
 	j.Grant = k.Grant
 	j.Region, j.Node, j.Status, j.Reason, j.Code = "", "", placement.JobPending, reasonWaiting, ""
 	j.SubmittedAt, j.StartedAt, j.EndedAt, j.ExitCode = s.Clock, time.Time{}, time.Time{}, nil
+	j.QueuedAt = s.Clock
 	j.Attempts, j.Restarts, j.NotBefore = 0, 0, time.Time{}
 	j.StopRequested, j.StopReason, j.Forward, j.Index = false, "", nil, c.index
 	j.Receipt = s.ReceiptID(s.tree.Size())
@@ -344,11 +345,13 @@ func (s *State) putJob(c *call, r *jobRecord) {
 // account adds or takes away what one job counts.
 func (s *State) account(r *jobRecord, sign int) {
 	if wantsTask(&r.Job) {
-		key := queueKey(r.Spec.Priority, r.Seq)
+		key := queueKey(r.Spec.Priority, r.Tenant, r.Seq)
 		if sign > 0 {
 			s.queue.put(key, r.ID)
+			s.byAge.put(seqKey(r.Seq), r.ID)
 		} else {
 			s.queue.delete(key)
+			s.byAge.delete(seqKey(r.Seq))
 		}
 	}
 	if r.Status.Terminal() {

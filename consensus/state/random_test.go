@@ -255,7 +255,18 @@ func checkInvariants(t testingT, s *State) {
 		held = held.with(r.Resources, 1)
 		used[r.Node] = used[r.Node].With(r.Resources, r.Devices, 1)
 	}
-	if waiting != s.PendingCount() || wanted != s.queue.len() || s.ended.len() > s.Limits.Terminal {
+	for _, tenant := range []placement.TenantID{"default", "ber-1/acme"} {
+		want := holding{}
+		for _, r := range s.onNode.values() {
+			if r.Tenant == tenant {
+				want.gpus, want.cpu, want.memory = want.gpus+int64(len(r.Devices))*int64(r.Resources.PerDevice()), want.cpu+r.Resources.CPU, want.memory+r.Resources.Memory
+			}
+		}
+		if got, _ := s.holdings.get(holdingKey(tenant, "")); got != want {
+			t.Fatalf("tenant %s holds %+v, counted %+v", tenant, want, got)
+		}
+	}
+	if wanted != s.byAge.len() || waiting != s.PendingCount() || wanted != s.queue.len() || s.ended.len() > s.Limits.Terminal {
 		t.Fatalf("%d wait (counted %d), %d wanted (queued %d), %d ended", waiting, s.PendingCount(), wanted, s.queue.len(), s.ended.len())
 	}
 	if counted, _ := s.held.get(""); counted != held || s.liveBytes+s.endedBytes != bytes || s.endedBytes > s.Limits.Bytes {

@@ -167,8 +167,8 @@ func (s *State) setTenant(c *call, k SetTenant) *Refused {
 	if refused := s.nameTenant(t.ID); refused != nil {
 		return refused
 	}
-	if t.Quota.GPUs < 0 || t.Quota.Jobs < 0 || t.Quota.Pending < 0 {
-		return refuse("tenant.quota", "use 0 for no bound", "a quota cannot be negative")
+	if refused := t.Quota.check(); refused != nil {
+		return refused
 	}
 	if refused := checkTag(c, t.Residency, s.Pack()); refused != nil {
 		return refused

@@ -211,7 +211,7 @@ func (s *State) afterTask(c *call, r *jobRecord, t *taskRecord) {
 
 func (s *State) waitAgain(r *jobRecord, reason string, notBefore time.Time) {
 	r.Status, r.Reason, r.Code, r.NotBefore = placement.JobPending, reason, "", notBefore
-	r.Region, r.Node = "", ""
+	r.Region, r.Node, r.QueuedAt = "", "", s.Clock
 }
 
 func lastStatus(t placement.TaskStatus) placement.JobStatus {

@@ -312,6 +312,7 @@ func (s *State) restore(table byte, data []byte) (err error) {
 		return restoreRow(data, s.tasks, func(t *taskRecord) string {
 			if t.Status.Live() {
 				s.onNode.put(string(t.Node)+"\x00"+string(t.ID), t)
+				s.hold(t, 1)
 			}
 			return string(t.ID)
 		})

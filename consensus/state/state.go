@@ -65,6 +65,8 @@ func New() *State {
 			joinTokens:   newTable[*joinToken](),
 			tenants:      newTable[*Tenant](),
 			usage:        newTable[tenantUsage](),
+			holdings:     newTable[holding](),
+			byAge:        newTable[placement.JobID](),
 			packs:        newTable[*residency.Pack](),
 			invites:      newTable[*Invite](),
 			reservations: newTable[*Reservation](),
@@ -98,7 +100,7 @@ func (s *State) Freeze() *View {
 	v.tokens, v.tokenHashes, v.joinTokens = s.tokens.snapshot(), s.tokenHashes.snapshot(), s.joinTokens.snapshot()
 	v.tenants, v.usage, v.packs = s.tenants.snapshot(), s.usage.snapshot(), s.packs.snapshot()
 	v.invites, v.reservations, v.expiries = s.invites.snapshot(), s.reservations.snapshot(), s.expiries.snapshot()
-	v.held = s.held.snapshot()
+	v.held, v.holdings, v.byAge = s.held.snapshot(), s.holdings.snapshot(), s.byAge.snapshot()
 	v.fifoKeys, v.fifoGrants = s.fifoKeys.snapshot(), s.fifoGrants.snapshot()
 	v.checkpoints, v.witnesses, v.witnessed, v.segments = s.checkpoints.snapshot(), s.witnesses.snapshot(), s.witnessed.snapshot(), s.segments.snapshot()
 	v.erasures = s.erasures.snapshot()

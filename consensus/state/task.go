@@ -74,8 +74,22 @@ func (s *State) assignOne(c *call, a *placement.Assignment) *Refused {
 	if refused := s.fits(s.Node(a.Node), r.Spec.Resources, a.Devices); refused != nil {
 		return refused
 	}
-	s.place(c, r, a, replaced)
+	t := s.taskOf(c, r, a)
+	if refused := s.withinLimit(r, t, replaced); refused != nil {
+		return refused
+	}
+	s.place(c, r, t, replaced)
 	return nil
+}
+
+// taskOf is the task that an assignment makes.
+func (s *State) taskOf(c *call, r *jobRecord, a *placement.Assignment) *taskRecord {
+	t := &taskRecord{Task: placement.Task{
+		ID: a.Task, Job: r.ID, Kind: r.Kind, Tenant: r.Tenant, Node: a.Node, Devices: slices.Clone(a.Devices),
+		Resources: r.Spec.Resources, Why: a.Why, Status: placement.TaskAssigned, AssignedAt: s.Clock, Index: c.index,
+	}, Models: modelsOf(s.Node(a.Node), a.Devices)}
+	t.Why.LawPack, t.Why.On, t.Why.Rule = s.Active, dateOf(c).String(), c.judged[len(c.judged)-1].Rule
+	return t
 }
 
 // lawful judges the node's place by the job's whole policy: the region's facts
@@ -188,7 +202,7 @@ func (s *State) fits(n *placement.Node, want placement.Resources, devices []stri
 }
 
 // place makes the assignment true.
-func (s *State) place(c *call, r *jobRecord, a *placement.Assignment, replaced *taskRecord) {
+func (s *State) place(c *call, r *jobRecord, t, replaced *taskRecord) {
 	if replaced != nil && replaced.Status == placement.TaskUnknown && r.Spec.Singleton {
 		// Its lease has ended, so its node has ended it, or will before it speaks again.
 		lost := *replaced
@@ -197,14 +211,9 @@ func (s *State) place(c *call, r *jobRecord, a *placement.Assignment, replaced *
 		replaced = nil
 	}
 	fresh := *r
-	if ordinal, _, _ := a.Task.Member(); ordinal == 0 {
+	if ordinal, _, _ := t.ID.Member(); ordinal == 0 {
 		fresh.Attempts++
 	}
-	t := &taskRecord{Task: placement.Task{
-		ID: a.Task, Job: r.ID, Kind: r.Kind, Tenant: r.Tenant, Node: a.Node, Devices: slices.Clone(a.Devices),
-		Resources: r.Spec.Resources, Why: a.Why, Status: placement.TaskAssigned, AssignedAt: s.Clock, Index: c.index,
-	}}
-	t.Why.LawPack, t.Why.On, t.Why.Rule = s.Active, dateOf(c).String(), c.judged[len(c.judged)-1].Rule
 	if replaced != nil {
 		t.Replaces = replaced.ID
 	}
@@ -239,6 +248,7 @@ func (s *State) putTask(t *taskRecord) {
 		sign = -1
 	}
 	s.use(t.Node, t.Resources, t.Devices, sign, sign)
+	s.hold(t, int64(sign))
 }
 
 // use adds or takes away what is held on a node; a removed node holds nothing.

@@ -31,6 +31,8 @@ type View struct {
 	joinTokens   table[*joinToken]
 	tenants      table[*Tenant]
 	usage        table[tenantUsage]
+	holdings     table[holding]         // what live tasks hold; key: tenant, 0, model; derived
+	byAge        table[placement.JobID] // the queue by order of submission
 	packs        table[*residency.Pack]
 	invites      table[*Invite]
 	reservations table[*Reservation]
@@ -93,6 +95,8 @@ type taskRecord struct {
 	placement.Task
 	Again  bool                 `json:"again,omitempty"`  // after its stop the job wants another
 	Before placement.TaskStatus `json:"before,omitempty"` // its status before contact was lost
+	// Models are those of its devices, one if all are alike.
+	Models []string `json:"models,omitempty"`
 	// Sibling: it was told to end only because another member of its gang ended.
 	Sibling bool `json:"sibling,omitempty"`
 }

@@ -72,9 +72,6 @@ func (v *View) Unsettled() []*placement.Task {
 // those that are not cordoned.
 func (v *View) Working() int { return v.nodes.r.working }
 
-// snapshotJobs bounds how many waiting jobs one placement decision looks at.
-const snapshotJobs = 4096
-
 // Snapshot is what a placement decision may look at, at the given time. Whether
 // a wanted job's NotBefore has come is the decision's to see.
 func (v *View) Snapshot(now time.Time) placement.Snapshot {
@@ -82,15 +79,14 @@ func (v *View) Snapshot(now time.Time) placement.Snapshot {
 	if v.self != nil {
 		s.Region, s.Facts = v.self.ID, v.self.Facts
 	}
-	v.queue.ascend("", func(_ string, id placement.JobID) bool {
-		r, _ := v.jobs.get(string(id))
+	s.Share = v.Share
+	for _, r := range v.waiting(now) {
 		s.Wanted = append(s.Wanted, &r.Job)
-		s.Jobs[id] = &r.Job
+		s.Jobs[r.ID] = &r.Job
 		if held := v.Reservation(r.Reserved); r.Reserved != "" && held != nil && held.Consumed {
-			s.Held[id] = placement.Hold{Node: held.Node, Devices: held.Devices}
+			s.Held[r.ID] = placement.Hold{Node: held.Node, Devices: held.Devices}
 		}
-		return len(s.Wanted) < snapshotJobs
-	})
+	}
 	for _, t := range v.Unsettled() {
 		if s.Jobs[t.Job] == nil {
 			s.Jobs[t.Job] = v.Job(t.Job)
@@ -100,13 +96,6 @@ func (v *View) Snapshot(now time.Time) placement.Snapshot {
 		}
 	}
 	return s
-}
-
-// queueKey sorts by priority, highest first, then by order of submission.
-func queueKey(priority int, seq uint64) string {
-	key := make([]byte, 0, 9)
-	key = append(key, byte(255-min(max(priority, 0), 255)))
-	return string(binary.BigEndian.AppendUint64(key, seq))
 }
 
 func seqKey(seq uint64) string { return string(binary.BigEndian.AppendUint64(nil, seq)) }

@@ -1,0 +1,191 @@
+package state
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// Bounds of a tenant's settings.
+const (
+	maxClasses = 16
+	maxAmount  = 1_000_000
+	maxWeight  = 1000
+)
+
+// holding is what live tasks hold of one class of hardware; derived. The row
+// of a tenant alone has all of it, one for each model of device its part of that.
+type holding struct {
+	gpus   int64 // thousandths of devices
+	cpu    placement.MilliCPU
+	memory placement.Bytes
+}
+
+func holdingKey(t placement.TenantID, model string) string { return string(t) + "\x00" + model }
+
+// hold counts what a live task holds for its tenant, or takes it away again.
+func (s *State) hold(t *taskRecord, sign int64) {
+	rows := []placement.TenantID{t.Tenant}
+	if peer := t.Tenant.Region(); peer != "" {
+		rows = append(rows, placement.EveryTenant(peer))
+	}
+	each := int64(t.Resources.PerDevice())
+	for _, tenant := range rows {
+		s.holdRow(holdingKey(tenant, ""), holding{sign * each * int64(len(t.Devices)), placement.MilliCPU(sign) * t.Resources.CPU, placement.Bytes(sign) * t.Resources.Memory})
+		for i := range t.Devices {
+			if model := t.model(i); model != "" {
+				s.holdRow(holdingKey(tenant, model), holding{gpus: sign * each})
+			}
+		}
+	}
+}
+
+func (s *State) holdRow(key string, more holding) {
+	h, _ := s.holdings.get(key)
+	h.gpus, h.cpu, h.memory = h.gpus+more.gpus, h.cpu+more.cpu, h.memory+more.memory
+	if h == (holding{}) {
+		s.holdings.delete(key)
+	} else {
+		s.holdings.put(key, h)
+	}
+}
+
+// model is that of the task's device number i as it was when it was placed.
+func (t *taskRecord) model(i int) string {
+	if len(t.Models) == 1 {
+		return t.Models[0]
+	}
+	if i < len(t.Models) {
+		return t.Models[i]
+	}
+	return ""
+}
+
+// modelsOf are the models of a node's devices by UUID: one if all are alike.
+func modelsOf(n *placement.Node, devices []string) []string {
+	var out []string
+	for _, id := range devices {
+		model := ""
+		for i := range n.Inventory.Devices {
+			if n.Inventory.Devices[i].UUID == id {
+				model = n.Inventory.Devices[i].Model
+			}
+		}
+		out = append(out, model)
+	}
+	if len(slices.Compact(slices.Clone(out))) == 1 {
+		return out[:1:1]
+	}
+	return out
+}
+
+// Share is what a tenant holds in the region, and its bounds.
+func (v *View) Share(id placement.TenantID) placement.TenantShare {
+	h, _ := v.holdings.get(holdingKey(id, ""))
+	out := placement.TenantShare{Weight: 1, GPUs: h.gpus, CPU: h.cpu, Memory: h.memory}
+	if own := v.Tenant(id); own != nil {
+		out.Weight = max(1, own.Quota.Weight)
+	}
+	for _, t := range v.TenantsOver(id) {
+		for _, class := range t.Quota.classes() {
+			out.Bounds = append(out.Bounds, placement.Bound{
+				Tenant: t.ID, Class: class, Guarantee: t.Quota.Guarantee[class], Limit: t.Quota.Limit[class], Held: v.heldOf(t.ID, class),
+			})
+		}
+	}
+	return out
+}
+
+// heldOf is what a row of the usage holds of a class, in thousandths.
+func (v *View) heldOf(row placement.TenantID, class string) (held int64) {
+	all, _ := v.holdings.get(holdingKey(row, ""))
+	switch class {
+	case placement.ClassGPUs:
+		return all.gpus
+	case placement.ClassCPUs:
+		return int64(all.cpu)
+	}
+	from := holdingKey(row, "")
+	v.holdings.prefix(from, func(key string, h holding) bool {
+		if model := strings.TrimPrefix(key, from); model != "" && placement.OfClass(class, model) {
+			held += h.gpus
+		}
+		return true
+	})
+	return held
+}
+
+// classes are those that a quota guarantees or limits, sorted.
+func (q *Quota) classes() []string {
+	out := slices.Sorted(maps.Keys(q.Guarantee))
+	for _, class := range slices.Sorted(maps.Keys(q.Limit)) {
+		if !slices.Contains(out, class) {
+			out = append(out, class)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// check refuses a quota that cannot be meant.
+func (q *Quota) check() *Refused {
+	if q.GPUs < 0 || q.Jobs < 0 || q.Pending < 0 || q.Weight < 0 || q.Weight > maxWeight {
+		return refuse("tenant.quota", "use 0 for no bound, and a weight from 1 to 1000", "a quota cannot be negative, nor a weight above 1000")
+	}
+	classes := q.classes()
+	if len(classes) > maxClasses {
+		return refuse("tenant.quota", "bound at most 16 classes of hardware", "%d classes are too many", len(classes))
+	}
+	for _, class := range classes {
+		g, limit := q.Guarantee[class], q.Limit[class]
+		switch {
+		case !validClass(class):
+			return refuse("tenant.quota", "write gpus, cpu, or a word of a device's model: H100", "%q is no class of hardware", clip(class))
+		case g < 0 || limit < 0 || g > maxAmount || limit > maxAmount:
+			return refuse("tenant.quota", "use whole devices or cores from 0 to 1000000", "the bounds of %s are not possible", class)
+		case limit > 0 && g > limit:
+			return refuse("tenant.quota", "raise the limit, or guarantee less", "of %s %d are guaranteed and %d are the limit", class, g, limit)
+		}
+	}
+	return nil
+}
+
+func validClass(c string) bool {
+	return c != "" && len(c) <= 64 && !strings.ContainsFunc(c, func(r rune) bool { return r <= ' ' || r > '~' || r == '=' || r == ',' || r == '|' })
+}
+
+// withinLimit judges what a tenant would hold with one more task on these
+// devices; replaced is the task whose place it takes.
+func (s *State) withinLimit(r *jobRecord, t, replaced *taskRecord) *Refused {
+	for _, over := range s.TenantsOver(r.Tenant) {
+		for _, class := range over.Quota.classes() {
+			b := placement.Bound{Class: class, Limit: over.Quota.Limit[class]}
+			if b.Limit == 0 {
+				continue
+			}
+			more := t.takes(class)
+			if replaced != nil {
+				more -= replaced.takes(class)
+			}
+			if b.Held = s.heldOf(over.ID, class); b.Exceeds(more) {
+				return refuse("quota.limit", "wait for a task to end, or ask for a higher limit", "tenant %s holds %d thousandths of %s, this task would take %d, and the limit is %d", over.ID, b.Held, class, more, b.Limit)
+			}
+		}
+	}
+	return nil
+}
+
+// takes is what a task takes of a class, in thousandths.
+func (t *taskRecord) takes(class string) (n int64) {
+	if class == placement.ClassCPUs {
+		return int64(t.Resources.CPU)
+	}
+	for i := range t.Devices {
+		if placement.OfClass(class, t.model(i)) {
+			n += int64(t.Resources.PerDevice())
+		}
+	}
+	return n
+}
