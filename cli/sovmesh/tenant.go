@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -20,11 +22,14 @@ func (p *program) tenantCommands() *cli.Command {
 func (p *program) tenantSet() *cli.Command {
 	return &cli.Command{
 		Name: "set", Usage: "create or change a tenant", ArgsUsage: "T",
-		Description: "The tag narrows every job of the tenant, whatever the job says; an empty one\nremoves it. A quota of 0 is no bound. What is not given stays as it is. T may be a\ntenant of another region, REGION/T, or all of that region's together, 'REGION/*'.",
-		UsageText:   "sovmesh tenant set acme --residency EEA --quota gpus=16,jobs=1000",
+		Description: "The tag narrows every job of the tenant, whatever the job says; an empty one\nremoves it. A quota of 0 is no bound. What is not given stays as it is. T may be a\ntenant of another region, REGION/T, or all of that region's together, 'REGION/*'.\n\n--quota bounds what is submitted: beyond it a submit is refused. --limit bounds what\nruns, by class of hardware: gpus, cpu (whole cores), or a word of a model (H100);\nbeyond it a job waits. What --guarantee names is the tenant's whatever others run:\nwhat they hold beyond their own may be taken back for it. --weight divides what a\ntenant holds beyond its guarantee when the queue is ordered.",
+		UsageText:   "sovmesh tenant set acme --residency EEA --quota gpus=16,jobs=1000\nsovmesh tenant set acme --guarantee gpus=8,H100=4 --limit gpus=16,cpu=256 --weight 2",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "residency", Usage: "`TAG` that narrows every job"},
 			&cli.StringSliceFlag{Name: "quota", Usage: "`NAME=N`: gpus, jobs or pending; may be repeated, or joined by commas"},
+			&cli.StringSliceFlag{Name: "guarantee", Usage: "`CLASS=N` that is the tenant's: gpus, cpu, or a word of a model; 0 ends it"},
+			&cli.StringSliceFlag{Name: "limit", Usage: "`CLASS=N` that it may hold at most; 0 ends it"},
+			&cli.IntFlag{Name: "weight", Usage: "`N` from 1 to 1000: how much it may hold beside others"},
 		}, connectionFlags()...),
 		Action: func(c *cli.Context) error {
 			args, err := arguments(c, "T")
@@ -82,11 +87,54 @@ func (p *program) tenantChange(c *cli.Context) (func(*state.Tenant), error) {
 			})
 		}
 	}
+	for flag, of := range map[string]func(*state.Quota) *map[string]int{
+		"guarantee": func(q *state.Quota) *map[string]int { return &q.Guarantee },
+		"limit":     func(q *state.Quota) *map[string]int { return &q.Limit },
+	} {
+		for _, list := range c.StringSlice(flag) {
+			for _, pair := range strings.Split(list, ",") {
+				class, value, _ := strings.Cut(pair, "=")
+				n, err := strconv.Atoi(value)
+				if err != nil || n < 0 || class == "" {
+					return nil, usage("write gpus=8, cpu=64 or H100=4; 0 ends it", "--%s cannot be %s", flag, quoteWord(pair))
+				}
+				changes = append(changes, func(t *state.Tenant) { setClass(of(&t.Quota), class, n) })
+			}
+		}
+	}
+	if c.IsSet("weight") {
+		n := c.Int("weight")
+		if n < 1 || n > 1000 {
+			return nil, usage("write a number from 1 to 1000", "--weight cannot be %d", n)
+		}
+		changes = append(changes, func(t *state.Tenant) { t.Quota.Weight = n })
+	}
 	return func(t *state.Tenant) {
 		for _, change := range changes {
 			change(t)
 		}
 	}, nil
+}
+
+// setClass changes one class in a copy; 0 takes it out.
+func setClass(of *map[string]int, class string, n int) {
+	next := maps.Clone(*of)
+	if next == nil {
+		next = map[string]int{}
+	}
+	if next[class] = n; n == 0 {
+		delete(next, class)
+	}
+	*of = next
+}
+
+// classesText is "H100=4,gpus=8".
+func classesText(of map[string]int) string {
+	var words []string
+	for _, class := range slices.Sorted(maps.Keys(of)) {
+		words = append(words, fmt.Sprintf("%s=%d", class, of[class]))
+	}
+	return strings.Join(words, ",")
 }
 
 // findTenant is the tenant as it stands, or a new one.
@@ -119,9 +167,10 @@ func (p *program) writeTenants(w io.Writer, tenants []state.Tenant) {
 		}
 		return fmt.Sprint(n)
 	}
-	t := p.table("TENANT", "GPUS", "JOBS", "PENDING", "RESIDENCY")
+	t := p.table("TENANT", "GPUS", "JOBS", "PENDING", "GUARANTEE", "LIMIT", "WEIGHT", "RESIDENCY")
 	for _, k := range tenants {
-		t.add(string(k.ID), bound(k.Quota.GPUs), bound(k.Quota.Jobs), bound(k.Quota.Pending), k.Residency)
+		t.add(string(k.ID), bound(k.Quota.GPUs), bound(k.Quota.Jobs), bound(k.Quota.Pending),
+			classesText(k.Quota.Guarantee), classesText(k.Quota.Limit), fmt.Sprint(max(1, k.Quota.Weight)), k.Residency)
 	}
 	t.write(w)
 }

@@ -41,9 +41,11 @@ func (c *Controller) plan(ctx context.Context, h *homeless) error {
 		if stays := c.leaveIfDrained(ctx, view); again || undone || stays {
 			p.Wake = earlier(p.Wake, c.cfg.Now().Add(c.cfg.ContactEvery))
 		}
-		ids := make([]placement.JobID, len(p.Refused))
-		for i, r := range p.Refused {
-			ids[i] = r.Job
+		var ids []placement.JobID
+		for _, r := range p.Refused {
+			if r.Explanation.Code != scheduler.QuotaLimit { // a limit is not there to be gone around
+				ids = append(ids, r.Job)
+			}
 		}
 		h.set(ids)
 

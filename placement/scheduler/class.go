@@ -11,7 +11,8 @@ type classKey struct {
 	groupKey
 	res    placement.Resources
 	tenant placement.TenantID
-	size   int // members of a gang; 1
+	size   int    // members of a gang; 1
+	barred string // classes of devices of which the tenant holds all that it may
 }
 
 // groupKey is the part of a demand that the fixed filters look at.
@@ -74,10 +75,13 @@ type class struct {
 }
 
 // class finds the class of a job's demand.
-func (p *planner) class(job *placement.Job) *class {
+func (p *planner) class(job *placement.Job) *class { return p.classBut(job, "") }
+
+// classBut is that class without the devices that are barred to its tenant.
+func (p *planner) classBut(job *placement.Job, barred string) *class {
 	key := classKey{
 		groupKey: groupKey{policyKey(job.Policy), job.Kind, job.Spec.Site, job.Spec.NodeName},
-		res:      job.Spec.Resources, tenant: job.Tenant, size: job.Spec.Size(),
+		res:      job.Spec.Resources, tenant: job.Tenant, size: job.Spec.Size(), barred: barred,
 	}
 	if c, ok := p.classes[key]; ok {
 		return c

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -30,7 +31,7 @@ func (c *class) res2fit(s shape) (f fit) {
 	if s.profile == c.res.GPUProfile {
 		f |= fitKind
 	}
-	if (&placement.Device{Model: s.model}).Matches(placement.Resources{GPUModel: c.res.GPUModel}) {
+	if (&placement.Device{Model: s.model}).Matches(placement.Resources{GPUModel: c.res.GPUModel}) && !c.bars(s.model) {
 		f |= fitModel
 	}
 	if s.memory >= c.res.GPUMemory {
@@ -40,6 +41,11 @@ func (c *class) res2fit(s shape) (f fit) {
 		f |= fitSealed
 	}
 	return f
+}
+
+// bars reports whether the tenant may hold no more devices of the model.
+func (c *class) bars(model string) bool {
+	return c.barred != "" && slices.ContainsFunc(strings.Split(c.barred, ","), func(class string) bool { return placement.OfClass(class, model) })
 }
 
 // idle is how much of a device neither a live task nor this plan holds.

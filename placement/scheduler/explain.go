@@ -96,7 +96,46 @@ type Change struct {
 // everywhere else.
 func Explain(s placement.Snapshot, job *placement.Job) Explanation {
 	p := newPlanner(s)
-	return p.explainClass(p.class(job))
+	tenant := p.tenancy(job.Tenant)
+	whole, barred := tenant.limited(job)
+	if job.Status != placement.JobPending && job.Status != "" {
+		whole, barred = nil, "" // its own tasks are what is held
+	}
+	if whole != nil {
+		return p.overLimit(job, whole)
+	}
+	e := p.explainClass(p.classBut(job, barred))
+	if barred != "" && e.Outcome != Fits && p.explainClass(p.class(job)).Outcome == Fits {
+		return p.overLimit(job, tenant.barredBound(barred))
+	}
+	if mayReserve(&s) && (e.Outcome == Fits || e.Outcome == Full) {
+		return explainQueued(s, job, e)
+	}
+	return e
+}
+
+// explainQueued adds what the queue as a whole means for the job: what the plan
+// says if it waits, and whether it would get room beside what is kept if not.
+func explainQueued(s placement.Snapshot, job *placement.Job, e Explanation) Explanation {
+	p := newPlanner(s)
+	p.serve()
+	if p.kept == nil {
+		return e
+	}
+	for i := range p.out.Refused {
+		if r := &p.out.Refused[i]; r.Job == job.ID {
+			return r.Explanation
+		}
+	}
+	if _, waits := s.Jobs[job.ID]; waits || e.Outcome != Fits {
+		return e
+	}
+	c := p.class(job)
+	_, room := p.berths(c, nil)
+	if room < job.Spec.Size() {
+		return p.tellKept(e)
+	}
+	return e
 }
 
 // explainClass surveys the class once; every job of it gets the same answer.

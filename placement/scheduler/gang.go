@@ -80,8 +80,8 @@ func (p *planner) wantGang(job *placement.Job, c *class, reason string) bool {
 		a.Why.Score, a.Why.Reason = int64(c.score(at)), reason
 		a.Devices = p.take(c, at)
 		p.out.Assign = append(p.out.Assign, a)
+		p.charge(job, at, a.Devices)
 	}
-	p.charge(job, size)
 	return true
 }
 

@@ -24,6 +24,9 @@ type planner struct {
 	log     []int32                        // nodes whose room changed, in order
 	fates   []Fate
 	out     Decisions
+	lines   map[placement.TenantID]*tenancy
+	all     estate
+	kept    *reservation
 }
 
 func newPlanner(s placement.Snapshot) *planner {
@@ -37,6 +40,7 @@ func newPlanner(s placement.Snapshot) *planner {
 		made:    make(map[placement.JobID]int),
 		groups:  make(map[groupKey]*group),
 		tenants: make(map[placement.TenantID][]int32),
+		lines:   make(map[placement.TenantID]*tenancy),
 	}
 	p.spaces = p.newSpaces()
 	for i := range p.spaces {
@@ -144,7 +148,7 @@ func pair(a, b entry, found int) (best, next *entry) {
 // entry rates one node that is open to the class; false if it has no room.
 func (c *class) entry(node int32) (entry, bool) {
 	at := &c.p.spaces[node]
-	if c.room(at) != 0 {
+	if c.room(at) != 0 || c.p.heldFrom(c, at) {
 		return entry{}, false
 	}
 	return entry{c.score(at), node, at.version}, true

@@ -67,14 +67,12 @@ const (
 
 // Plan decides everything that the snapshot calls for: replacements and stops
 // for draining and silent nodes first, so that a long queue cannot hold a drain
-// up, then the wanted jobs in queue order. What was decided and applied is not
+// up, then the wanted jobs in the order of the queue. What was decided and applied is not
 // decided again.
 func Plan(s placement.Snapshot) Decisions {
 	p := newPlanner(s)
 	p.tend()
-	for _, job := range s.Wanted {
-		p.want(job)
-	}
+	p.serve()
 	p.finishDrains()
 	return p.out
 }
@@ -83,6 +81,10 @@ func Plan(s placement.Snapshot) Decisions {
 // queue; nil if there is none. The explanation is the state before it.
 func Place(s placement.Snapshot, job *placement.Job) (*placement.Assignment, Explanation) {
 	p := newPlanner(s)
+	if mayReserve(&s) {
+		p.serve() // whoever waits here comes before who asks from elsewhere
+		p.out = Decisions{}
+	}
 	class := p.class(job)
 	told := p.explainClass(class)
 	if job.Spec.Gang() {
@@ -112,22 +114,39 @@ func (p *planner) want(job *placement.Job) {
 	if job.Attempts > 0 {
 		reason = WhyRestart
 	}
-	class := p.class(job)
-	if p.claim(job, class, reason) {
+	tenant := p.tenancy(job.Tenant)
+	whole, barred := tenant.limited(job)
+	if whole != nil {
+		p.out.Refused = append(p.out.Refused, Refusal{Job: job.ID, Explanation: p.overLimit(job, whole)})
 		return
 	}
-	if job.Spec.Gang() {
+	class := p.classBut(job, barred)
+	switch {
+	case p.claim(job, class, reason):
+	case job.Spec.Gang():
 		if !p.wantGang(job, class, reason) {
-			p.out.Refused = append(p.out.Refused, Refusal{Job: job.ID, Explanation: p.explainClass(class)})
+			p.turnAway(job, class)
 		}
+	default:
+		at := p.pick(class, failedOn(job))
+		if at == nil {
+			p.turnAway(job, class)
+			return
+		}
+		p.assign(job, class, at, reason, "")
+		p.charge(job, at, p.out.Assign[len(p.out.Assign)-1].Devices)
+	}
+}
+
+// turnAway refuses a job for which there is no room, or none among the devices
+// that its tenant may still have.
+func (p *planner) turnAway(job *placement.Job, c *class) {
+	if c.barred != "" && p.explainClass(p.class(job)).Outcome == Fits {
+		t := p.tenancy(job.Tenant)
+		p.out.Refused = append(p.out.Refused, Refusal{Job: job.ID, Explanation: p.overLimit(job, t.barredBound(c.barred))})
 		return
 	}
-	at := p.pick(class, failedOn(job))
-	if at == nil {
-		p.out.Refused = append(p.out.Refused, Refusal{Job: job.ID, Explanation: p.explainClass(class)})
-		return
-	}
-	p.assign(job, class, at, reason, "")
+	p.refuse(job, c)
 }
 
 // claim places a job on the room that is held for it, if that node still may

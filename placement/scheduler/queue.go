@@ -1,0 +1,284 @@
+package scheduler
+
+import (
+	"cmp"
+	"container/heap"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// QuotaLimit is why a job waits whose tenant would hold more than it may.
+const QuotaLimit Constraint = "quota.limit"
+
+// The order of the queue, see DESIGN.md beside this file:
+//
+//  1. jobs that stay within what their tenant is guaranteed,
+//  2. jobs that have waited longer than [placement.AgedAfter], the oldest first,
+//  3. all others;
+//
+// within 1 and 3 by priority, then by what the tenant holds beyond its guarantee
+// (its dominant share, divided by its weight, the least first), then by age.
+const (
+	rankEntitled = iota
+	rankAged
+	rankRest
+)
+
+// tenancy is a tenant's line of waiting jobs and what it holds while the plan is made.
+type tenancy struct {
+	id    placement.TenantID
+	share placement.TenantShare
+	jobs  []queued // by priority, then by age
+	rank  int      // of the first
+	stale bool     // rank and over are older than what it was given
+	over  int64    // dominant share over guarantee, by weight, in millionths
+}
+
+// queued is a waiting job and its place in the snapshot, where a tenant's jobs
+// of one priority stand in the order of their submission.
+type queued struct {
+	*placement.Job
+	at int
+}
+
+func byAge(a, b queued) int {
+	return cmp.Or(a.SubmittedAt.Compare(b.SubmittedAt), cmp.Compare(a.at, b.at))
+}
+
+// lines is a heap of tenants, who comes next first.
+type lines []*tenancy
+
+func (l lines) Len() int      { return len(l) }
+func (l lines) Swap(i, j int) { l[i], l[j] = l[j], l[i] }
+func (l *lines) Push(x any)   { *l = append(*l, x.(*tenancy)) }
+func (l *lines) Pop() any {
+	old := *l
+	last := old[len(old)-1]
+	*l = old[:len(old)-1]
+	return last
+}
+
+func (l lines) Less(i, j int) bool {
+	a, b := l[i], l[j]
+	return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(b.jobs[0].Spec.Priority, a.jobs[0].Spec.Priority),
+		cmp.Compare(a.over, b.over), byAge(a.jobs[0], b.jobs[0])) < 0
+}
+
+// serve takes the wanted jobs in the order of the queue, which what is given to
+// one tenant changes for the next.
+func (p *planner) serve() {
+	var aged []queued
+	all := lines{}
+	for i := range p.s.Wanted {
+		job := queued{p.s.Wanted[i], i}
+		if job.Aged(p.s.Now) {
+			aged = append(aged, job)
+		}
+		t := p.tenancy(job.Tenant)
+		if t.jobs = append(t.jobs, job); len(t.jobs) == 1 {
+			all = append(all, t)
+		}
+	}
+	slices.SortFunc(aged, func(a, b queued) int {
+		return cmp.Or(a.QueuedAt.Compare(b.QueuedAt), byAge(a, b))
+	})
+	for _, t := range all {
+		slices.SortFunc(t.jobs, func(a, b queued) int {
+			return cmp.Or(cmp.Compare(b.Spec.Priority, a.Spec.Priority), byAge(a, b))
+		})
+		p.rank(t)
+	}
+	heap.Init(&all)
+	done := make(map[placement.JobID]bool, len(p.s.Wanted))
+	for len(all) > 0 {
+		t := all[0]
+		switch {
+		case done[t.jobs[0].ID]:
+			t.jobs = t.jobs[1:]
+		case t.stale: // it was given something out of turn
+		case t.rank != rankEntitled && len(aged) > 0:
+			job := aged[0]
+			aged = aged[1:]
+			done[job.ID], p.lines[job.Tenant].stale = true, true
+			p.want(job.Job)
+			continue
+		default:
+			done[t.jobs[0].ID] = true
+			p.want(t.jobs[0].Job)
+			t.jobs = t.jobs[1:]
+		}
+		if len(t.jobs) == 0 {
+			heap.Pop(&all)
+			continue
+		}
+		p.rank(t)
+		heap.Fix(&all, 0)
+	}
+}
+
+// tenancy finds a tenant's line.
+func (p *planner) tenancy(id placement.TenantID) *tenancy {
+	t := p.lines[id]
+	if t == nil {
+		t = &tenancy{id: id, share: placement.TenantShare{Weight: 1}}
+		if p.s.Share != nil {
+			t.share = p.s.Share(id)
+			t.share.Bounds = slices.Clone(t.share.Bounds) // counted on in this plan
+		}
+		p.lines[id] = t
+	}
+	return t
+}
+
+// rank works out where the first job of a tenant's line stands.
+func (p *planner) rank(t *tenancy) {
+	t.over, t.stale = p.dominant(t), false
+	t.rank = rankRest
+	if t.entitles(t.jobs[0].Job) {
+		t.rank = rankEntitled
+	}
+}
+
+// entitles reports whether the tenant is guaranteed what the job asks for, of
+// every class that its guarantees name.
+func (t *tenancy) entitles(job *placement.Job) bool {
+	some := false
+	for i := range t.share.Bounds {
+		b := &t.share.Bounds[i]
+		needs := b.Needs(job.Spec.Resources, job.Spec.Size())
+		if b.Guarantee == 0 || b.Tenant != t.id || needs == 0 || b.Class == placement.ClassCPUs && job.Spec.Resources.GPUs > 0 {
+			continue
+		}
+		if some = true; b.Held+needs > int64(b.Guarantee)*1000 {
+			return false
+		}
+	}
+	return some
+}
+
+// dominant is the largest part of the region, in millionths, that the tenant
+// holds of any resource beyond its guarantee, divided by its weight.
+func (p *planner) dominant(t *tenancy) int64 {
+	gpus, cores := t.share.Guaranteed(t.id)
+	part := func(held, guaranteed, all int64) int64 {
+		if all <= 0 || held <= guaranteed {
+			return 0
+		}
+		return int64(float64(held-guaranteed) / float64(all) * 1e6)
+	}
+	all := p.estate()
+	return max(part(t.share.GPUs, gpus*1000, all.gpus), part(int64(t.share.CPU), cores*1000, all.cpu), part(int64(t.share.Memory), 0, all.memory)) / int64(max(1, t.share.Weight))
+}
+
+// estate is what the region's nodes have.
+type estate struct{ gpus, cpu, memory int64 }
+
+func (p *planner) estate() estate {
+	if p.all == (estate{}) {
+		for _, n := range p.s.Nodes {
+			p.all.gpus += int64(len(n.Inventory.Devices)) * int64(placement.WholeGPU)
+			p.all.cpu += int64(n.Inventory.CPU)
+			p.all.memory += int64(n.Inventory.Memory)
+		}
+	}
+	return p.all
+}
+
+// charge counts for the tenant what a job was given.
+func (p *planner) charge(job *placement.Job, at *space, devices []string) {
+	t := p.tenancy(job.Tenant)
+	r := job.Spec.Resources
+	each := int64(r.PerDevice())
+	t.share.GPUs += each * int64(len(devices))
+	t.share.CPU += r.CPU
+	t.share.Memory += r.Memory
+	for i := range t.share.Bounds {
+		b := &t.share.Bounds[i]
+		if b.Class == placement.ClassCPUs {
+			b.Held += int64(r.CPU)
+			continue
+		}
+		for _, id := range devices {
+			if b.Of(modelOf(at.node, id)) {
+				b.Held += each
+			}
+		}
+	}
+}
+
+func modelOf(n *placement.Node, device string) string {
+	for i := range n.Inventory.Devices {
+		if n.Inventory.Devices[i].UUID == device {
+			return n.Inventory.Devices[i].Model
+		}
+	}
+	return ""
+}
+
+// limited is the bound that keeps a job from starting whatever it is given, and
+// barred the classes of devices that it may not be given, joined by commas.
+func (t *tenancy) limited(job *placement.Job) (whole *placement.Bound, barred string) {
+	var names []string
+	for i := range t.share.Bounds {
+		b := &t.share.Bounds[i]
+		needs := b.Needs(job.Spec.Resources, job.Spec.Size())
+		if !b.Exceeds(needs) {
+			continue
+		}
+		if b.Class == placement.ClassGPUs || b.Class == placement.ClassCPUs {
+			return b, ""
+		}
+		names = append(names, b.Class)
+	}
+	return nil, strings.Join(names, ",")
+}
+
+// overLimit explains a job that waits for its tenant's limit. Alone it names the
+// bound and what the tenant itself holds, nobody else's load.
+func (p *planner) overLimit(job *placement.Job, b *placement.Bound) Explanation {
+	e := p.explainClass(p.class(job))
+	if e.Outcome != Fits && e.Outcome != Full {
+		return e
+	}
+	needs := b.Needs(job.Spec.Resources, job.Spec.Size())
+	who := "tenant " + string(b.Tenant)
+	if b.Tenant != job.Tenant {
+		who = "the tenants of region " + string(job.Tenant.Region())
+	}
+	e.Outcome, e.Code = Full, QuotaLimit
+	e.Reason = fmt.Sprintf("%s may hold %d of %s: %s are held, and it asks for %s", who, b.Limit, b.Class, thousandths(b.Held), thousandths(needs))
+	e.Hint = "it waits for a task of its own tenant to end; a higher limit is set with: sovmesh tenant set --limit"
+	if needs > int64(b.Limit)*1000 {
+		e.Outcome = Impossible
+		e.Hint = "ask for less, or have the limit raised: sovmesh tenant set --limit"
+	}
+	return e
+}
+
+// thousandths writes 2500 as 2.5.
+func thousandths(n int64) string {
+	return strings.TrimSuffix(strings.TrimRight(fmt.Sprintf("%d.%03d", n/1000, n%1000), "0"), ".")
+}
+
+// barredBound is the bound of the first barred class.
+func (t *tenancy) barredBound(barred string) *placement.Bound {
+	first, _, _ := strings.Cut(barred, ",")
+	for i := range t.share.Bounds {
+		if t.share.Bounds[i].Class == first {
+			return &t.share.Bounds[i]
+		}
+	}
+	return nil
+}
+
+// waitedSince is when a job began to wait.
+func waitedSince(job *placement.Job) time.Time {
+	if job.QueuedAt.IsZero() {
+		return job.SubmittedAt
+	}
+	return job.QueuedAt
+}

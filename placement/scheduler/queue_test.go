@@ -1,0 +1,231 @@
+package scheduler
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+func by(tenant string) func(*placement.Job) {
+	return func(j *placement.Job) { j.Tenant = placement.TenantID(tenant) }
+}
+func urgent(priority int) func(*placement.Job) {
+	return func(j *placement.Job) { j.Spec.Priority = priority }
+}
+func waits(d time.Duration) func(*placement.Job) {
+	return func(j *placement.Job) { j.SubmittedAt, j.QueuedAt = noon.Add(-d), noon.Add(-d) }
+}
+
+// holding gives tenants what they hold and may hold.
+func holding(s placement.Snapshot, all map[placement.TenantID]placement.TenantShare) placement.Snapshot {
+	s.Share = func(id placement.TenantID) placement.TenantShare {
+		t := all[id]
+		t.Weight = max(1, t.Weight)
+		return t
+	}
+	return s
+}
+
+// served are the jobs of a plan in the order in which they got their places.
+func served(d Decisions) string {
+	var out []string
+	for _, a := range d.Assign {
+		out = append(out, strings.TrimPrefix(string(a.Job), "fra-1."))
+	}
+	return strings.Join(out, " ")
+}
+
+func TestTheOrderOfTheQueue(t *testing.T) {
+	gpu := func(n int64) placement.TenantShare { return placement.TenantShare{GPUs: n * 1000} }
+	guaranteed := gpu(6)
+	guaranteed.Bounds = []placement.Bound{{Tenant: "bank", Class: "gpus", Guarantee: 8, Held: 6000}}
+	heavy := gpu(6)
+	heavy.Weight = 3
+	for name, c := range map[string]struct {
+		jobs []*placement.Job
+		have map[placement.TenantID]placement.TenantShare
+		want string
+	}{
+		"priority first": {[]*placement.Job{job("low", oneGPU), job("high", oneGPU, urgent(9)), job("mid", oneGPU, urgent(5))}, nil, "high mid low"},
+		"then who holds less": {[]*placement.Job{job("a1", oneGPU), job("a2", oneGPU), job("b1", oneGPU, by("bank")), job("b2", oneGPU, by("bank"))},
+			map[placement.TenantID]placement.TenantShare{"acme": gpu(1)}, "b1 a1 b2 a2"},
+		"divided by weight": {[]*placement.Job{job("a", oneGPU), job("b", oneGPU, by("bank"))},
+			map[placement.TenantID]placement.TenantShare{"acme": gpu(3), "bank": heavy}, "b a"},
+		"then age": {[]*placement.Job{job("young", oneGPU, by("bank"), waits(time.Second)), job("old", oneGPU, waits(time.Minute-1))}, nil, "old young"},
+		"what is guaranteed comes before priority, and no further": {
+			[]*placement.Job{job("a", oneGPU, urgent(9)), job("b1", oneGPU, by("bank")), job("b2", oneGPU, by("bank")), job("b3", oneGPU, by("bank"))},
+			map[placement.TenantID]placement.TenantShare{"bank": guaranteed}, "b1 b2 a b3"},
+		"who waited too long comes before priority": {
+			[]*placement.Job{job("a", oneGPU, urgent(9)), job("patient", oneGPU, waits(placement.AgedAfter)), job("older", oneGPU, waits(placement.AgedAfter+1)), job("b", oneGPU, by("bank"))},
+			map[placement.TenantID]placement.TenantShare{"bank": guaranteed}, "b older patient a"},
+	} {
+		if got := served(Plan(holding(world([]*placement.Node{node("n1", gpus(8, h100, 80))}, c.jobs...), c.have))); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}
+
+func TestALimitHoldsJobsBack(t *testing.T) {
+	bounds := func(b ...placement.Bound) map[placement.TenantID]placement.TenantShare {
+		for i := range b {
+			b[i].Tenant = "acme"
+		}
+		return map[placement.TenantID]placement.TenantShare{"acme": {Bounds: b}}
+	}
+	l4 := gpus(2, "NVIDIA L4", 24)
+	two := asks(placement.Resources{CPU: 100, GPUs: 2})
+	for name, c := range map[string]struct {
+		have    map[placement.TenantID]placement.TenantShare
+		jobs    []*placement.Job
+		want    string
+		code    Constraint
+		outcome Outcome
+	}{
+		"what is left is given, no more": {bounds(placement.Bound{Class: "gpus", Limit: 3, Held: 1000}), []*placement.Job{job("a", two), job("b", oneGPU), job("c", oneGPU, by("bank"))}, "a c", QuotaLimit, Full},
+		"alone it is too much":           {bounds(placement.Bound{Class: "gpus", Limit: 1}), []*placement.Job{job("a", two)}, "", QuotaLimit, Impossible},
+		"a gang counts as a whole":       {bounds(placement.Bound{Class: "gpus", Limit: 3, Held: 0}), []*placement.Job{job("a", oneGPU, gang(4))}, "", QuotaLimit, Impossible},
+		"cores too":                      {bounds(placement.Bound{Class: "cpu", Limit: 1, Held: 500}), []*placement.Job{job("a")}, "", QuotaLimit, Full},
+		"another model is given":         {bounds(placement.Bound{Class: "H100", Limit: 4, Held: 4000}), []*placement.Job{job("a", two)}, "a", "", ""},
+		"or there is none":               {bounds(placement.Bound{Class: "H100", Limit: 4, Held: 4000}), []*placement.Job{job("a", two), job("b", oneGPU)}, "a", QuotaLimit, Full},
+		"no GPU, no limit of GPUs":       {bounds(placement.Bound{Class: "gpus", Limit: 1, Held: 1000}), []*placement.Job{job("a")}, "a", "", ""},
+	} {
+		s := holding(world([]*placement.Node{node("n1", gpus(4, h100, 80)), node("n2", l4)}, c.jobs...), c.have)
+		d := Plan(s)
+		if got := served(d); got != c.want {
+			t.Errorf("%s: served %q, want %q", name, got, c.want)
+		}
+		if c.code == "" {
+			continue
+		}
+		if len(d.Refused) != 1 || d.Refused[0].Explanation.Code != c.code || d.Refused[0].Explanation.Outcome != c.outcome || d.Refused[0].Explanation.Hint == "" {
+			t.Errorf("%s: refused %+v", name, d.Refused)
+		}
+	}
+	e := Explain(holding(world([]*placement.Node{node("n1", gpus(4, h100, 80))}), bounds(placement.Bound{Class: "gpus", Limit: 3, Held: 2500})), job("a", oneGPU))
+	if e.Code != QuotaLimit || !strings.Contains(e.Reason, "tenant acme may hold 3 of gpus: 2.5 are held, and it asks for 1") {
+		t.Errorf("explained %+v", e)
+	}
+}
+
+// The room that is kept for the first of the queue is not taken by those after
+// it, which go on elsewhere; a task that needs nothing of what is short passes.
+func TestRoomIsKeptForTheFirstOfTheQueue(t *testing.T) {
+	nodes := []*placement.Node{
+		node("n1", gpus(4, h100, 80), used(1000, 0, "n1-gpu-0", "n1-gpu-1", "n1-gpu-2")), node("n2", gpus(4, h100, 80), used(1000, 0, "n2-gpu-0")),
+	}
+	big := job("big", asks(placement.Resources{CPU: 1000, GPUs: 4}), waits(2*time.Minute))
+	now := waits(time.Second)
+	s := world(nodes, big, job("s1", oneGPU, now), job("s2", oneGPU, now), job("cpu", by("bank"), now))
+	d := Plan(s)
+	if got := served(d); got != "s1 cpu" && got != "cpu s1" {
+		t.Fatalf("served %q: n2 is kept, and has a place without a GPU: %+v %+v", got, d.Assign, d.Refused)
+	}
+	for _, a := range d.Assign {
+		if a.Job == "fra-1.s1" && a.Node != "n1" {
+			t.Errorf("s1 stands on %s, which is kept", a.Node)
+		}
+	}
+	told := map[placement.JobID]Explanation{}
+	for _, r := range d.Refused {
+		told[r.Job] = r.Explanation
+		if e := Explain(s, s.Jobs[r.Job]); e.Code != r.Explanation.Code || e.Reserved == nil {
+			t.Errorf("%s is refused for %s and explained as %+v", r.Job, r.Explanation.Code, e)
+		}
+	}
+	if e := told["fra-1.s2"]; e.Outcome != Full || e.Code != QueueReserved || e.Reserved == nil || e.Reserved.Nodes != 1 {
+		t.Errorf("s2: %+v", e)
+	}
+	if e := told[big.ID]; e.Reserved == nil || e.Reserved.Job != big.ID {
+		t.Errorf("big: %+v", e)
+	}
+	if e := Explain(s, job("new", asks(placement.Resources{CPU: 100, GPUs: 2}))); e.Code != QueueReserved {
+		t.Errorf("a job that is checked: %+v", e)
+	}
+	if a, _ := Place(s, job("foreign", asks(placement.Resources{CPU: 100, GPUs: 2}))); a != nil {
+		t.Error("who asks from another region gets what is kept for who waits here")
+	}
+	big.QueuedAt = noon.Add(-reserveAfter / 2)
+	if got := served(Plan(s)); !strings.Contains(got, "s1") || !strings.Contains(got, "s2") {
+		t.Errorf("before its time: %q", got)
+	}
+}
+
+// flow is a region in which small jobs never stop coming: at every step some
+// tasks end, new jobs arrive, and a plan is made.
+type flow struct {
+	s     placement.Snapshot
+	step  int
+	ends  map[placement.TaskID]int
+	began map[placement.JobID]int
+}
+
+func (f *flow) next(arrive []*placement.Job, lasts func(*placement.Job) int) {
+	f.step++
+	f.s.Now = f.s.Now.Add(30 * time.Second)
+	f.s.Tasks = slices.DeleteFunc(f.s.Tasks, func(task *placement.Task) bool {
+		over := f.ends[task.ID] <= f.step
+		if over {
+			i := slices.IndexFunc(f.s.Nodes, func(n *placement.Node) bool { return n.ID == task.Node })
+			n := new(*f.s.Nodes[i])
+			n.Used = n.Used.With(task.Resources, task.Devices, -1)
+			n.Used.Tasks--
+			f.s.Nodes[i] = n
+		}
+		return over
+	})
+	for _, j := range arrive {
+		j.SubmittedAt, j.QueuedAt = f.s.Now, f.s.Now
+		f.s.Jobs[j.ID] = j
+		f.s.Wanted = append(f.s.Wanted, j)
+	}
+	d := Plan(f.s)
+	f.s = apply(f.s, d)
+	for _, a := range d.Assign {
+		f.began[a.Job] = f.step
+		f.ends[a.Task] = f.step + lasts(f.s.Jobs[a.Job])
+	}
+}
+
+// Small jobs of another tenant arrive for ever and would fill every hole; the
+// gang starts all the same, after the longest of them and the aging bound at the
+// latest, and meanwhile nothing stands idle that it does not wait for.
+func TestNoGangStarves(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var nodes []*placement.Node
+		for i := range 4 {
+			nodes = append(nodes, node(fmt.Sprintf("n%d", i), gpus(4, h100, 80)))
+		}
+		f := &flow{s: world(nodes), ends: map[placement.TaskID]int{}, began: map[placement.JobID]int{}}
+		longest := rapid.IntRange(1, 8).Draw(t, "longest")
+		priority := rapid.IntRange(0, 1).Draw(t, "priority")
+		big := job("big", gang(rapid.IntRange(2, 3).Draw(t, "members")), asks(placement.Resources{CPU: 1000, GPUs: 4}), by("bank"))
+		bound := int(placement.AgedAfter/(30*time.Second)) + int(reserveAfter/(30*time.Second)) + 2*longest + 4
+		for n := 0; f.began[big.ID] == 0; n++ {
+			if n > 20+bound {
+				t.Fatalf("after %d steps the gang still waits; the longest small job takes %d", n, longest)
+			}
+			var arrive []*placement.Job
+			for i := range rapid.IntRange(6, 10).Draw(t, "arrive") {
+				arrive = append(arrive, job(fmt.Sprintf("s%d-%d", n, i), oneGPU, urgent(priority), by(fmt.Sprint("t", i%3))))
+			}
+			if n == 20 {
+				arrive = append(arrive, big)
+			}
+			f.next(arrive, func(j *placement.Job) int {
+				return 1 + (len(j.ID)*7+int(j.ID[len(j.ID)-1]))%longest
+			})
+			if len(f.s.Wanted) > 40 { // who waits longest is kept, as the queue of a region is bounded
+				f.s.Wanted = append(f.s.Wanted[:20:20], arrive...)
+				if n >= 20 && f.began[big.ID] == 0 && !slices.Contains(f.s.Wanted, big) {
+					f.s.Wanted = append(f.s.Wanted, big)
+				}
+			}
+		}
+	})
+}
