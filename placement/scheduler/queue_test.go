@@ -22,8 +22,8 @@ func waits(d time.Duration) func(*placement.Job) {
 	return func(j *placement.Job) { j.SubmittedAt, j.QueuedAt = noon.Add(-d), noon.Add(-d) }
 }
 
-// holding gives tenants what they hold and may hold.
-func holding(s placement.Snapshot, all map[placement.TenantID]placement.TenantShare) placement.Snapshot {
+// tenantsHold gives tenants what they hold and may hold.
+func tenantsHold(s placement.Snapshot, all map[placement.TenantID]placement.TenantShare) placement.Snapshot {
 	s.Share = func(id placement.TenantID) placement.TenantShare {
 		t := all[id]
 		t.Weight = max(1, t.Weight)
@@ -65,7 +65,7 @@ func TestTheOrderOfTheQueue(t *testing.T) {
 			[]*placement.Job{job("a", oneGPU, urgent(9)), job("patient", oneGPU, waits(placement.AgedAfter)), job("older", oneGPU, waits(placement.AgedAfter+1)), job("b", oneGPU, by("bank"))},
 			map[placement.TenantID]placement.TenantShare{"bank": guaranteed}, "b older patient a"},
 	} {
-		if got := served(Plan(holding(world([]*placement.Node{node("n1", gpus(8, h100, 80))}, c.jobs...), c.have))); got != c.want {
+		if got := served(Plan(tenantsHold(world([]*placement.Node{node("n1", gpus(8, h100, 80))}, c.jobs...), c.have))); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}
 	}
@@ -95,7 +95,7 @@ func TestALimitHoldsJobsBack(t *testing.T) {
 		"or there is none":               {bounds(placement.Bound{Class: "H100", Limit: 4, Held: 4000}), []*placement.Job{job("a", two), job("b", oneGPU)}, "a", QuotaLimit, Full},
 		"no GPU, no limit of GPUs":       {bounds(placement.Bound{Class: "gpus", Limit: 1, Held: 1000}), []*placement.Job{job("a")}, "a", "", ""},
 	} {
-		s := holding(world([]*placement.Node{node("n1", gpus(4, h100, 80)), node("n2", l4)}, c.jobs...), c.have)
+		s := tenantsHold(world([]*placement.Node{node("n1", gpus(4, h100, 80)), node("n2", l4)}, c.jobs...), c.have)
 		d := Plan(s)
 		if got := served(d); got != c.want {
 			t.Errorf("%s: served %q, want %q", name, got, c.want)
@@ -107,7 +107,7 @@ func TestALimitHoldsJobsBack(t *testing.T) {
 			t.Errorf("%s: refused %+v", name, d.Refused)
 		}
 	}
-	e := Explain(holding(world([]*placement.Node{node("n1", gpus(4, h100, 80))}), bounds(placement.Bound{Class: "gpus", Limit: 3, Held: 2500})), job("a", oneGPU))
+	e := Explain(tenantsHold(world([]*placement.Node{node("n1", gpus(4, h100, 80))}), bounds(placement.Bound{Class: "gpus", Limit: 3, Held: 2500})), job("a", oneGPU))
 	if e.Code != QuotaLimit || !strings.Contains(e.Reason, "tenant acme may hold 3 of gpus: 2.5 are held, and it asks for 1") {
 		t.Errorf("explained %+v", e)
 	}
