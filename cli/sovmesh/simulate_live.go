@@ -194,7 +194,7 @@ func (p *program) writeWhatIf(w io.Writer, r *simulate.WhatIf) {
 	}
 	t.write(w)
 	if r.Displaced > 0 {
-		fmt.Fprintf(w, "\n%d jobs lose their node, %d of them find no other\n", r.Displaced, len(r.Homeless))
+		fmt.Fprintf(w, "\njobs that lose their node: %d; of them without another: %d\n", r.Displaced, len(r.Homeless))
 	}
 	if len(last.Refused) > 0 {
 		fmt.Fprintln(w)

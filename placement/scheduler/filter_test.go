@@ -181,6 +181,25 @@ func TestExplanationIsStableAndNamesNoNode(t *testing.T) {
 	}
 }
 
+// Programs read it: the fields and their order do not change by the way.
+func TestTheExplanationAsJSON(t *testing.T) {
+	h := gpus(4, h100, 80*placement.GiB)
+	j := job("a", asks(placement.Resources{CPU: 1000, GPUs: 4, GPUModel: "H100"}))
+	s := world([]*placement.Node{node("n1", h, used(0, 0, "n1-gpu-0")), node("n2", h, sick(placement.DeviceLost, 0)), node("n3")}, j)
+	e := Explain(s, j)
+	e.LawPack = "sha256:x"
+	got, err := json.Marshal(e)
+	want := `{"region":"fra-1","outcome":"full","code":"gpu.free",` +
+		`"reason":"no room now: 1 of 2 nodes that could hold it with fewer than 4 GPUs free","hint":"it waits and starts when there is room",` +
+		`"rule":"tag.allow","law_pack":"sha256:x","on":"2026-11-21","nodes":3,"fitting":0,"counts":[{"constraint":"gpu.count","nodes":1,"detail":"fewer than 4"},` +
+		`{"constraint":"gpu.health","nodes":1,"detail":"cordoned or lost"},{"constraint":"gpu.free","nodes":1,"detail":"4 asked for, the largest hole has 3"}],` +
+		`"largest_hole":3,"brief":"3 nodes: 1 gpus\u003c4, 1 gpu-health, 1 gpu-free\u003c4 (largest hole 3)",` +
+		`"changes":[{"constraint":"gpu.health","what":"have the cordoned or lost GPUs repaired or cleared","nodes":1},{"constraint":"gpu.free","what":"ask for 3 GPUs","nodes":2}]}`
+	if err != nil || string(got) != want {
+		t.Errorf("%s\nwant\n%s %v", got, want, err)
+	}
+}
+
 func TestExplainWithoutNodes(t *testing.T) {
 	for tag, want := range map[string]Outcome{"EU": Full, "DE": Refused, "FR-IDF": Unknown} {
 		j := job("a", tagged(tag))

@@ -196,6 +196,10 @@ func worldError(name string, data []byte, offset int64, err error) error {
 	before := data[:min(max(offset, 0), int64(len(data)))]
 	line := 1 + bytes.Count(before, []byte("\n"))
 	column := len(before) - bytes.LastIndexByte(before, '\n')
+	var kind *json.UnmarshalTypeError
+	if errors.As(err, &kind) {
+		err = fmt.Errorf("the field %s cannot be a %s", kind.Field, kind.Value)
+	}
 	return &FormatError{File: name, Line: line, Column: max(1, column), Message: err.Error(), Help: worldHelp}
 }
 
