@@ -20,6 +20,9 @@ type Snapshot struct {
 	// Share is what a tenant holds and may hold, nil for nothing and no bounds. It
 	// reads the same view as everything else here.
 	Share func(TenantID) TenantShare
+	// Apart are the nodes with a task of a job that the given one avoids, or that
+	// avoids it; nil if nobody avoids anybody.
+	Apart func(*Job) []NodeID
 	// Tasks are the live tasks of jobs that a decision may concern (those on
 	// draining, cordoned or silent nodes, and all tasks of their jobs).
 	Tasks []*Task

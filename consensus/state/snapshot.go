@@ -216,6 +216,7 @@ func (s *State) restored(r *recordReader, data, digest []byte) (*State, error) {
 		}
 		return true
 	})
+	s.onNode.ascend("", func(_ string, t *taskRecord) bool { s.standBeside(t, 1); return true })
 	if s.Waiting != waiting {
 		return nil, fmt.Errorf("snapshot: %d jobs wait, %d were counted", s.Waiting, waiting)
 	}

@@ -66,6 +66,7 @@ func New() *State {
 			tenants:      newTable[*Tenant](),
 			usage:        newTable[tenantUsage](),
 			holdings:     newTable[holding](),
+			beside:       newTable[int](),
 			byAge:        newTable[placement.JobID](),
 			packs:        newTable[*residency.Pack](),
 			invites:      newTable[*Invite](),
@@ -101,6 +102,7 @@ func (s *State) Freeze() *View {
 	v.tenants, v.usage, v.packs = s.tenants.snapshot(), s.usage.snapshot(), s.packs.snapshot()
 	v.invites, v.reservations, v.expiries = s.invites.snapshot(), s.reservations.snapshot(), s.expiries.snapshot()
 	v.held, v.holdings, v.byAge = s.held.snapshot(), s.holdings.snapshot(), s.byAge.snapshot()
+	v.beside = s.beside.snapshot()
 	v.fifoKeys, v.fifoGrants = s.fifoKeys.snapshot(), s.fifoGrants.snapshot()
 	v.checkpoints, v.witnesses, v.witnessed, v.segments = s.checkpoints.snapshot(), s.witnesses.snapshot(), s.witnessed.snapshot(), s.segments.snapshot()
 	v.erasures = s.erasures.snapshot()

@@ -70,6 +70,9 @@ func (s *State) assignOne(c *call, a *placement.Assignment) *Refused {
 	if refused != nil {
 		return refused
 	}
+	if refused := s.mayStand(r, a.Node); refused != nil {
+		return refused
+	}
 	s.releaseFor(r)
 	if refused := s.fits(s.Node(a.Node), r.Spec.Resources, a.Devices); refused != nil {
 		return refused
@@ -249,6 +252,7 @@ func (s *State) putTask(t *taskRecord) {
 	}
 	s.use(t.Node, t.Resources, t.Devices, sign, sign)
 	s.hold(t, int64(sign))
+	s.standBeside(t, sign)
 }
 
 // use adds or takes away what is held on a node; a removed node holds nothing.

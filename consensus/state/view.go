@@ -32,6 +32,8 @@ type View struct {
 	tenants      table[*Tenant]
 	usage        table[tenantUsage]
 	holdings     table[holding]         // what live tasks hold; key: tenant, 0, model; derived
+	beside       table[int]             // see besideKey; derived
+	avoiding     int                    // live tasks of jobs that avoid others, by name avoided; derived
 	byAge        table[placement.JobID] // the queue by order of submission
 	packs        table[*residency.Pack]
 	invites      table[*Invite]

@@ -80,12 +80,16 @@ func (v *View) Snapshot(now time.Time) placement.Snapshot {
 		s.Region, s.Facts = v.self.ID, v.self.Facts
 	}
 	s.Share = v.Share
+	s.Apart = v.apart
 	for _, r := range v.waiting(now) {
 		s.Wanted = append(s.Wanted, &r.Job)
 		s.Jobs[r.ID] = &r.Job
 		if held := v.Reservation(r.Reserved); r.Reserved != "" && held != nil && held.Consumed {
 			s.Held[r.ID] = placement.Hold{Node: held.Node, Devices: held.Devices}
 		}
+	}
+	if v.avoiding == 0 && !slices.ContainsFunc(s.Wanted, func(j *placement.Job) bool { return len(j.Spec.Avoid) > 0 }) {
+		s.Apart = nil
 	}
 	for _, t := range v.Unsettled() {
 		if s.Jobs[t.Job] == nil {

@@ -11,7 +11,8 @@ type classKey struct {
 	groupKey
 	res    placement.Resources
 	tenant placement.TenantID
-	size   int    // members of a gang; 1
+	size   int // members of a gang; 1
+	wishes
 	barred string // classes of devices of which the tenant holds all that it may
 }
 
@@ -64,6 +65,7 @@ type class struct {
 	p          *planner
 	fits       []fit   // what each shape satisfies
 	neighbours []int32 // the tenant's tasks by node
+	wished     []uint8 // how far each node is from what it rather has
 
 	scanned bool    // a linear scan served it once; the second demand builds the index
 	built   bool    // the index holds every node that fits
@@ -81,12 +83,14 @@ func (p *planner) class(job *placement.Job) *class { return p.classBut(job, "") 
 func (p *planner) classBut(job *placement.Job, barred string) *class {
 	key := classKey{
 		groupKey: groupKey{policyKey(job.Policy), job.Kind, job.Spec.Site, job.Spec.NodeName},
-		res:      job.Spec.Resources, tenant: job.Tenant, size: job.Spec.Size(), barred: barred,
+		res:      job.Spec.Resources, tenant: job.Tenant, size: job.Spec.Size(), barred: barred, wishes: p.wishes(job),
 	}
 	if c, ok := p.classes[key]; ok {
 		return c
 	}
 	c := &class{classKey: key, p: p, group: p.group(key, job.Policy), neighbours: p.tenant(key.tenant)}
+	c.wished = p.wish(c.wishes)
+	c.keepApart(job)
 	p.classes[key] = c
 	return c
 }
@@ -101,17 +105,22 @@ func (c *class) score(at *space) uint64 {
 	if at.total > 0 {
 		eighth = uint64(max(0, at.cpu-c.res.CPU) * 8 / at.total)
 	}
-	prefer := uint64(c.prefer[at.site])
+	prefer := uint64(c.prefer[at.site]) << 4
+	if c.wished != nil {
+		prefer |= uint64(c.wished[at.index])
+	}
 	gpus := uint64(max(0, int(at.gpus)-c.res.GPUs))
 	tenant := uint64(c.neighbours[at.index])
-	return prefer<<scorePrefer | min(gpus, 1<<12-1)<<scoreGPUs | min(eighth, 15)<<scoreCPU |
+	return prefer<<scoreWish | min(gpus, 1<<12-1)<<scoreGPUs | min(eighth, 15)<<scoreCPU |
 		min(tenant, 1<<16-1)<<scoreTenant | min(uint64(at.tasks), 1<<16-1)
 }
 
-// Where the parts of a score lie; 55 bits and 8 above them fit an int64.
+// Where the parts of a score lie: 48 bits, 4 of wishes and 8 of the tag's
+// preference above them fit an int64.
 const (
 	scoreTenant = 16
 	scoreCPU    = 32
 	scoreGPUs   = 36
-	scorePrefer = 48
+	scoreWish   = 48
+	scorePrefer = 52
 )

@@ -14,6 +14,7 @@ const (
 	NodeContact      Constraint = "node.contact"     // silent
 	NodePinned       Constraint = "node.pinned"      // the job names another node or site
 	NodeDriver       Constraint = "node.driver"      // cannot run this kind
+	JobBeside        Constraint = "job.avoid"        // it holds a job that this one avoids, or that avoids it
 	GPUCount         Constraint = "gpu.count"        // it has fewer GPUs, were all of them free
 	GPUProfile       Constraint = "gpu.profile"      // it has fewer instances of the MIG profile
 	GPUModel         Constraint = "gpu.model"        // fewer of them are of the model
@@ -28,7 +29,7 @@ const (
 // chain is the order of the filters, for counting: what the law says, what
 // people decided, what hardware is there, what of it is free.
 var chain = [...]Constraint{
-	ResidencyRefused, ResidencyUnknown, NodeState, NodeContact, NodePinned, NodeDriver,
+	ResidencyRefused, ResidencyUnknown, NodeState, NodeContact, NodePinned, NodeDriver, JobBeside,
 	GPUCount, GPUProfile, GPUModel, GPUMemory, GPUSealed, FreeCPU, FreeMemory, GPUHealth, GPUFree,
 }
 
@@ -43,6 +44,7 @@ const (
 	failContact
 	failPinned
 	failDriver
+	failBeside
 	failCount
 	failProfile
 	failModel

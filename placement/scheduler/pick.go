@@ -3,6 +3,7 @@ package scheduler
 import (
 	"cmp"
 	"container/heap"
+	"slices"
 
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -27,6 +28,9 @@ type planner struct {
 	lines   map[placement.TenantID]*tenancy
 	all     estate
 	kept    *reservation
+	// avoiding: some job avoids another.
+	avoiding bool
+	named    []placement.Assignment // of this plan, of jobs that others may have to avoid
 }
 
 func newPlanner(s placement.Snapshot) *planner {
@@ -43,6 +47,7 @@ func newPlanner(s placement.Snapshot) *planner {
 		lines:   make(map[placement.TenantID]*tenancy),
 	}
 	p.spaces = p.newSpaces()
+	p.avoiding = s.Apart != nil || slices.ContainsFunc(s.Wanted, func(j *placement.Job) bool { return len(j.Spec.Avoid) > 0 })
 	for i := range p.spaces {
 		p.nodes[p.spaces[i].node.ID] = &p.spaces[i]
 	}

@@ -190,6 +190,9 @@ func (p *planner) estate() estate {
 
 // charge counts for the tenant what a job was given.
 func (p *planner) charge(job *placement.Job, at *space, devices []string) {
+	if p.avoiding {
+		p.named = append(p.named, placement.Assignment{Job: job.ID, Node: at.node.ID})
+	}
 	t := p.tenancy(job.Tenant)
 	r := job.Spec.Resources
 	each := int64(r.PerDevice())

@@ -43,6 +43,8 @@ func (c *class) lacks(code Constraint) string {
 		return "other than " + c.pin()
 	case NodeDriver:
 		return fmt.Sprintf("without the driver %s", c.kind)
+	case JobBeside:
+		return "with a job beside which it does not stand"
 	case FreeCPU:
 		return fmt.Sprintf("with less than %s cores free", c.res.CPU)
 	case FreeMemory:
@@ -103,6 +105,8 @@ func (c *class) change(code Constraint, v *survey) string {
 		return "drop the binding to " + c.pin()
 	case NodeDriver:
 		return fmt.Sprintf("give the nodes the driver %s", c.kind)
+	case JobBeside:
+		return "drop avoid, or end the job that stands there"
 	case FreeCPU:
 		if v.cpu < coarseCPU {
 			return "ask for less cpu"
