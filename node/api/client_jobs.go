@@ -126,6 +126,9 @@ type CheckRequest struct {
 	Site      string              `json:"site,omitempty"`
 	Node      placement.NodeID    `json:"node,omitempty"`
 	Image     string              `json:"image,omitempty"`
+	Gang      int                 `json:"gang,omitempty"`
+	Spread    placement.Spread    `json:"spread,omitempty"`
+	Avoid     []string            `json:"avoid,omitempty"`
 }
 
 // Check asks whether a job would be placed, where, and why not. Nothing is
@@ -139,7 +142,7 @@ func checkOf(job *JobFile) CheckRequest {
 	s := job.Spec
 	return CheckRequest{
 		Residency: job.Tag.Wire(), Kind: s.Kind, Type: s.Type, Resources: s.Resources, Priority: s.Priority,
-		Site: s.Site, Node: s.NodeName, Image: s.Image,
+		Site: s.Site, Node: s.NodeName, Image: s.Image, Gang: s.Members, Spread: s.Spread, Avoid: s.Avoid,
 	}
 }
 

@@ -70,6 +70,8 @@ func (e *Explanation) summarise() {
 		switch {
 		case !q.OK:
 			fmt.Fprintf(&b, "; quota %s used up (%d of %d)", q.Name, q.Used, q.Limit)
+		case q.Name == "held gpus" && q.Limit > 0:
+			fmt.Fprintf(&b, "; limit ok (%d of %d held)", q.Used, q.Limit)
 		case q.Name == "gpus" && q.Limit > 0:
 			fmt.Fprintf(&b, "; quota ok (%d of %d)", q.Used, q.Limit)
 		}
@@ -89,15 +91,17 @@ func (e *Explanation) summarise() {
 	e.Summary = b.String()
 }
 
-// quotaLines are a tenant's quotas. A dry run asks for jobs and gpus on top of
-// what its tenant has; a job that is here counts already.
-func quotaLines(v *state.View, tenant placement.TenantID, jobs, gpus int) []QuotaLine {
+// quotaLines are a tenant's quotas and bounds. A dry run asks for one job (jobs
+// is 1) on top of what its tenant has; a job that is here counts already, and
+// what its tasks will hold counts once they are placed: tasks are those to come.
+func quotaLines(v *state.View, tenant placement.TenantID, jobs int, r placement.Resources, tasks int) []QuotaLine {
 	t := v.Tenant(tenant)
 	if t == nil {
 		return nil
 	}
+	gpus := r.GPUs * max(1, tasks) * jobs
 	use := v.TenantUse(tenant)
-	var out []QuotaLine
+	out := boundLines(v, tenant, r, tasks)
 	for _, l := range []QuotaLine{
 		{Name: "gpus", Used: use.GPUs, Asked: gpus, Limit: t.Quota.GPUs},
 		{Name: "jobs", Used: use.Jobs, Asked: jobs, Limit: t.Quota.Jobs},
@@ -111,11 +115,28 @@ func quotaLines(v *state.View, tenant placement.TenantID, jobs, gpus int) []Quot
 	return out
 }
 
+// boundLines are what a tenant may hold at once, and what it holds: of what waits
+// or is only asked about, in whole devices or cores, rounded up.
+func boundLines(v *state.View, tenant placement.TenantID, r placement.Resources, tasks int) []QuotaLine {
+	share := v.Share(tenant)
+	var out []QuotaLine
+	up := func(n int64) int { return int((n + 999) / 1000) }
+	for i := range share.Bounds {
+		b := &share.Bounds[i]
+		if b.Tenant != tenant {
+			continue
+		}
+		more := b.Needs(r, tasks)
+		out = append(out, QuotaLine{Name: "held " + b.Class, Used: up(b.Held), Asked: up(more), Limit: b.Limit, Guarantee: b.Guarantee, OK: !b.Exceeds(more)})
+	}
+	return out
+}
+
 // quotaWarnings are what a submit of the dry run's job would be refused for.
 func quotaWarnings(lines []QuotaLine) []string {
 	var out []string
 	for _, q := range lines {
-		if !q.OK {
+		if !q.OK && !strings.HasPrefix(q.Name, "held ") { // beyond a bound it waits
 			out = append(out, fmt.Sprintf("a submit would be refused now: your tenant's quota of %s is %d, %d are in use and %d more are asked for", q.Name, q.Limit, q.Used, q.Asked))
 		}
 	}

@@ -71,10 +71,10 @@ func TestExplainTellsNothingOfAnotherTenant(t *testing.T) {
 		}
 	}
 	want := "1 node: 1 gpu-free<4 (largest hole 3); quota ok (4 of 40)"
-	if e.Summary != want || e.LargestHole != 3 || e.Code != string(scheduler.GPUFree) || len(e.Quota) != 1 || e.Quota[0] != (QuotaLine{"gpus", 4, 0, 40, true}) {
+	if e.Summary != want || e.LargestHole != 3 || e.Code != string(scheduler.GPUFree) || len(e.Quota) != 1 || e.Quota[0] != (QuotaLine{Name: "gpus", Used: 4, Limit: 40, OK: true}) {
 		t.Errorf("%q, %+v; want %q", e.Summary, e, want)
 	}
-	if local.Quota[0] != (QuotaLine{"gpus", 4, 4, 40, true}) || len(local.Relax) != 1 || local.Relax[0] != "ask for 3 GPUs: 1 more node" {
+	if local.Quota[0] != (QuotaLine{Name: "gpus", Used: 4, Asked: 4, Limit: 40, OK: true}) || len(local.Relax) != 1 || local.Relax[0] != "ask for 3 GPUs: 1 more node" {
 		t.Errorf("checked: %+v", local)
 	}
 }
@@ -124,6 +124,13 @@ func TestCheckKeepsNeverAndNotNowApart(t *testing.T) {
 			t.Errorf("%s: %s (%s) %v, want %s", tt.resources, out.Answer, out.Reason, err, tt.answer)
 		}
 	}
+	// A gang is asked about as a whole: two of four fit on the eight, two of eight never do.
+	for gpus, answer := range map[int]string{4: CheckPlaceable, 8: CheckNoHardware} {
+		out, err := c.Check(t.Context(), readJob(t, fmt.Sprintf(`{"kind":"process","command":["x"],"residency":"FR","gang":2,"resources":{"gpus":%d}}`, gpus)))
+		if err != nil || out.Answer != answer {
+			t.Errorf("a gang of two with %d GPUs each: %+v %v, want %s", gpus, out, err, answer)
+		}
+	}
 	// Every GPU is lost: the hardware is there, and does not do now.
 	sick.Version++
 	for i := range sick.Devices {
@@ -138,7 +145,7 @@ func TestCheckKeepsNeverAndNotNowApart(t *testing.T) {
 
 func TestTheSummaryEndsWithWhatBlocksAndWhenItIsTriedAgain(t *testing.T) {
 	at := time.Date(2026, 11, 22, 14, 3, 0, 0, time.UTC)
-	e := &Explanation{Summary: "9 nodes: 9 cpu", Quota: []QuotaLine{{"gpus", 12, 0, 40, true}, {"jobs", 5, 0, 5, true}}, Reserved: &scheduler.Reserved{Nodes: 2, Job: "fra-1.x", Until: at}}
+	e := &Explanation{Summary: "9 nodes: 9 cpu", Quota: []QuotaLine{{Name: "gpus", Used: 12, Limit: 40, OK: true}, {Name: "jobs", Used: 5, Limit: 5, OK: true}}, Reserved: &scheduler.Reserved{Nodes: 2, Job: "fra-1.x", Until: at}}
 	e.history(&placement.Job{Status: placement.JobPending, Forward: &placement.Forward{ExpiresAt: at, Refusals: []placement.RegionAnswer{{Region: "ber-1"}}}}, at.Add(-time.Minute))
 	e.summarise()
 	if want := "9 nodes: 9 cpu; quota ok (12 of 40); 2 nodes kept for the first of the queue until 14:03; 1 other region had no place; next try 14:03"; e.Summary != want {

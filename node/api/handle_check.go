@@ -46,7 +46,7 @@ func checkJob(s *Server, c *call) error {
 		checkUnlawful(out, at.refusal(layers, found))
 		return c.writeJSON(http.StatusOK, out)
 	}
-	quota := quotaLines(v, c.caller.Tenant, 1, in.Resources.GPUs)
+	quota := quotaLines(v, c.caller.Tenant, 1, in.Resources, max(1, in.Gang))
 	out.Warnings = append(out.Warnings, quotaWarnings(quota)...)
 	s.checkRoom(c.r.Context(), v, out, found, in.jobOf(s.cfg.Region, c.caller.Tenant, layers))
 	if out.Local != nil {

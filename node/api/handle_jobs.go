@@ -127,7 +127,7 @@ func explainJob(s *Server, c *call) error {
 	out := s.explain(v, j)
 	out.history(j, s.now())
 	if c.caller.Kind == CallerToken {
-		out.Quota = quotaLines(v, j.Tenant, 0, 0)
+		out.Quota = quotaLines(v, j.Tenant, 0, j.Spec.Resources, pick(j.Status == placement.JobPending, j.Spec.Size(), 0))
 	}
 	out.mayKnow(c.caller, v)
 	out.summarise()
@@ -186,7 +186,7 @@ func resolve(s *Server, c *call) error {
 func (in CheckRequest) jobOf(region placement.RegionID, tenant placement.TenantID, layers []placement.Layer) *placement.Job {
 	return &placement.Job{
 		Kind: in.Kind, Tenant: tenant, Residency: in.Residency, Policy: layers, Status: placement.JobPending, EntryRegion: region,
-		Spec: placement.JobSpec{Kind: in.Kind, Type: in.Type, Resources: in.Resources, Priority: in.Priority, Site: in.Site, NodeName: in.Node, Image: in.Image},
+		Spec: placement.JobSpec{Kind: in.Kind, Type: in.Type, Resources: in.Resources, Priority: in.Priority, Site: in.Site, NodeName: in.Node, Image: in.Image, Members: in.Gang, Spread: in.Spread, Avoid: in.Avoid},
 	}
 }
 
@@ -196,6 +196,9 @@ func (in CheckRequest) validate() error {
 	}
 	if why, help := in.Resources.Problem(); why != "" {
 		return &InputError{Code: CodeBody, Message: "the resources are not possible: " + why, Help: help}
+	}
+	if in.Gang < 0 || in.Gang > placement.MaxMembers || len(in.Avoid) > maxNeighbours {
+		return &InputError{Code: CodeBody, Message: fmt.Sprintf("a gang of %d is not possible", in.Gang), Help: fmt.Sprintf("ask for 1 to %d members, and avoid at most %d jobs", placement.MaxMembers, maxNeighbours)}
 	}
 	return nil
 }

@@ -92,11 +92,14 @@ type Explanation struct {
 // QuotaLine is one quota of the asker's tenant and what its jobs count against
 // it; a job that was submitted counts already.
 type QuotaLine struct {
-	Name  string `json:"name"`            // gpus, jobs, pending
-	Used  int    `json:"used"`            //
-	Asked int    `json:"asked"`           // by a dry run, on top
-	Limit int    `json:"limit,omitempty"` // missing: none
-	OK    bool   `json:"ok"`
+	// Name is gpus, jobs or pending (of jobs that are not over), or what its tasks
+	// hold of a class of hardware: "held gpus", "held H100", "held cpu".
+	Name      string `json:"name"`
+	Used      int    `json:"used"`
+	Asked     int    `json:"asked"`           // on top
+	Limit     int    `json:"limit,omitempty"` // missing: none
+	Guarantee int    `json:"guarantee,omitempty"`
+	OK        bool   `json:"ok"`
 }
 
 // FilterCount is how many nodes failed one filter first.
