@@ -5,19 +5,13 @@ import (
 	"hash/fnv"
 )
 
-// Regions and tags, which no trace has, are added by this rule.
-//
-// Machines: in the order of their names, the machines of equal model, number of
-// GPUs and processor are dealt out over the regions: region = index within that
-// group mod N. The first half of the regions (rounded up) lies in the EU.
-//
-// Jobs: h is the 64-bit FNV-1a hash of the job's name. h mod 100 below 30: the
-// job may run in the EU only; 30 to 39: in region (h/100 mod N) only; else
-// anywhere. Its tenant is tenant-(h/10000 mod 8).
+// RegionRule is how regions and tags, which no trace has, are added. Jobs bound
+// to the EU ask for nine tenths of its half of the cluster: with much less,
+// nothing would be scarce there.
 const RegionRule = `region of a node: its index, by name, within the nodes of equal model, GPU count
 and processor, mod N; the first half of the regions lies in the EU.
-tag of a job: h = FNV-1a (64 bit) of its name; h mod 100 < 30: EU only; 30-39:
-region h/100 mod N only; else anywhere. Its tenant is h/10000 mod 8.`
+tag of a job: h = FNV-1a (64 bit) of its name; h mod 100 < 45: EU only; else
+anywhere. Its tenant is h/10000 mod 8.`
 
 // RegionsMax is how many regions a replay may have.
 const RegionsMax = 64
@@ -26,12 +20,11 @@ const RegionsMax = 64
 const (
 	BoundNowhere = "any"
 	BoundEU      = "eu"
-	BoundRegion  = "region"
 )
 
 // Bound is where the law lets a job run.
 type Bound struct {
-	Tag     string // any, eu or region
+	Tag     string // any or eu
 	Tenant  string
 	Regions uint64 // bit i: region i
 }
@@ -69,11 +62,8 @@ func boundOf(name string, regions int) Bound {
 	if regions < 2 {
 		return b
 	}
-	switch sum % 100 / 10 {
-	case 0, 1, 2:
+	if sum%100 < 45 {
 		b.Tag, b.Regions = BoundEU, uint64(1)<<((regions+1)/2)-1
-	case 3:
-		b.Tag, b.Regions = BoundRegion, 1<<(sum/100%uint64(regions))
 	}
 	return b
 }

@@ -175,7 +175,7 @@ const groupAll = "all"
 
 func (t tally) groups() []Group {
 	var out []Group
-	for _, tag := range [...]string{groupAll, BoundNowhere, BoundEU, BoundRegion} {
+	for _, tag := range [...]string{groupAll, BoundNowhere, BoundEU} {
 		if t.arrived[tag] > 0 {
 			out = append(out, Group{tag, float64(t.arrived[tag]) / 1000, float64(t.rejected[tag]) / 1000})
 		}

@@ -51,6 +51,7 @@ func (b *bench) all(ctx context.Context) error {
 		{"many", true, b.many},
 		{"pending", true, b.pending},
 		{"ledger", false, b.ledger},
+		{"placement", false, b.placement},
 	} {
 		if !b.wants(m.name) {
 			continue
