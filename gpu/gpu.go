@@ -1,10 +1,11 @@
 // Package gpu holds what can be said of devices without touching hardware:
-// specifications of simulated ones, checks of reported ones, and the order of
-// health states.
+// specifications of simulated ones, checks of reported ones, what faults mean,
+// and the health that follows ([Tracker]).
 //
 // A simulated device says so wherever it is shown; it never turns into a real
-// one. A node reads its setting here, and the region's leader checks
-// reports with it before they become inventory.
+// one. A device that cannot be as it was reported is dropped by name, and hides
+// no other. A node watches its devices through a [Source]: packages probe and
+// sysfs have those of real machines. DESIGN.md says why it is so.
 package gpu
 
 import (

@@ -216,6 +216,18 @@ func (n *Node) SimulatedDevices() int {
 	return count
 }
 
+// DeviceCount is how many devices the node has to give: a GPU that is cut into
+// instances counts as those.
+func (n *Node) DeviceCount() int {
+	count := 0
+	for _, d := range n.Inventory.Devices {
+		if !d.Partitioned {
+			count++
+		}
+	}
+	return count
+}
+
 // FreeDevices are the healthy devices of which no live task holds anything.
 func (n *Node) FreeDevices() []Device {
 	var free []Device

@@ -13,6 +13,7 @@ import (
 	"github.com/sovmesh/sovmesh/gpu"
 	"github.com/sovmesh/sovmesh/gpu/nvml"
 	"github.com/sovmesh/sovmesh/gpu/probe"
+	"github.com/sovmesh/sovmesh/gpu/sysfs"
 	"github.com/sovmesh/sovmesh/node"
 	"github.com/sovmesh/sovmesh/node/driver/inference"
 	"github.com/sovmesh/sovmesh/node/driver/process"
@@ -135,22 +136,30 @@ func dialModel(ctx context.Context, addr string) (net.Conn, error) {
 	return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", addr)
 }
 
-// devices reads a setting of devices: auto sees NVIDIA's where their library
-// is, nvml insists on it, all else is fixed.
+// devices reads a setting of devices: auto sees what the kernel tells of, and
+// NVIDIA's where their library is; nvml insists on it; all else is fixed.
 func devices(spec, seed string, log *slog.Logger) (gpu.Source, error) {
-	switch {
-	case spec == gpusNVML, (spec == gpusAuto || spec == "") && nvml.Present(os.Getenv("LD_LIBRARY_PATH")):
-		self, err := os.Executable()
-		if err != nil {
-			return nil, fmt.Errorf("the GPU probe needs this program's own path: %w", err)
-		}
-		cfg := probe.DefaultConfig()
-		cfg.Command, cfg.Log = []string{self, nvml.ChildCommand}, log.With("part", "gpu-probe")
-		return probe.New(cfg)
-	case spec == gpusAuto, spec == "":
-		log.Info("no NVML on this machine: this node offers no NVIDIA devices")
-		return gpu.Fixed(nil), nil
+	if spec != gpusNVML && spec != gpusAuto && spec != "" {
+		fixed, err := gpu.Parse(spec, seed)
+		return gpu.Fixed(fixed), err
 	}
-	fixed, err := gpu.Parse(spec, seed)
-	return gpu.Fixed(fixed), err
+	sources := []gpu.Source{sysfs.New("/sys", lookEvery, log.With("part", "sysfs"))}
+	if spec != gpusNVML && !nvml.Present(os.Getenv("LD_LIBRARY_PATH")) {
+		log.Info("no NVML on this machine: this node offers no NVIDIA devices")
+		return sources[0], nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("the GPU probe needs this program's own path: %w", err)
+	}
+	cfg := probe.DefaultConfig()
+	cfg.Command, cfg.Log = []string{self, nvml.ChildCommand}, log.With("part", "gpu-probe")
+	child, err := probe.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return gpu.Join(append(sources, child)...), nil
 }
+
+// lookEvery is how often the kernel's files on devices are read.
+const lookEvery = 10 * time.Second

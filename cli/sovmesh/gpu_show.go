@@ -5,6 +5,7 @@ import (
 	"io"
 	"strconv"
 
+	"github.com/sovmesh/sovmesh/gpu"
 	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/urfave/cli/v2"
@@ -44,7 +45,7 @@ func (p *program) writeGPU(w io.Writer, g *api.GPU) {
 	}
 	p.facts(w, "device", g.UUID, "node", string(g.Node), "index", strconv.Itoa(g.Index), "model", deviceModel(g.Device), "vendor", g.Vendor, "architecture", g.Architecture,
 		"memory", human(g.Memory), "health", deviceHealth(g.Device), "task", string(g.Task), "pci", g.PCI, "numa node", g.NUMA,
-		"nvlink island", g.Island, "fabric", g.Fabric, "part of", g.Parent, "confidential", confidential,
+		"nvlink island", g.Island, "fabric", g.Fabric, "part of", g.Parent, "cdi", gpu.CDI(g.Device), "confidential", confidential,
 		"driver", g.DriverVersion, "cuda", g.CUDA, "cleared", cleared)
 	if len(g.Causes) == 0 {
 		return

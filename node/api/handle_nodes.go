@@ -347,7 +347,7 @@ func getStatus(s *Server, c *call) error {
 		if n.Role == placement.RoleVoter {
 			out.Voters++
 		}
-		out.GPUs += len(n.Inventory.Devices)
+		out.GPUs += n.DeviceCount()
 		out.GPUFree += len(n.FreeDevices())
 		out.GPUSimulated += n.SimulatedDevices()
 	}
