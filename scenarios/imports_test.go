@@ -81,10 +81,10 @@ func floor(pkg string) int {
 }
 
 var chains = [][]string{
-	{"placement/scheduler", "placement", "placement/residency"},
+	{"placement/simulate", "placement/scheduler", "placement", "placement/residency"}, {"placement/simulate", "placement/engine"},
 	{"consensus/evidence", "consensus/evidence/receipt", "consensus", "consensus/ledger/store", "consensus/state", "consensus/ledger"},
 	{"transport/gossip", "transport", "transport/identity", "transport/attest"},
-	{"gpu/nvml", "gpu"},
+	{"gpu/nvml", "gpu/probe", "gpu/sysfs", "gpu"},
 	{"scenarios", "scenarios/mesh"},
 	{"consensus/evidence", "transport/identity"}, {"consensus/evidence/receipt", "transport/identity"},
 }
