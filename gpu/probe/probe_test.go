@@ -180,3 +180,15 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestLinesThatAreRefused(t *testing.T) {
+	for _, line := range []string{
+		``, `null`, `{}`, `{"beat":true,"hello":1}`, `{"beat":true} {"beat":true}`, `{"beat":true,"more":1}`, `{"hello":2}`,
+		`{"samples":[{"uuid":"a","at":"2026-01-01T00:00:00Z","utilization_percent":101}]}`, `{"samples":[{"uuid":"a","at":"2026-01-01T00:00:00Z","power_milliwatts":-1}]}`,
+		`{"samples":[{"uuid":"","at":"2026-01-01T00:00:00Z"}]}`, `{"event":{"uuid":"` + strings.Repeat("x", 129) + `","xid":79,"at":"2026-01-01T00:00:00Z"}}`,
+	} {
+		if m, err := parse([]byte(line)); err == nil {
+			t.Errorf("%.60s was taken as %+v", line, m)
+		}
+	}
+}
