@@ -71,16 +71,7 @@ func (s *State) nextRole() placement.NodeRole {
 }
 
 func (s *State) roles() (voters, standbys int) {
-	s.nodes.ascend("", func(_ string, n *placement.Node) bool {
-		switch n.Role {
-		case placement.RoleVoter:
-			voters++
-		case placement.RoleStandby:
-			standbys++
-		}
-		return true
-	})
-	return voters, standbys
+	return s.nodes.r.voters, s.nodes.r.standbys
 }
 
 // VotersWanted is how many nodes shall vote.

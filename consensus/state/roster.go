@@ -24,8 +24,8 @@ type rosterState struct {
 	chunks []rosterChunk
 	own    bool // chunks itself is this roster's
 	count  int
-	// working counts the nodes that are not cordoned.
-	working int
+	// working counts the nodes that are not cordoned; the others those of a role.
+	working, voters, standbys int
 	// held are the nodes that take no new tasks and have some, sorted.
 	held []placement.NodeID
 	row  atomic.Pointer[[]*placement.Node] // all of chunks, once asked for
@@ -46,7 +46,7 @@ func newRoster() roster { return roster{&rosterState{owner: new(byte)}} }
 func (r roster) snapshot() roster {
 	s := r.r
 	s.owner, s.own = new(byte), false
-	c := &rosterState{owner: new(byte), chunks: s.chunks, count: s.count, working: s.working, held: slices.Clip(s.held)}
+	c := &rosterState{owner: new(byte), chunks: s.chunks, count: s.count, working: s.working, voters: s.voters, standbys: s.standbys, held: slices.Clip(s.held)}
 	s.held = c.held
 	c.row.Store(s.row.Load())
 	return roster{c}
@@ -146,6 +146,16 @@ func (s *rosterState) tally(old, now *placement.Node) {
 	}
 	if working(now) {
 		s.working++
+	}
+	for i, n := range []*placement.Node{old, now} {
+		by := 2*i - 1
+		switch {
+		case n == nil:
+		case n.Role == placement.RoleVoter:
+			s.voters += by
+		case n.Role == placement.RoleStandby:
+			s.standbys += by
+		}
 	}
 	held := func(n *placement.Node) bool { return n != nil && !n.Offers() && n.Used.Tasks > 0 }
 	if was, is := held(old), held(now); was == is {

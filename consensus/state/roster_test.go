@@ -39,7 +39,8 @@ func TestRosterIsASortedMapThatCanBeCopied(t *testing.T) {
 			case 3:
 				r.values()
 			default:
-				n := &placement.Node{ID: id, State: placement.NodeReady, Contact: placement.ContactAlive, Used: placement.Usage{Tasks: dice.IntN(2)}}
+				n := &placement.Node{ID: id, State: placement.NodeReady, Contact: placement.ContactAlive, Used: placement.Usage{Tasks: dice.IntN(2)},
+					Role: []placement.NodeRole{placement.RoleVoter, placement.RoleStandby, placement.RoleWorker}[dice.IntN(3)]}
 				if dice.IntN(3) == 0 {
 					n.State = placement.NodeCordoned
 				} else if dice.IntN(3) == 0 {
@@ -70,17 +71,23 @@ func sorted(m map[placement.NodeID]*placement.Node) (out []placement.Node) {
 func checkRoster(t *testing.T, r roster, want []placement.Node) {
 	t.Helper()
 	same := func(a placement.Node, b *placement.Node) bool {
-		return a.ID == b.ID && a.State == b.State && a.Contact == b.Contact && a.Used.Tasks == b.Used.Tasks
+		return a.ID == b.ID && a.State == b.State && a.Contact == b.Contact && a.Used.Tasks == b.Used.Tasks && a.Role == b.Role
 	}
 	if !slices.EqualFunc(want, r.values(), same) || r.len() != len(want) {
 		t.Fatalf("it has %d nodes in a row and counts %d, want %d", len(r.values()), r.len(), len(want))
 	}
-	var working int
+	var working, voters, standbys int
 	var held []placement.NodeID
 	for i := range want {
 		n := &want[i]
 		if n.State != placement.NodeCordoned {
 			working++
+		}
+		switch n.Role {
+		case placement.RoleVoter:
+			voters++
+		case placement.RoleStandby:
+			standbys++
 		}
 		if !n.Offers() && n.Used.Tasks > 0 {
 			held = append(held, n.ID)
@@ -88,6 +95,9 @@ func checkRoster(t *testing.T, r roster, want []placement.Node) {
 	}
 	if r.r.working != working || !slices.Equal(r.r.held, held) {
 		t.Fatalf("%d work and %v are held, want %d and %v", r.r.working, r.r.held, working, held)
+	}
+	if r.r.voters != voters || r.r.standbys != standbys {
+		t.Fatalf("%d voters and %d standbys, want %d and %d", r.r.voters, r.r.standbys, voters, standbys)
 	}
 	at := 0
 	if len(want) > 0 {

@@ -14,9 +14,10 @@ import (
 )
 
 const (
-	// proposalsInFlight bounds what one plan proposes at once; group commit
-	// makes one raft entry of them.
-	proposalsInFlight = 128
+	// proposalsInFlight bounds what one plan proposes at once; group commit makes
+	// a few raft entries of them. It is more than the clients that submit at once,
+	// whose proposals they share the entries with, so that placing keeps up.
+	proposalsInFlight = 512
 	// restMin and restMax bound the pause after a plan that changed nothing, so
 	// that a long queue of jobs without a place does not cost a core.
 	restMin = 2 * time.Millisecond
@@ -34,8 +35,7 @@ func (c *Controller) plan(ctx context.Context, h *homeless) error {
 		var p scheduler.Decisions
 		again := false
 		if !nothingToDecide(view) {
-			s, doubted := c.snapshot(view)
-			p, again = scheduler.Plan(s), doubted
+			p, again = c.decide(view.Snapshot(c.cfg.Now()))
 		}
 		changed, undone := c.carryOut(ctx, p)
 		if stays := c.leaveIfDrained(ctx, view); again || undone || stays {
@@ -75,19 +75,27 @@ func earlier(a, b time.Time) time.Time {
 // nothingToDecide reports whether the queue can only wait: no node takes tasks,
 // none is being emptied or silent, and no other region could be asked instead.
 func nothingToDecide(view *state.View) bool {
-	for _, n := range view.Nodes() {
-		if n.Offers() || n.State != placement.NodeCordoned {
-			return false
-		}
-	}
-	return !hasPeers(view) && len(view.Unsettled()) == 0
+	return view.Working() == 0 && !hasPeers(view) && len(view.Unsettled()) == 0
 }
 
-// snapshot is the view as a plan may use it. A node that gossip doubts gets
-// nothing new: a batch task on a node that just died would wait for it for ever.
-// Whether there is such a node is reported.
-func (c *Controller) snapshot(view *state.View) (s placement.Snapshot, doubted bool) {
-	s = view.Snapshot(c.cfg.Now())
+// decide plans, and reports whether a node in doubt stood in the way. A node that
+// gossip doubts gets nothing new: a batch task on a node that just died would wait
+// for it for ever. Whom gossip doubts is asked of the nodes that a plan names, and
+// only when it names one in doubt of all.
+func (c *Controller) decide(s placement.Snapshot) (p scheduler.Decisions, doubted bool) {
+	p = scheduler.Plan(s)
+	if !slices.ContainsFunc(p.Assign, func(a placement.Assignment) bool {
+		return a.Node != c.cfg.Self && c.cfg.Members.Suspect(a.Node)
+	}) {
+		return p, false
+	}
+	s, doubted = c.silenced(s)
+	return scheduler.Plan(s), doubted
+}
+
+// silenced is a snapshot in which nodes in doubt take nothing, and whether there
+// is one.
+func (c *Controller) silenced(s placement.Snapshot) (_ placement.Snapshot, doubted bool) {
 	s.Nodes = slices.Clone(s.Nodes)
 	for i, n := range s.Nodes {
 		if n.ID != c.cfg.Self && n.Contact == placement.ContactAlive && c.cfg.Members.Suspect(n.ID) {

@@ -52,6 +52,7 @@ func (b *bench) all(ctx context.Context) error {
 		{"pending", true, b.pending},
 		{"ledger", false, b.ledger},
 		{"placement", false, b.placement},
+		{"scale", false, b.scale},
 	} {
 		if !b.wants(m.name) {
 			continue

@@ -42,7 +42,7 @@ func (o options) wants(name string) bool { return len(o.only) == 0 || o.only[nam
 
 func main() {
 	quick := flag.Bool("quick", false, "fewer and shorter runs")
-	only := flag.String("only", "", "measure only these, with commas between: start idle running drain failover single many pending ledger placement")
+	only := flag.String("only", "", "measure only these, with commas between: start idle running drain failover single many pending ledger placement scale")
 	dir := flag.String("dir", "", "directory on the disk to measure; a temporary one if empty")
 	out := flag.String("out", ".", "directory for bench.txt and bench.json")
 	keep := flag.Bool("keep", false, "leave the agents' directories and logs behind, and say where")
