@@ -27,6 +27,8 @@ type Config struct {
 	Hosts []string
 	// Site is the place within the region, for site: items of a tag.
 	Site string
+	// Labels are what jobs may rank by (cost, carbon), or rather be near.
+	Labels map[string]string
 	// Join is the join token of a node that has no identity yet.
 	Join string
 	// CPU and Memory are what the node offers to tasks; zero means what the
@@ -98,6 +100,9 @@ func (c Config) Validate() error {
 	}
 	if c.Site != "" && !placement.ValidName(c.Site) {
 		errs = append(errs, fmt.Errorf("site %q is no name: use 1 to 63 lower-case letters, digits and hyphens", c.Site))
+	}
+	if err := placement.CheckLabels(c.Labels); err != nil {
+		errs = append(errs, err)
 	}
 	if c.Heartbeat <= 0 || c.Commit <= 0 || c.Silent <= 0 || c.Lease <= 0 || c.Summaries <= 0 {
 		errs = append(errs, errors.New("the intervals must be positive"))

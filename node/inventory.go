@@ -17,7 +17,7 @@ import (
 // left out. Its devices are for [devices].
 func takeInventory(ctx context.Context, cfg Config, deps Deps, version uint64) placement.Inventory {
 	inv := placement.Inventory{
-		Version: version, CPU: cfg.CPU, Memory: cfg.Memory, Program: cfg.Program,
+		Version: version, CPU: cfg.CPU, Memory: cfg.Memory, Program: cfg.Program, Labels: cfg.Labels,
 		States: uint32(state.MaxVersion), Reported: deps.now().UTC(),
 	}
 	if inv.Memory == 0 {

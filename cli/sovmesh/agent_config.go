@@ -22,7 +22,7 @@ import (
 
 // agentKeys are the keys of an agent's config file. Facts about the region are
 // not among them: they stand in the region's ledger.
-var agentKeys = []string{"node", "data", "listen", "advertise", "hosts", "site", "join", "join_file", "gpus", "cpu", "memory", "drivers", "metrics", "witness", "receipts", "log"}
+var agentKeys = []string{"node", "data", "listen", "advertise", "hosts", "site", "labels", "join", "join_file", "gpus", "cpu", "memory", "drivers", "metrics", "witness", "receipts", "log"}
 
 // agentConfig is a config file, read.
 type agentConfig struct {
@@ -75,6 +75,8 @@ func (a *agentReader) key(key string, v residency.Value) {
 		c.Node = placement.NodeID(a.placeName(v, key))
 	case "site":
 		c.Site = a.placeName(v, key)
+	case "labels":
+		a.labels(v)
 	case "data":
 		c.Data = a.path(v, key)
 	case "listen":
@@ -127,6 +129,20 @@ func (a *agentReader) placeName(v residency.Value, key string) string {
 		a.fault(v, "use 1 to 63 lower-case letters, digits and hyphens", "%s cannot be %s", key, quoteWord(s))
 	}
 	return s
+}
+
+// labels are what the scheduler may rank by, and what a job may be near.
+func (a *agentReader) labels(v residency.Value) {
+	a.cfg.Labels = map[string]string{}
+	for _, f := range v.Fields {
+		a.cfg.Labels[f.Name] = f.Value.Text
+		if f.Value.Kind == residency.Map || f.Value.Kind == residency.List {
+			a.fault(f.Value, "write labels: {cost: 120, carbon: 300, disk: ssd}", "label %s cannot be %s", f.Name, f.Value.Kind)
+		}
+	}
+	if err := placement.CheckLabels(a.cfg.Labels); v.Kind != residency.Map || err != nil {
+		a.fault(v, "write labels: {cost: 120, carbon: 300, disk: ssd}", "labels are not possible: %v", err)
+	}
 }
 
 func (a *agentReader) path(v residency.Value, key string) string {

@@ -90,6 +90,9 @@ func checkNode(n *placement.Node) *Refused {
 	if n.Site != "" && !placement.ValidName(n.Site) {
 		return refuse("node.site", "use lower-case letters, digits and hyphens", "%q is no name of a site", clip(n.Site))
 	}
+	if err := placement.CheckLabels(n.Inventory.Labels); err != nil {
+		return refuse("node.labels", "mend labels in the node's configuration", "node %s: %v", n.ID, err)
+	}
 	return checkInventory(n.ID, &n.Inventory)
 }
 
