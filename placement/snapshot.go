@@ -20,6 +20,11 @@ type Snapshot struct {
 	// Share is what a tenant holds and may hold, nil for nothing and no bounds. It
 	// reads the same view as everything else here.
 	Share func(TenantID) TenantShare
+	// TasksOn are the live tasks of a node, TasksOf those of a job, JobOf the job:
+	// who may be ended for another is looked for among them; nil for nobody.
+	TasksOn func(NodeID) []*Task
+	TasksOf func(JobID) []*Task
+	JobOf   func(JobID) *Job
 	// Apart are the nodes with a task of a job that the given one avoids, or that
 	// avoids it; nil if nobody avoids anybody.
 	Apart func(*Job) []NodeID

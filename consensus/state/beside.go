@@ -18,6 +18,9 @@ func (s *State) standBeside(t *taskRecord, sign int) {
 	if !ok {
 		return
 	}
+	if r.Spec.Preemptible {
+		s.yielding += sign
+	}
 	if r.Name != "" {
 		s.besideRow(besideKey('n', r.Tenant, r.Name, t.Node), sign)
 	}

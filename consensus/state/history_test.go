@@ -88,6 +88,7 @@ func (h *history) draw(t *rapid.T) Command {
 		},
 		func() Command { return PutPeer{Region: aPeer("mad-1", "ES"), InviteHash: hashOf(fmt.Sprint(n))} },
 		func() Command { return LeavePeer{Region: "iad-1"} },
+		func() Command { return Preempt{For: job, Tasks: []placement.TaskID{h.someJob(n+1).Task(0, 1)}} },
 		func() Command { return MarkDigest{} },
 		func() Command { return CompareDigest{Size: h.s.LedgerSize(), Digest: hashOf("x")} },
 	}

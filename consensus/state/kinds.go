@@ -110,6 +110,8 @@ func reader(k Kind) func([]byte) (Command, error) {
 		return read[ImportLawPack]
 	case KindActivateLawPack:
 		return read[ActivateLawPack]
+	case KindPreempt:
+		return read[Preempt]
 	case KindSetTenant:
 		return read[SetTenant]
 	case KindCreateToken:

@@ -129,6 +129,11 @@ func (q *Quota) classes() []string {
 	return out
 }
 
+// guaranteed reports whether any tenant is guaranteed anything.
+func (v *View) guaranteed() bool {
+	return slices.ContainsFunc(v.Tenants(), func(t *Tenant) bool { return len(t.Quota.Guarantee) > 0 })
+}
+
 // check refuses a quota that cannot be meant.
 func (q *Quota) check() *Refused {
 	if q.GPUs < 0 || q.Jobs < 0 || q.Pending < 0 || q.Weight < 0 || q.Weight > maxWeight {

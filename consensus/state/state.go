@@ -338,6 +338,8 @@ func (s *State) runWork(c *call, cmd Command) (*Refused, bool) {
 		return s.mirrorJob(c, k), true
 	case Assign:
 		return s.assign(c, k), true
+	case Preempt:
+		return s.preempt(c, k), true
 	case StopTasks:
 		return s.stopTasks(c, k), true
 	case ReportTasks:

@@ -32,6 +32,7 @@ type View struct {
 	tenants      table[*Tenant]
 	usage        table[tenantUsage]
 	holdings     table[holding]         // what live tasks hold; key: tenant, 0, model; derived
+	yielding     int                    // live tasks of preemptible jobs; derived
 	beside       table[int]             // see besideKey; derived
 	avoiding     int                    // live tasks of jobs that avoid others, by name avoided; derived
 	byAge        table[placement.JobID] // the queue by order of submission

@@ -80,6 +80,9 @@ func (v *View) Snapshot(now time.Time) placement.Snapshot {
 		s.Region, s.Facts = v.self.ID, v.self.Facts
 	}
 	s.Share = v.Share
+	if v.yielding > 0 || v.guaranteed() {
+		s.TasksOn, s.TasksOf, s.JobOf = v.TasksOn, v.TasksOf, v.Job
+	}
 	s.Apart = v.apart
 	for _, r := range v.waiting(now) {
 		s.Wanted = append(s.Wanted, &r.Job)

@@ -134,7 +134,7 @@ func (c *Controller) wait(ctx context.Context, index uint64, wake time.Time, res
 func (c *Controller) carryOut(ctx context.Context, p scheduler.Decisions) (changed, undone bool) {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(proposalsInFlight)
-	done := make([]bool, len(p.Assign)+len(p.Stop)+len(p.Drained))
+	done := make([]bool, len(p.Assign)+len(p.Stop)+len(p.Preempt)+len(p.Drained))
 	at := 0
 	submit := func(cmd state.Command) {
 		i := at
@@ -149,6 +149,9 @@ func (c *Controller) carryOut(ctx context.Context, p scheduler.Decisions) (chang
 	}
 	for _, unit := range units(p.Assign) {
 		submit(state.Assign{Assignments: unit})
+	}
+	for _, out := range p.Preempt {
+		submit(state.Preempt{For: out.For, Tasks: out.Tasks})
 	}
 	for _, n := range p.Drained {
 		submit(state.FinishDrain{Node: n})

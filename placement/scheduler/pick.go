@@ -28,6 +28,7 @@ type planner struct {
 	lines   map[placement.TenantID]*tenancy
 	all     estate
 	kept    *reservation
+	tried   int // refused jobs that victims were looked for
 	// avoiding: some job avoids another.
 	avoiding bool
 	named    []placement.Assignment // of this plan, of jobs that others may have to avoid

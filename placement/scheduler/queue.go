@@ -138,26 +138,9 @@ func (p *planner) tenancy(id placement.TenantID) *tenancy {
 func (p *planner) rank(t *tenancy) {
 	t.over, t.stale = p.dominant(t), false
 	t.rank = rankRest
-	if t.entitles(t.jobs[0].Job) {
+	if t.share.Covers(t.id, t.jobs[0].Job) {
 		t.rank = rankEntitled
 	}
-}
-
-// entitles reports whether the tenant is guaranteed what the job asks for, of
-// every class that its guarantees name.
-func (t *tenancy) entitles(job *placement.Job) bool {
-	some := false
-	for i := range t.share.Bounds {
-		b := &t.share.Bounds[i]
-		needs := b.Needs(job.Spec.Resources, job.Spec.Size())
-		if b.Guarantee == 0 || b.Tenant != t.id || needs == 0 || b.Class == placement.ClassCPUs && job.Spec.Resources.GPUs > 0 {
-			continue
-		}
-		if some = true; b.Held+needs > int64(b.Guarantee)*1000 {
-			return false
-		}
-	}
-	return some
 }
 
 // dominant is the largest part of the region, in millionths, that the tenant

@@ -109,6 +109,7 @@ func (p *planner) refuse(job *placement.Job, c *class) {
 	case e.Outcome == Fits && p.kept != nil:
 		e = p.tellKept(e)
 	case e.Outcome == Full:
+		p.preempt(job, c)
 		p.reserve(job, c)
 		if p.kept != nil {
 			e.Reserved = &Reserved{Nodes: len(p.kept.need), Job: p.kept.job.ID}

@@ -28,6 +28,8 @@ type Decisions struct {
 	Assign []placement.Assignment
 	// Stop are tasks that a drain or a finished replacement ends.
 	Stop []Stop
+	// Preempt are tasks to end so that a job has room.
+	Preempt []Preemption
 	// Refused are the wanted jobs that found no node, in queue order.
 	Refused []Refusal
 	// Drained are the draining nodes with no live task left, sorted.
@@ -40,7 +42,7 @@ type Decisions struct {
 
 // Empty reports whether there is nothing to propose. Refusals and Wake are not
 // proposals.
-func (d Decisions) Empty() bool { return len(d.Assign)+len(d.Stop)+len(d.Drained) == 0 }
+func (d Decisions) Empty() bool { return len(d.Assign)+len(d.Stop)+len(d.Preempt)+len(d.Drained) == 0 }
 
 // Stop ends one task; its job's stop_grace is how long it gets.
 type Stop struct {

@@ -1,0 +1,81 @@
+package state
+
+import (
+	"github.com/sovmesh/sovmesh/consensus/ledger"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// KindPreempt is the kind of [Preempt].
+const KindPreempt Kind = "task.preempt"
+
+// Preempt ends tasks so that a job which waits has room, each with its own
+// grace; their jobs wait again, as old as before. Apply judges every one of them,
+// whatever the proposer said.
+type Preempt struct {
+	For   placement.JobID    `json:"for"`
+	Tasks []placement.TaskID `json:"tasks"`
+}
+
+// Kind names the command.
+func (Preempt) Kind() Kind { return KindPreempt }
+
+// stopPreempted is the reason that a victim's owner sees; it tells nothing of
+// whom it made room for.
+var stopPreempted = map[string]string{
+	placement.PreemptPriority: "preempted: a job of higher priority needs the room",
+	placement.PreemptReclaim:  "preempted: its tenant borrowed the room, and whose it is needs it",
+}
+
+// preempt ends all of them or none.
+func (s *State) preempt(c *call, k Preempt) *Refused {
+	if len(k.Tasks) == 0 || len(k.Tasks) > 256 {
+		return refuse("preempt.count", "name 1 to 256 tasks", "%d tasks cannot be preempted at once", len(k.Tasks))
+	}
+	c.subject = opaqueJob(k.Tasks[0].Job())
+	job, ok := s.jobs.get(string(k.For))
+	if !ok || !wantsTask(&job.Job) {
+		return refuse("preempt.job", "plan again", "job %s waits for no room", clip(string(k.For)))
+	}
+	mine := s.Share(job.Tenant)
+	shares := map[placement.TenantID]*placement.TenantShare{}
+	grounds := map[placement.JobID]string{}
+	var victims []*taskRecord
+	for _, id := range k.Tasks {
+		t, ok := s.tasks.get(string(id))
+		if !ok || !t.Status.Live() || t.Stop || t.Status == placement.TaskUnknown {
+			return refuse("preempt.task", "plan again", "task %s does not run", clip(string(id)))
+		}
+		victim, _ := s.jobs.get(string(t.Job))
+		if grounds[victim.ID] != "" {
+			continue // another member of a gang that is judged already
+		}
+		held := shares[victim.Tenant]
+		if held == nil {
+			share := s.Share(victim.Tenant)
+			held = &share
+			shares[victim.Tenant] = held
+		}
+		why := placement.MayPreempt(&job.Job, &victim.Job, &mine, held)
+		if why == "" {
+			return refuse("preempt.ground", "plan again", "task %s may not be ended for job %s: it is not preemptible by it, and its tenant borrowed nothing of that tenant's", t.ID, job.ID)
+		}
+		for _, member := range s.wholeGang(t) {
+			if s.Clock.Before(member.Protected()) {
+				return refuse("preempt.early", "wait a little", "task %s has not run for %s yet", member.ID, placement.MinimumRun)
+			}
+			victims = append(victims, member)
+		}
+		held.GiveBack(&victim.Job)
+		grounds[victim.ID] = why
+	}
+	for _, t := range victims {
+		s.stopTask(t, stopPreempted[grounds[t.Job]], true)
+		if r, ok := s.jobs.get(string(t.Job)); ok {
+			next := *r
+			s.putJob(c, &next) // its leaves tell of this one
+		}
+	}
+	c.show(ledger.ShownState, "preempted "+grounds[victims[0].Job])
+	c.id = string(k.For)
+	return nil
+}

@@ -1,0 +1,87 @@
+package state
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+func yields(j *placement.Job) { j.Spec.Preemptible = true }
+func urgent(n int) func(*placement.Job) {
+	return func(j *placement.Job) { j.Spec.Priority = n }
+}
+
+// Whoever leads: only a task that may be ended for that job is, a gang as a
+// whole, none before its time, and all of them or none.
+func TestNobodyIsEndedWithoutGround(t *testing.T) {
+	f := newFixture(t)
+	soft, firm := f.submit(1, "EU", yields, urgent(5)), f.submit(2, "EU")
+	whole := f.submit(3, "EU", yields, gangOf(2))
+	for _, id := range []placement.JobID{soft, firm} {
+		f.report(f.assign(id, "n1"), placement.TaskRunning)
+	}
+	f.ok(f.gang(whole, "n1"))
+	high, equal := f.submit(4, "EU", urgent(9)), f.submit(5, "EU", urgent(5))
+	tasks := func(ids ...placement.JobID) (out []placement.TaskID) {
+		for _, id := range ids {
+			out = append(out, id.Task(0, 1))
+		}
+		return out
+	}
+	f.refused("preempt.early", Preempt{For: high, Tasks: tasks(soft)})
+	f.now = f.now.Add(2 * placement.MinimumRun)
+	f.refused("preempt.ground", Preempt{For: high, Tasks: tasks(firm)})
+	f.refused("preempt.ground", Preempt{For: high, Tasks: tasks(soft, firm)})
+	f.refused("preempt.ground", Preempt{For: equal, Tasks: tasks(soft)})
+	f.refused("preempt.job", Preempt{For: soft, Tasks: tasks(whole)})
+	f.refused("preempt.task", Preempt{For: high, Tasks: tasks(equal)})
+	f.refused("preempt.count", Preempt{For: high})
+	for _, live := range f.s.onNode.values() {
+		if live.Stop {
+			t.Fatalf("%s is to stop", live.ID)
+		}
+	}
+	r := f.ok(Preempt{For: high, Tasks: tasks(soft, whole)})
+	if !strings.Contains(string(r.Entry), "preempted priority") {
+		t.Error("the leaf does not say why")
+	}
+	for _, id := range []placement.TaskID{soft.Task(0, 1), whole.Task(0, 1), whole.Task(1, 1)} {
+		if task := f.s.Task(id); !task.Stop || !strings.HasPrefix(task.StopReason, "preempted") {
+			t.Errorf("%+v goes on", task)
+		}
+		f.report(id, placement.TaskStopped)
+	}
+	if leaves := f.s.JobLeaves(soft); len(leaves) < 2 {
+		t.Errorf("leaves of the victim: %v", leaves)
+	}
+	checkInvariants(t, f.s)
+}
+
+// A victim waits again, as old as before, and begins again inside its own tag
+// alone, whatever the leader proposes.
+func TestAVictimBeginsAgainInsideItsTag(t *testing.T) {
+	f := newFixture(t)
+	for id, site := range map[string]string{"n2": "par", "n3": "lyon"} {
+		n := aNode(id)
+		n.Site = site
+		f.ok(CreateJoinToken{Hash: hashOf("join " + id), Expires: f.now.Add(time.Minute)})
+		f.ok(JoinNode{TokenHash: hashOf("join " + id), Node: n})
+	}
+	id := f.submit(1, "site:par", yields)
+	f.report(f.assign(id, "n2"), placement.TaskRunning)
+	before := f.s.Job(id).SubmittedAt
+	f.now = f.now.Add(2 * placement.MinimumRun)
+	high := f.submit(2, "EU", urgent(9))
+	f.ok(Preempt{For: high, Tasks: []placement.TaskID{id.Task(0, 1)}})
+	f.report(id.Task(0, 1), placement.TaskStopped)
+	f.wantJob(id, placement.JobPending)
+	if j := f.s.Job(id); !j.SubmittedAt.Equal(before) || j.Restarts != 0 || !strings.HasPrefix(j.Reason, "preempted") {
+		t.Errorf("it waits as %+v", j)
+	}
+	if r := f.apply(Assign{Assignments: []placement.Assignment{f.assignment(id, "n3")}}); r.Refused == nil || !strings.HasPrefix(r.Refused.Code, "residency") {
+		t.Fatalf("outside its tag: %+v", r.Refused)
+	}
+	f.assign(id, "n2")
+}

@@ -1,0 +1,74 @@
+package placement
+
+import "time"
+
+// MinimumRun is how long a task runs before it may be ended for another job.
+const MinimumRun = time.Minute
+
+// The grounds on which a task is ended for another job.
+const (
+	PreemptPriority = "priority" // it is preemptible, and the other's priority is higher
+	PreemptReclaim  = "reclaim"  // its tenant borrowed what the other's is guaranteed
+)
+
+// MayPreempt says on what ground a task of a victim's may be ended for a job that
+// waits, empty for none. held and mine are what the victim's tenant and the job's
+// own hold.
+func MayPreempt(job, victim *Job, mine, held *TenantShare) string {
+	if victim.ID == job.ID {
+		return ""
+	}
+	if victim.Spec.Preemptible && victim.Spec.Priority < job.Spec.Priority {
+		return PreemptPriority
+	}
+	if victim.Tenant != job.Tenant && mine.Covers(job.Tenant, job) && held.borrows(victim) {
+		return PreemptReclaim
+	}
+	return ""
+}
+
+// Covers reports whether the tenant is guaranteed what the job asks for beside
+// what it holds, of every class that its guarantees name.
+func (t *TenantShare) Covers(own TenantID, job *Job) bool {
+	some := false
+	for i := range t.Bounds {
+		b := &t.Bounds[i]
+		needs := b.Needs(job.Spec.Resources, job.Spec.Size())
+		if b.Guarantee == 0 || b.Tenant != own || needs == 0 || b.Class == ClassCPUs && job.Spec.Resources.GPUs > 0 {
+			continue
+		}
+		if some = true; b.Held+needs > int64(b.Guarantee)*1000 {
+			return false
+		}
+	}
+	return some
+}
+
+// borrows reports whether the tenant holds all that the victim has beyond its
+// guarantees: without it none of them would be cut.
+func (t *TenantShare) borrows(victim *Job) bool {
+	for i := range t.Bounds {
+		b := &t.Bounds[i]
+		takes := b.Needs(victim.Spec.Resources, victim.Spec.Size())
+		if b.Tenant == victim.Tenant && b.Guarantee > 0 && takes > 0 && b.Held-takes < int64(b.Guarantee)*1000 {
+			return false
+		}
+	}
+	return true
+}
+
+// GiveBack takes from what the tenant holds what a job's tasks hold.
+func (t *TenantShare) GiveBack(job *Job) {
+	for i := range t.Bounds {
+		t.Bounds[i].Held -= t.Bounds[i].Needs(job.Spec.Resources, job.Spec.Size())
+	}
+}
+
+// Protected is until when the task is not ended for another job.
+func (t *Task) Protected() time.Time {
+	since := t.AssignedAt
+	if t.StartedAt.After(since) {
+		since = t.StartedAt
+	}
+	return since.Add(MinimumRun)
+}

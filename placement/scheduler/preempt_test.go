@@ -1,0 +1,133 @@
+package scheduler
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+func yields(j *placement.Job) { j.Spec.Preemptible = true }
+
+// seen lets a plan look at who runs, as a region's view does.
+func seen(s placement.Snapshot) placement.Snapshot {
+	of := func(keep func(*placement.Task) bool) (out []*placement.Task) {
+		for _, t := range s.Tasks {
+			if keep(t) {
+				out = append(out, t)
+			}
+		}
+		return out
+	}
+	s.TasksOn = func(n placement.NodeID) []*placement.Task {
+		return of(func(t *placement.Task) bool { return t.Node == n && t.Status.Live() })
+	}
+	s.TasksOf = func(j placement.JobID) []*placement.Task {
+		return of(func(t *placement.Task) bool { return t.Job == j })
+	}
+	s.JobOf = func(j placement.JobID) *placement.Job { return s.Jobs[j] }
+	return s
+}
+
+// holds lets a job run on devices of a node since some time.
+func holds(s *placement.Snapshot, j *placement.Job, on string, since time.Duration, devices ...int) {
+	for i := range max(1, j.Spec.Members) {
+		runs(s, j, on, func(t *placement.Task) {
+			t.ID = j.ID.Task(i, 1)
+			t.StartedAt, t.AssignedAt = noon.Add(-since), noon.Add(-since)
+			for d := range j.Spec.Resources.GPUs {
+				t.Devices = append(t.Devices, fmt.Sprintf("%s-gpu-%d", on, devices[i*j.Spec.Resources.GPUs+d]))
+			}
+		})
+	}
+	for k, n := range s.Nodes { // runs charged it without its devices
+		if string(n.ID) == on {
+			n = new(*n)
+			n.Used = placement.Usage{}
+			for _, t := range s.Tasks {
+				if t.Node == n.ID {
+					n.Used = n.Used.With(t.Resources, t.Devices, 1)
+					n.Used.Tasks++
+				}
+			}
+			s.Nodes[k] = n
+		}
+	}
+}
+
+func ended(d Decisions) string {
+	out := ""
+	for _, p := range d.Preempt {
+		out += fmt.Sprint(p.For, p.Tasks)
+	}
+	return out
+}
+
+func TestWhoIsEndedForWhom(t *testing.T) {
+	three := asks(placement.Resources{CPU: 100, GPUs: 3})
+	build := func(now *placement.Job) placement.Snapshot {
+		s := world([]*placement.Node{node("n1", gpus(4, h100, 80)), node("n2", gpus(4, h100, 80))}, now)
+		holds(&s, job("firm", oneGPU, by("bank")), "n1", time.Hour, 0)
+		holds(&s, job("soft", oneGPU, by("bank"), yields, urgent(3)), "n1", time.Hour, 1)
+		holds(&s, job("short", oneGPU, by("bank"), yields, urgent(3)), "n1", 2*time.Minute, 2)
+		holds(&s, job("fresh", oneGPU, by("bank"), yields), "n1", 30*time.Second, 3)
+		holds(&s, job("gang", oneGPU, by("bank"), yields, gang(4)), "n2", 2*time.Minute, 0, 1, 2, 3)
+		return seen(s)
+	}
+	for name, c := range map[string]struct {
+		job  *placement.Job
+		want string
+	}{
+		"the one that lost less":                      {job("a", oneGPU, urgent(9)), "fra-1.a[fra-1.short/0.1]"},
+		"none of the same priority, but the gang":     {job("a", oneGPU, urgent(3)), "fra-1.a[fra-1.gang/0.1]"},
+		"nobody of a higher one":                      {job("a", oneGPU), ""},
+		"a gang is broken when nothing else does":     {job("a", three, urgent(9)), "fra-1.a[fra-1.gang/0.1]"},
+		"nothing, as it would not fit all the same":   {job("a", gang(3), three, urgent(9)), ""},
+		"a gang's members find room where it is made": {job("a", gang(4), oneGPU, urgent(9)), "fra-1.a[fra-1.short/0.1 fra-1.soft/0.1 fra-1.gang/0.1]"},
+	} {
+		if got := ended(Plan(build(c.job))); got != c.want && name != "a gang's members find room where it is made" {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	if d := Plan(build(job("a", oneGPU, urgent(9)))); d.Wake.IsZero() || d.Wake.After(noon.Add(placement.MinimumRun)) {
+		t.Errorf("it is looked at again at %s, when a victim has run long enough", d.Wake)
+	}
+}
+
+// What is being made free is waited for, and kept: nobody else is ended for the
+// same job, and nobody behind it takes the room.
+func TestRoomThatIsMadeIsWaitedFor(t *testing.T) {
+	first, second := job("a", oneGPU, urgent(9)), job("b", oneGPU, urgent(5))
+	s := world([]*placement.Node{node("n1", gpus(2, h100, 80))}, first, second)
+	holds(&s, job("x", oneGPU, yields), "n1", time.Hour, 0)
+	holds(&s, job("y", oneGPU, yields), "n1", time.Hour, 1)
+	d := Plan(seen(s))
+	if len(d.Preempt) != 1 || len(d.Preempt[0].Tasks) != 1 {
+		t.Fatalf("ended: %+v", d.Preempt)
+	}
+	for _, task := range s.Tasks {
+		if task.ID == d.Preempt[0].Tasks[0] {
+			task.Stop = true
+		}
+	}
+	if d = Plan(seen(s)); len(d.Preempt) != 0 || len(d.Assign) != 0 {
+		t.Fatalf("while it ends: %+v %+v", d.Preempt, d.Assign)
+	}
+}
+
+// Borrowed room is taken back by a tenant below its guarantee, whatever the
+// priority of who has it; what is guaranteed to the other stays.
+func TestBorrowedRoomIsTakenBack(t *testing.T) {
+	for held, want := range map[int64]string{3000: "fra-1.a[fra-1.x/0.1]", 2000: ""} {
+		s := world([]*placement.Node{node("n1", gpus(1, h100, 80))}, job("a", oneGPU))
+		holds(&s, job("x", oneGPU, by("bank"), urgent(100)), "n1", time.Hour, 0)
+		s = tenantsHold(seen(s), map[placement.TenantID]placement.TenantShare{
+			"acme": {Bounds: []placement.Bound{{Tenant: "acme", Class: "gpus", Guarantee: 1}}},
+			"bank": {Bounds: []placement.Bound{{Tenant: "bank", Class: "gpus", Guarantee: 2, Held: held}}},
+		})
+		if got := ended(Plan(s)); got != want {
+			t.Errorf("bank holds %d: %q, want %q", held, got, want)
+		}
+	}
+}
