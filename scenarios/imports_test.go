@@ -81,7 +81,7 @@ func floor(pkg string) int {
 }
 
 var chains = [][]string{
-	{"placement/simulate", "placement/scheduler", "placement", "placement/residency"}, {"placement/simulate", "placement/engine"},
+	{"placement/simulate", "placement/scheduler", "placement", "placement/residency"}, {"placement/simulate", "placement/scheduler", "placement/engine"},
 	{"consensus/evidence", "consensus/evidence/receipt", "consensus", "consensus/ledger/store", "consensus/state", "consensus/ledger"},
 	{"transport/gossip", "transport", "transport/identity", "transport/attest"},
 	{"gpu/nvml", "gpu/probe", "gpu/sysfs", "gpu"},

@@ -31,11 +31,17 @@ func (c *Controller) plan(ctx context.Context, h *homeless) error {
 	view := c.cfg.Log.View()
 	rest := restMin
 	var capacity []*placement.Node
+	var mind *scheduler.Scheduler
 	for ctx.Err() == nil {
 		var p scheduler.Decisions
 		again := false
 		if !nothingToDecide(view) {
-			p, again = c.decide(view.Snapshot(c.cfg.Now()))
+			s := view.Snapshot(c.cfg.Now())
+			if mind == nil {
+				mind = scheduler.New()
+				mind.Learn(s, view.Jobs("", view.JobCount(), nil))
+			}
+			p, again = c.decide(mind, s)
 		}
 		changed, undone := c.carryOut(ctx, p)
 		if stays := c.leaveIfDrained(ctx, view); again || undone || stays {
@@ -82,15 +88,15 @@ func nothingToDecide(view *state.View) bool {
 // gossip doubts gets nothing new: a batch task on a node that just died would wait
 // for it for ever. Whom gossip doubts is asked of the nodes that a plan names, and
 // only when it names one in doubt of all.
-func (c *Controller) decide(s placement.Snapshot) (p scheduler.Decisions, doubted bool) {
-	p = scheduler.Plan(s)
+func (c *Controller) decide(mind *scheduler.Scheduler, s placement.Snapshot) (p scheduler.Decisions, doubted bool) {
+	p = mind.Plan(s)
 	if !slices.ContainsFunc(p.Assign, func(a placement.Assignment) bool {
 		return a.Node != c.cfg.Self && c.cfg.Members.Suspect(a.Node)
 	}) {
 		return p, false
 	}
 	s, doubted = c.silenced(s)
-	return scheduler.Plan(s), doubted
+	return mind.Plan(s), doubted
 }
 
 // silenced is a snapshot in which nodes in doubt take nothing, and whether there

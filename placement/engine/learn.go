@@ -29,6 +29,14 @@ func (c *Cluster) Learn(d Demand) {
 	}
 }
 
+// Settle makes the tables anew if the mix moved away from them, however few
+// arrivals that took: for a caller that learns of many demands and then decides.
+func (c *Cluster) Settle() {
+	if c.moved() {
+		c.Renew()
+	}
+}
+
 func (c *Cluster) schedule() {
 	c.renewAt = c.mix.Arrivals + min(max(c.mix.Arrivals/2, renewMin), renewMax)
 }

@@ -10,8 +10,8 @@ const (
 	// weightMax bounds the sum of all weights, so that no product overflows:
 	// weights below 2^22 and a node's devices below 2^15 thousandths.
 	weightMax = 1 << 22
-	// devicesMax bounds the devices of one node.
-	devicesMax = 32
+	// devicesMax bounds the devices of one node: more than MIG makes of any.
+	devicesMax = 256
 )
 
 // group is the part of the mix that asks for the same devices.

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/engine"
 )
 
 // classKey is what makes two demands equal.
@@ -39,8 +40,8 @@ func (p *planner) group(key classKey, layers []placement.Layer) *group {
 	}
 	g := &group{policy: p.court.policy(layers), fixed: make([]faults, len(p.spaces))}
 	p.groups[key.groupKey] = g
-	verdicts := make([]*verdict, len(p.sites))
-	for i, site := range p.sites {
+	verdicts := make([]*verdict, len(p.mind.sites))
+	for i, site := range p.mind.sites {
 		verdicts[i] = g.policy.at(site)
 		g.prefer = append(g.prefer, verdicts[i].prefer)
 	}
@@ -73,6 +74,9 @@ type class struct {
 	index   entries // best first; entries of an old version are dropped when met
 	seen    int     // how much of planner.log the index knows
 
+	rated bool
+	rates *engine.Rater // nil if the engine has no opinion
+
 	told *Explanation
 }
 
@@ -95,24 +99,26 @@ func (p *planner) classBut(job *placement.Job, barred string) *class {
 	return c
 }
 
-// score ranks a node for the class, least first: the tag's preference, then
-// the GPUs left over, then the eighth of its processor left over, then how many
-// tasks the tenant and everybody has there. The eighths are coarse on purpose:
-// nodes that are about equally full share the load, and fuller ones fill up
-// first so that whole nodes stay free.
+// score ranks a node for the class, least first: the tag's preference, then the
+// job's wishes, then what the engine says that it costs. Of equal nodes the first
+// takes a job with devices, which keeps whole nodes free; jobs without any go to
+// the fuller node by eighths of its processor, then where the tenant and
+// everybody has fewer tasks, so that what is about equally full shares the load.
 func (c *class) score(at *space) uint64 {
-	eighth := uint64(0)
-	if at.total > 0 {
-		eighth = uint64(max(0, at.cpu-c.res.CPU) * 8 / at.total)
-	}
 	prefer := uint64(c.prefer[at.site]) << 4
 	if c.wished != nil {
 		prefer |= uint64(c.wished[at.index])
 	}
-	gpus := uint64(max(0, int(at.gpus)-c.res.GPUs))
+	score := prefer<<scoreWish | c.cost(at)<<scoreCost
+	if c.res.GPUs > 0 {
+		return score
+	}
+	eighth := uint64(0)
+	if at.total > 0 {
+		eighth = uint64(max(0, at.cpu-c.res.CPU) * 8 / at.total)
+	}
 	tenant := uint64(c.neighbours[at.index])
-	return prefer<<scoreWish | min(gpus, 1<<12-1)<<scoreGPUs | min(eighth, 15)<<scoreCPU |
-		min(tenant, 1<<16-1)<<scoreTenant | min(uint64(at.tasks), 1<<16-1)
+	return score | min(eighth, 15)<<scoreCPU | min(tenant, 1<<16-1)<<scoreTenant | min(uint64(at.tasks), 1<<16-1)
 }
 
 // Where the parts of a score lie: 48 bits, 4 of wishes and 8 of the tag's
@@ -120,7 +126,9 @@ func (c *class) score(at *space) uint64 {
 const (
 	scoreTenant = 16
 	scoreCPU    = 32
-	scoreGPUs   = 36
+	scoreCost   = 36
 	scoreWish   = 48
 	scorePrefer = 52
+
+	costMax = 1<<12 - 1
 )

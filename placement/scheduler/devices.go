@@ -139,8 +139,12 @@ func healthRank(d *placement.Device) int {
 }
 
 // takeShare gives a task its share of one device.
-func (p *planner) takeShare(c *class, at *space) []string {
+func (p *planner) takeShare(c *class, at *space, chosen []string) []string {
 	d := c.shared(at)
+	if len(chosen) == 1 {
+		i := slices.IndexFunc(at.node.Inventory.Devices, func(d placement.Device) bool { return d.UUID == chosen[0] })
+		d = &at.node.Inventory.Devices[i]
+	}
 	if d == nil {
 		return nil
 	}

@@ -34,7 +34,7 @@ func (p *planner) berths(c *class, own map[placement.NodeID]int) (out []berth, t
 		}
 	}
 	slices.SortFunc(out, func(a, b berth) int {
-		return cmp.Or(cmp.Compare(a.score, b.score), cmp.Compare(a.at.index, b.at.index))
+		return cmp.Or(cmp.Compare(a.score, b.score), cmp.Compare(a.at.gpus, b.at.gpus), cmp.Compare(a.at.index, b.at.index))
 	})
 	return out, total
 }

@@ -12,13 +12,13 @@ import (
 type planner struct {
 	s       placement.Snapshot
 	court   *court
-	shapes  shapes
+	mind    *Scheduler // what is learned and numbered across plans
+	shapes  *shapes
 	spaces  []space
 	classes map[classKey]*class
 	tasks   map[placement.JobID][]*placement.Task
 	nodes   map[placement.NodeID]*space
 	made    map[placement.JobID]int // tasks assigned in this plan
-	sites   []string                // the names that nodes have
 	drivers [][]string              // the lists of drivers that nodes have
 	groups  map[groupKey]*group
 	tenants map[placement.TenantID][]int32 // tasks by node, as far as the snapshot shows them
@@ -34,11 +34,15 @@ type planner struct {
 	named    []placement.Assignment // of this plan, of jobs that others may have to avoid
 }
 
-func newPlanner(s placement.Snapshot) *planner {
+// newPlanner is one with nothing learned.
+func newPlanner(s placement.Snapshot) *planner { return New().planner(s) }
+
+func (m *Scheduler) planner(s placement.Snapshot) *planner {
 	p := &planner{
 		s:       s,
+		mind:    m,
 		court:   newCourt(&s),
-		shapes:  shapes{ids: make(map[shape]int32)},
+		shapes:  &m.shapes,
 		classes: make(map[classKey]*class),
 		tasks:   make(map[placement.JobID][]*placement.Task),
 		nodes:   make(map[placement.NodeID]*space, len(s.Nodes)),
@@ -48,6 +52,7 @@ func newPlanner(s placement.Snapshot) *planner {
 		lines:   make(map[placement.TenantID]*tenancy),
 	}
 	p.spaces = p.newSpaces()
+	m.sync(p)
 	p.avoiding = s.Apart != nil || slices.ContainsFunc(s.Wanted, func(j *placement.Job) bool { return len(j.Spec.Avoid) > 0 })
 	for i := range p.spaces {
 		p.nodes[p.spaces[i].node.ID] = &p.spaces[i]

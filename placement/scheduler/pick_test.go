@@ -10,14 +10,17 @@ import (
 	"github.com/sovmesh/sovmesh/placement"
 )
 
-func TestBestFitKeepsWholeNodesFree(t *testing.T) {
+// Where jobs of eight GPUs arrive too, one of two leaves the whole node to them.
+func TestWholeNodesAreKeptForThoseWhoNeedThem(t *testing.T) {
 	nodes := []*placement.Node{
 		node("n1", gpus(8, h100, 80*placement.GiB)),
 		node("n2", gpus(8, h100, 80*placement.GiB), used(0, 0, "n2-gpu-0", "n2-gpu-1", "n2-gpu-2", "n2-gpu-3", "n2-gpu-4", "n2-gpu-5")),
 		node("n3"),
 	}
 	two := job("two", asks(placement.Resources{CPU: 1000, GPUs: 2}))
-	a := only(t, Plan(world(nodes, two)))
+	learned := New()
+	learned.Learn(world(nodes), []*placement.Job{job("eight", asks(placement.Resources{CPU: 1000, GPUs: 8}))})
+	a := only(t, learned.Plan(world(nodes, two)))
 	if a.Node != "n2" || !slices.Equal(a.Devices, []string{"n2-gpu-6", "n2-gpu-7"}) {
 		t.Errorf("two GPUs went to %s %v, want the two that were left on n2", a.Node, a.Devices)
 	}
@@ -175,7 +178,9 @@ func TestIndexEqualsScan(t *testing.T) {
 		}))
 	}
 	fast := Plan(world(nodes, jobs...))
-	slow := newPlanner(world(nodes, jobs...))
+	learned := New()
+	slow := learned.planner(world(nodes, jobs...))
+	learned.learnWanted(slow)
 	again := func(id placement.JobID) {
 		j := slow.s.Jobs[id]
 		slow.class(j).scanned = false // scan again, whatever the class

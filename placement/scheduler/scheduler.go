@@ -71,13 +71,10 @@ const (
 // for draining and silent nodes first, so that a long queue cannot hold a drain
 // up, then the wanted jobs in the order of the queue. What was decided and applied is not
 // decided again.
-func Plan(s placement.Snapshot) Decisions {
-	p := newPlanner(s)
-	p.tend()
-	p.serve()
-	p.finishDrains()
-	return p.out
-}
+//
+// It is [Scheduler.Plan] of one that has learned from the snapshot's own jobs
+// alone.
+func Plan(s placement.Snapshot) Decisions { return New().Plan(s) }
 
 // Place finds room for one job now, as [Plan] would if it were alone in the
 // queue; nil if there is none. The explanation is the state before it.

@@ -21,6 +21,7 @@ type space struct {
 	tasks   int32                         // live ones, and those assigned in this plan
 	taken   []string                      // UUIDs that this plan gave away whole
 	part    map[string]placement.MilliGPU // and in part
+	order   []int32                       // of its devices, see deviceOrder
 }
 
 // lot is a number of devices of one shape.
@@ -37,8 +38,9 @@ func shapeOf(d *placement.Device) shape { return shape{d.Model, d.Profile, d.Mem
 
 // shapes numbers the shapes of a snapshot in order of first sight.
 type shapes struct {
-	list []shape
-	ids  map[shape]int32
+	list     []shape
+	ids      map[shape]int32
+	profiles []string
 }
 
 // of numbers the device's shape; last is tried first, since the devices of a
@@ -81,13 +83,13 @@ func (s *shapes) count(n *placement.Node, lots []lot, include func(*placement.De
 
 // newSpaces works out the free room of every node.
 func (p *planner) newSpaces() []space {
-	s := &p.shapes
+	s := p.shapes
 	out := make([]space, len(p.s.Nodes))
 	var arena []lot
 	for i, n := range p.s.Nodes {
 		at := &out[i]
 		at.node, at.index = n, int32(i)
-		at.site = numberOf(&p.sites, n.Site, func(a, b string) bool { return a == b })
+		at.site = numberOf(&p.mind.sites, n.Site, func(a, b string) bool { return a == b })
 		at.drivers = numberOf(&p.drivers, n.Inventory.Drivers, slices.Equal)
 		at.total = n.Inventory.CPU
 		at.cpu = n.Inventory.CPU - n.Used.CPU
@@ -118,6 +120,15 @@ func numberOf[T any](list *[]T, value T, equal func(a, b T) bool) int32 {
 
 // take gives one task of the class its room on the node and names its devices.
 func (p *planner) take(c *class, at *space) []string {
+	chosen := p.chosen(c, at)
+	devices := p.takeRoom(c, at, chosen)
+	p.book(c, at, devices)
+	return devices
+}
+
+// takeRoom counts the room as taken, and the chosen devices or those that other
+// rules name.
+func (p *planner) takeRoom(c *class, at *space, chosen []string) []string {
 	at.cpu -= c.res.CPU
 	at.memory -= c.res.Memory
 	at.tasks++
@@ -128,13 +139,33 @@ func (p *planner) take(c *class, at *space) []string {
 		return nil
 	}
 	if c.res.GPUShare > 0 {
-		return p.takeShare(c, at)
+		return p.takeShare(c, at, chosen)
 	}
-	var out []string
+	out := p.takeNamed(at, chosen)
 	for _, id := range p.lotsFor(c, at) {
 		out = p.takeDevices(at, id, c.res.GPUs-len(out), out)
 	}
 	slices.Sort(out)
+	return out
+}
+
+// takeNamed takes whole devices by their names.
+func (p *planner) takeNamed(at *space, names []string) (out []string) {
+	for i := range at.node.Inventory.Devices {
+		d := &at.node.Inventory.Devices[i]
+		if !slices.Contains(names, d.UUID) {
+			continue
+		}
+		out = append(out, d.UUID)
+		at.taken = append(at.taken, d.UUID)
+		at.gpus--
+		id := p.shapes.of(d, 0)
+		for l := range at.free {
+			if at.free[l].shape == id {
+				at.free[l].count--
+			}
+		}
+	}
 	return out
 }
 

@@ -1,0 +1,107 @@
+package scheduler
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// What a scheduler keeps between plans is what is there: of nodes that changed,
+// of those that its last plan gave away and nobody committed, of all others.
+func TestASchedulerThatLivesKnowsWhatIsThere(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		lives := New()
+		s := anyWorld(t)
+		for range rapid.IntRange(1, 5).Draw(t, "plans") {
+			p := lives.planner(s)
+			for i := range p.spaces {
+				want := lives.machine(p, &p.spaces[i])
+				if got := lives.cluster.Node(i); !reflect.DeepEqual(*got, want) {
+					t.Fatalf("node %s is kept as\n%+v, and is\n%+v", want.Name, *got, want)
+				}
+				if order := deviceOrder(s.Nodes[i]); !slices.Equal(p.spaces[i].order, order) {
+					t.Fatalf("node %s: order %v, want %v", want.Name, p.spaces[i].order, order)
+				}
+			}
+			s = anyChange(t, s, lives.Plan(s))
+		}
+	})
+}
+
+// anyChange commits some of what was decided, and changes some nodes.
+func anyChange(t *rapid.T, s placement.Snapshot, d Decisions) placement.Snapshot {
+	nodes := make([]*placement.Node, len(s.Nodes))
+	copy(nodes, s.Nodes)
+	done := map[placement.JobID]bool{}
+	for i, a := range d.Assign {
+		if !rapid.Bool().Draw(t, fmt.Sprintf("committed %d", i)) {
+			continue
+		}
+		for n := range nodes {
+			if j := s.Jobs[a.Job]; nodes[n].ID == a.Node && j != nil {
+				next := *nodes[n]
+				next.Used = next.Used.With(j.Spec.Resources, a.Devices, 1)
+				next.Used.Tasks++
+				nodes[n] = &next
+				done[a.Job] = true
+			}
+		}
+	}
+	for n := range nodes {
+		if rapid.IntRange(0, 4).Draw(t, fmt.Sprintf("changed %d", n)) == 0 {
+			next := *nodes[n]
+			next.State = rapid.SampledFrom([]placement.NodeState{placement.NodeReady, placement.NodeCordoned}).Draw(t, "state")
+			nodes[n] = &next
+		}
+	}
+	s.Nodes = nodes
+	var wanted []*placement.Job
+	for _, j := range s.Wanted {
+		if !done[j.ID] {
+			wanted = append(wanted, j)
+		}
+	}
+	s.Wanted = wanted
+	return s
+}
+
+// Devices that one task gets together lie in one NVLink island if one has enough.
+func TestDevicesOfOneIsland(t *testing.T) {
+	n := node("n1", gpus(8, h100, 80*placement.GiB), used(0, 0, "n1-gpu-0", "n1-gpu-1"))
+	for i := range n.Inventory.Devices {
+		n.Inventory.Devices[i].Island = fmt.Sprint(i / 4)
+	}
+	four := job("four", asks(placement.Resources{GPUs: 4}))
+	if a := only(t, Plan(world([]*placement.Node{n}, four))); !reflect.DeepEqual(a.Devices, []string{"n1-gpu-4", "n1-gpu-5", "n1-gpu-6", "n1-gpu-7"}) {
+		t.Errorf("four devices %v, want those of the island that has four", a.Devices)
+	}
+}
+
+// A device that jobs bound to one site can have nowhere else is left to them by
+// a job that may run at either.
+func TestScarcePlacesAreLeftToThoseWhoNeedThem(t *testing.T) {
+	at := func(site string) func(*placement.Node) { return func(n *placement.Node) { n.Site = site } }
+	nodes := []*placement.Node{
+		node("n1", at("north"), gpus(2, h100, 80*placement.GiB)),
+		node("n2", at("south"), gpus(2, h100, 80*placement.GiB)),
+	}
+	one := placement.Resources{GPUs: 1}
+	var bound []*placement.Job
+	for i := range 8 {
+		bound = append(bound, job(fmt.Sprintf("b%d", i), asks(one), func(j *placement.Job) { j.Spec.Site = "north" }))
+	}
+	free := job("free", asks(one))
+	if a := only(t, Plan(world(nodes, free))); a.Node != "n1" {
+		t.Fatalf("with nothing learned it goes to %s, want the first", a.Node)
+	}
+	s := New()
+	s.Learn(world(nodes), bound)
+	if a := only(t, s.Plan(world(nodes, free))); a.Node != "n2" {
+		t.Errorf("it went to %s, want n2: others can run nowhere but at n1", a.Node)
+	}
+}
