@@ -51,6 +51,11 @@ func TestReplicasWithAGapVoteAndProveNothing(t *testing.T) {
 	})
 	fresh := []*server{r.join("n2"), r.join("n3")}
 	r.within("all vote", func() bool { return r.votes(first) == 3 })
+	// Who has not heard that all vote would wait for a leader that is cut off.
+	r.within("all know that all vote", func() bool {
+		last := first.raft.Load().LastIndex()
+		return fresh[0].raft.Load().AppliedIndex() >= last && fresh[1].raft.Load().AppliedIndex() >= last
+	})
 	r.net.isolate("n1", true)
 	r.within("one of the new ones leads", func() bool { l, ok := fresh[0].Leader(); return ok && l != "n1" })
 	l := fresh[0]
