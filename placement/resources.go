@@ -3,6 +3,7 @@ package placement
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -85,6 +86,8 @@ func (r Resources) Problem() (why, help string) {
 		return "a MIG instance is not shared", "ask for a smaller gpu_profile, or for gpu_share without it"
 	case r.GPUProfile != "" && !ValidProfile(r.GPUProfile):
 		return fmt.Sprintf("%.20q is no MIG profile", r.GPUProfile), "write it as the driver does, for example 1g.10gb or 3g.40gb"
+	case r.GPUModel != "" && slices.ContainsFunc(strings.Split(r.GPUModel, "|"), func(m string) bool { return m == "" || m != strings.TrimSpace(m) }):
+		return fmt.Sprintf("gpu_model %.80q has an empty name, or blanks around one: no device is called that", r.GPUModel), "write models with | alone between them, for example H100|A100"
 	case r.GPUs == 0 && (r.GPUModel != "" || r.GPUMemory != 0 || r.GPUShare != 0 || r.GPUProfile != "" || r.Confidential):
 		return "gpu_model, gpu_memory, gpu_profile and confidential are asked for, but no gpus", "add gpus: 1 (or more)"
 	}

@@ -20,6 +20,10 @@ func TestResourcesThatNoNodeCouldHave(t *testing.T) {
 		{Resources{GPUs: 1, GPUProfile: "half"}, "no MIG profile"},
 		{Resources{GPUShare: 500}, "no gpus"},
 		{Resources{Confidential: true}, "no gpus"},
+		{Resources{GPUs: 1, GPUModel: "H100|NVIDIA A100"}, ""},
+		{Resources{GPUs: 1, GPUModel: "H100 | A100"}, "blanks"},
+		{Resources{GPUs: 1, GPUModel: "|"}, "empty name"},
+		{Resources{GPUs: 1, GPUModel: "H100|"}, "empty name"},
 		{Resources{GPUs: MaxGPUs + 1}, "more than one task"},
 	} {
 		why, help := tt.r.Problem()

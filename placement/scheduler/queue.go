@@ -211,8 +211,7 @@ func (t *tenancy) limited(job *placement.Job) (whole *placement.Bound, barred st
 	var names []string
 	for i := range t.share.Bounds {
 		b := &t.share.Bounds[i]
-		needs := b.Needs(job.Spec.Resources, job.Spec.Size())
-		if !b.Exceeds(needs) {
+		if !b.Exceeds(wouldTake(b, job)) {
 			continue
 		}
 		if b.Class == placement.ClassGPUs || b.Class == placement.ClassCPUs {
@@ -223,6 +222,15 @@ func (t *tenancy) limited(job *placement.Job) (whole *placement.Bound, barred st
 	return nil, strings.Join(names, ",")
 }
 
+// wouldTake is what the job takes of a bound's class if every device that it is
+// given is of it. What the job calls a model does not count: any word of a model
+// names it (80GB is an H100 too), and what is given is judged by what it is.
+func wouldTake(b *placement.Bound, job *placement.Job) int64 {
+	r := job.Spec.Resources
+	r.GPUModel = ""
+	return b.Needs(r, job.Spec.Size())
+}
+
 // overLimit explains a job that waits for its tenant's limit. Alone it names the
 // bound and what the tenant itself holds, nobody else's load.
 func (p *planner) overLimit(job *placement.Job, b *placement.Bound) Explanation {
@@ -230,7 +238,7 @@ func (p *planner) overLimit(job *placement.Job, b *placement.Bound) Explanation 
 	if e.Outcome != Fits && e.Outcome != Full {
 		return e
 	}
-	needs := b.Needs(job.Spec.Resources, job.Spec.Size())
+	needs := wouldTake(b, job)
 	who := "tenant " + string(b.Tenant)
 	if b.Tenant != job.Tenant {
 		who = "the tenants of region " + string(job.Tenant.Region())

@@ -113,6 +113,29 @@ func TestALimitHoldsJobsBack(t *testing.T) {
 	}
 }
 
+// Any word of a model names it. A limit holds for what a job is given, not for
+// what it calls it: planned beyond its limit it would be refused by the state,
+// and planned again at once, without end.
+func TestALimitHoldsHoweverTheModelIsCalled(t *testing.T) {
+	have := map[placement.TenantID]placement.TenantShare{"acme": {Bounds: []placement.Bound{{Tenant: "acme", Class: "H100", Limit: 2, Held: 1000}}}}
+	for model, want := range map[string]Outcome{"80GB": Full, "HBM3|L4": Full, "": Full, "H100": Full, "NVIDIA H100 80GB HBM3": Full} {
+		a := job("a", asks(placement.Resources{CPU: 100, GPUs: 2, GPUModel: model}))
+		s := tenantsHold(world([]*placement.Node{node("n1", gpus(4, "NVIDIA H100 80GB HBM3", 80))}, a), have)
+		d := Plan(s)
+		if len(d.Assign) > 0 || len(d.Refused) != 1 || d.Refused[0].Explanation.Code != QuotaLimit || d.Refused[0].Explanation.Outcome != want {
+			t.Errorf("%q: assigned %+v, refused %+v", model, d.Assign, d.Refused)
+		}
+		if at, e := Place(s, job("b", asks(a.Spec.Resources))); at != nil || e.Outcome != Full || e.Code != QuotaLimit {
+			t.Errorf("%q: a dry run answers %+v %+v", model, at, e)
+		}
+	}
+	whole := map[placement.TenantID]placement.TenantShare{"acme": {Bounds: []placement.Bound{{Tenant: "acme", Class: "gpus", Limit: 1}}}}
+	s := tenantsHold(world([]*placement.Node{node("n1", gpus(4, h100, 80))}), whole)
+	if at, e := Place(s, job("b", asks(placement.Resources{CPU: 100, GPUs: 2}))); at != nil || e.Outcome != Impossible || e.Code != QuotaLimit {
+		t.Errorf("a dry run beyond what the tenant may ever hold answers %+v %+v", at, e)
+	}
+}
+
 // The room that is kept for the first of the queue is not taken by those after
 // it, which go on elsewhere; a task that needs nothing of what is short passes.
 func TestRoomIsKeptForTheFirstOfTheQueue(t *testing.T) {

@@ -84,8 +84,16 @@ func Place(s placement.Snapshot, job *placement.Job) (*placement.Assignment, Exp
 		p.serve() // whoever waits here comes before who asks from elsewhere
 		p.out = Decisions{}
 	}
-	class := p.class(job)
+	tenant := p.tenancy(job.Tenant)
+	whole, barred := tenant.limited(job)
+	if whole != nil {
+		return nil, p.overLimit(job, whole)
+	}
+	class := p.classBut(job, barred)
 	told := p.explainClass(class)
+	if barred != "" && told.Outcome != Fits && p.explainClass(p.class(job)).Outcome == Fits {
+		return nil, p.overLimit(job, tenant.barredBound(barred))
+	}
 	if job.Spec.Gang() {
 		return nil, told // its members are placed by [Plan] alone, together
 	}
