@@ -18,7 +18,7 @@ holds across restarts. What the node sees later counts again, and a device that
 is lost, or whose driver does not answer, no word makes sound. A device that the
 driver does not list any more is forgotten.`,
 		UsageText: "sovmesh gpu clear --reason 'reset after XID 95' fra-1-n2 GPU-8f2e6c1a",
-		Flags:     append([]cli.Flag{&cli.StringFlag{Name: "reason", Usage: "`WHY`, for those who look later"}}, connectionFlags()...),
+		Flags:     append([]cli.Flag{&cli.StringFlag{Name: "reason", Usage: "`WHY` it is, for those who look later"}}, connectionFlags()...),
 		Action: func(c *cli.Context) error {
 			args, err := arguments(c, "NODE", "UUID")
 			if err != nil {
