@@ -1,9 +1,15 @@
 package placement
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // MinimumRun is how long a task runs before it may be ended for another job.
 const MinimumRun = time.Minute
+
+// MaxPreempted bounds the tasks that one command ends for another job.
+const MaxPreempted = 256
 
 // The grounds on which a task is ended for another job.
 const (
@@ -28,7 +34,7 @@ func MayPreempt(job, victim *Job, mine, held *TenantShare) string {
 }
 
 // Covers reports whether the tenant is guaranteed what the job asks for beside
-// what it holds, of every class that its guarantees name.
+// what it holds, of every class that its guarantees name, and whatever it is given.
 func (t *TenantShare) Covers(own TenantID, job *Job) bool {
 	some := false
 	for i := range t.Bounds {
@@ -37,20 +43,37 @@ func (t *TenantShare) Covers(own TenantID, job *Job) bool {
 		if b.Guarantee == 0 || b.Tenant != own || needs == 0 || b.Class == ClassCPUs && job.Spec.Resources.GPUs > 0 {
 			continue
 		}
-		if some = true; b.Held+needs > int64(b.Guarantee)*1000 {
+		if b.Held+needs > int64(b.Guarantee)*1000 {
 			return false
 		}
+		some = some || b.only(job.Spec.Resources)
 	}
 	return some
 }
 
+// only reports whether whatever the request is given counts for the class. A job
+// that may be given other devices is guaranteed none: on those it would never use
+// the guarantee up, and would take them back without end.
+func (b *Bound) only(r Resources) bool {
+	if b.Class == ClassCPUs || b.Class == ClassGPUs {
+		return true
+	}
+	for _, model := range strings.Split(r.GPUModel, "|") {
+		if !b.Of(model) {
+			return false
+		}
+	}
+	return true
+}
+
 // borrows reports whether the tenant holds all that the victim has beyond its
-// guarantees: without it none of them would be cut.
+// guarantees: without it, and without what is leaving already, none of them would
+// be cut.
 func (t *TenantShare) borrows(victim *Job) bool {
 	for i := range t.Bounds {
 		b := &t.Bounds[i]
 		takes := b.Needs(victim.Spec.Resources, victim.Spec.Size())
-		if b.Tenant == victim.Tenant && b.Guarantee > 0 && takes > 0 && b.Held-takes < int64(b.Guarantee)*1000 {
+		if b.Tenant == victim.Tenant && b.Guarantee > 0 && takes > 0 && b.Held-b.Leaving-takes < int64(b.Guarantee)*1000 {
 			return false
 		}
 	}

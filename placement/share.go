@@ -19,6 +19,8 @@ type Bound struct {
 	Guarantee int      `json:"guarantee,omitempty"`
 	Limit     int      `json:"limit,omitempty"` // 0: none
 	Held      int64    `json:"held"`
+	// Leaving is what of it tasks hold that were told to end.
+	Leaving int64 `json:"-"`
 }
 
 // Of reports whether devices of a model count for the bound's class.

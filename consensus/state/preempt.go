@@ -28,7 +28,7 @@ var stopPreempted = map[string]string{
 
 // preempt ends all of them or none.
 func (s *State) preempt(c *call, k Preempt) *Refused {
-	if len(k.Tasks) == 0 || len(k.Tasks) > 256 {
+	if len(k.Tasks) == 0 || len(k.Tasks) > placement.MaxPreempted {
 		return refuse("preempt.count", "name 1 to 256 tasks", "%d tasks cannot be preempted at once", len(k.Tasks))
 	}
 	c.subject = opaqueJob(k.Tasks[0].Job())

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -84,4 +85,34 @@ func TestAVictimBeginsAgainInsideItsTag(t *testing.T) {
 		t.Fatalf("outside its tag: %+v", r.Refused)
 	}
 	f.assign(id, "n2")
+}
+
+// What is leaving already is not borrowed any more: two jobs that take back at
+// once do not cut what the other tenant is guaranteed.
+func TestWhatIsLeavingIsNotTakenBackAgain(t *testing.T) {
+	f := newFixture(t)
+	f.ok(SetTenant{Tenant: Tenant{ID: "acme", Quota: Quota{Guarantee: map[string]int{"gpus": 2}}}})
+	f.ok(SetTenant{Tenant: Tenant{ID: "bank", Quota: Quota{Guarantee: map[string]int{"gpus": 1}}}})
+	var theirs []placement.TaskID
+	for i := range 2 {
+		id := f.submit(i+1, "EU", of("bank"), withGPUs(1))
+		a := f.assignment(id, "n1")
+		a.Devices = []string{fmt.Sprintf("n1-gpu%d", i)}
+		f.ok(Assign{Assignments: []placement.Assignment{a}})
+		theirs = append(theirs, a.Task)
+		f.report(a.Task, placement.TaskRunning)
+	}
+	f.now = f.now.Add(2 * placement.MinimumRun)
+	first, second := f.submit(3, "EU", of("acme"), withGPUs(1)), f.submit(4, "EU", of("acme"), withGPUs(1))
+	f.ok(Preempt{For: first, Tasks: theirs[:1]})
+	f.refused("preempt.ground", Preempt{For: second, Tasks: theirs[1:]})
+	again := reopened(t, f.s)
+	if b := again.Share("bank").Bounds[0]; b.Held != 2000 || b.Leaving != 1000 {
+		t.Errorf("restored: %+v", b)
+	}
+	f.report(theirs[0], placement.TaskStopped)
+	if b := f.s.Share("bank").Bounds[0]; b.Held != 1000 || b.Leaving != 0 {
+		t.Errorf("after it left: %+v", b)
+	}
+	checkInvariants(t, f.s)
 }

@@ -21,22 +21,38 @@ type holding struct {
 	gpus   int64 // thousandths of devices
 	cpu    placement.MilliCPU
 	memory placement.Bytes
+	// What of it tasks hold that were told to end.
+	leavingGPUs int64
+	leavingCPU  placement.MilliCPU
 }
 
 func holdingKey(t placement.TenantID, model string) string { return string(t) + "\x00" + model }
 
 // hold counts what a live task holds for its tenant, or takes it away again.
 func (s *State) hold(t *taskRecord, sign int64) {
+	cpu, memory := placement.MilliCPU(sign)*t.Resources.CPU, placement.Bytes(sign)*t.Resources.Memory
+	s.holdRows(t, func(gpus int64) holding { return holding{gpus: sign * gpus} }, holding{cpu: cpu, memory: memory})
+}
+
+// leave counts what a live task holds that was told to end, or takes it away again.
+func (s *State) leave(t *taskRecord, sign int64) {
+	s.holdRows(t, func(gpus int64) holding { return holding{leavingGPUs: sign * gpus} }, holding{leavingCPU: placement.MilliCPU(sign) * t.Resources.CPU})
+}
+
+// holdRows adds to the rows that a task counts in: so many thousandths of devices
+// to each, by class, and the rest to those of tenants alone.
+func (s *State) holdRows(t *taskRecord, devices func(gpus int64) holding, rest holding) {
 	rows := []placement.TenantID{t.Tenant}
 	if peer := t.Tenant.Region(); peer != "" {
 		rows = append(rows, placement.EveryTenant(peer))
 	}
 	each := int64(t.Resources.PerDevice())
 	for _, tenant := range rows {
-		s.holdRow(holdingKey(tenant, ""), holding{sign * each * int64(len(t.Devices)), placement.MilliCPU(sign) * t.Resources.CPU, placement.Bytes(sign) * t.Resources.Memory})
+		s.holdRow(holdingKey(tenant, ""), rest)
+		s.holdRow(holdingKey(tenant, ""), devices(each*int64(len(t.Devices))))
 		for i := range t.Devices {
 			if model := t.model(i); model != "" {
-				s.holdRow(holdingKey(tenant, model), holding{gpus: sign * each})
+				s.holdRow(holdingKey(tenant, model), devices(each))
 			}
 		}
 	}
@@ -45,6 +61,7 @@ func (s *State) hold(t *taskRecord, sign int64) {
 func (s *State) holdRow(key string, more holding) {
 	h, _ := s.holdings.get(key)
 	h.gpus, h.cpu, h.memory = h.gpus+more.gpus, h.cpu+more.cpu, h.memory+more.memory
+	h.leavingGPUs, h.leavingCPU = h.leavingGPUs+more.leavingGPUs, h.leavingCPU+more.leavingCPU
 	if h == (holding{}) {
 		s.holdings.delete(key)
 	} else {
@@ -90,31 +107,32 @@ func (v *View) Share(id placement.TenantID) placement.TenantShare {
 	}
 	for _, t := range v.TenantsOver(id) {
 		for _, class := range t.Quota.classes() {
-			out.Bounds = append(out.Bounds, placement.Bound{
-				Tenant: t.ID, Class: class, Guarantee: t.Quota.Guarantee[class], Limit: t.Quota.Limit[class], Held: v.heldOf(t.ID, class),
-			})
+			b := placement.Bound{Tenant: t.ID, Class: class, Guarantee: t.Quota.Guarantee[class], Limit: t.Quota.Limit[class]}
+			b.Held, b.Leaving = v.heldOf(t.ID, class)
+			out.Bounds = append(out.Bounds, b)
 		}
 	}
 	return out
 }
 
-// heldOf is what a row of the usage holds of a class, in thousandths.
-func (v *View) heldOf(row placement.TenantID, class string) (held int64) {
+// heldOf is what a row of the usage holds of a class, and what of that is leaving,
+// in thousandths.
+func (v *View) heldOf(row placement.TenantID, class string) (held, leaving int64) {
 	all, _ := v.holdings.get(holdingKey(row, ""))
 	switch class {
 	case placement.ClassGPUs:
-		return all.gpus
+		return all.gpus, all.leavingGPUs
 	case placement.ClassCPUs:
-		return int64(all.cpu)
+		return int64(all.cpu), int64(all.leavingCPU)
 	}
 	from := holdingKey(row, "")
 	v.holdings.prefix(from, func(key string, h holding) bool {
 		if model := strings.TrimPrefix(key, from); model != "" && placement.OfClass(class, model) {
-			held += h.gpus
+			held, leaving = held+h.gpus, leaving+h.leavingGPUs
 		}
 		return true
 	})
-	return held
+	return held, leaving
 }
 
 // classes are those that a quota guarantees or limits, sorted.
@@ -174,7 +192,7 @@ func (s *State) withinLimit(r *jobRecord, t, replaced *taskRecord) *Refused {
 			if replaced != nil {
 				more -= replaced.takes(class)
 			}
-			if b.Held = s.heldOf(over.ID, class); b.Exceeds(more) {
+			if b.Held, _ = s.heldOf(over.ID, class); b.Exceeds(more) {
 				return refuse("quota.limit", "wait for a task to end, or ask for a higher limit", "tenant %s holds %d thousandths of %s, this task would take %d, and the limit is %d", over.ID, b.Held, class, more, b.Limit)
 			}
 		}

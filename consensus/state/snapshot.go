@@ -314,6 +314,9 @@ func (s *State) restore(table byte, data []byte) (err error) {
 			if t.Status.Live() {
 				s.onNode.put(string(t.Node)+"\x00"+string(t.ID), t)
 				s.hold(t, 1)
+				if t.Stop {
+					s.leave(t, 1)
+				}
 			}
 			return string(t.ID)
 		})

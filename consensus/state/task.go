@@ -243,6 +243,11 @@ func (s *State) putTask(t *taskRecord) {
 	} else if was {
 		s.onNode.delete(key)
 	}
+	if leaving, left := is && t.Stop, was && old.Stop; leaving && !left {
+		s.leave(t, 1)
+	} else if left && !leaving {
+		s.leave(old, -1)
+	}
 	if was == is {
 		return
 	}

@@ -88,18 +88,18 @@ func (p *planner) preempt(job *placement.Job, c *class) {
 	if len(chosen) == 0 && len(leaving) == 0 {
 		return
 	}
-	if len(chosen) > 0 {
-		out := Preemption{For: job.ID}
-		for _, v := range chosen {
-			if v.job.Spec.Gang() {
-				out.Tasks = append(out.Tasks, v.tasks[0].ID)
-				continue
-			}
-			for _, t := range v.tasks {
-				out.Tasks = append(out.Tasks, t.ID)
-			}
+	var tasks []placement.TaskID
+	for _, v := range chosen {
+		if v.job.Spec.Gang() {
+			tasks = append(tasks, v.tasks[0].ID)
+			continue
 		}
-		p.out.Preempt = append(p.out.Preempt, out)
+		for _, t := range v.tasks {
+			tasks = append(tasks, t.ID)
+		}
+	}
+	for some := range slices.Chunk(tasks, placement.MaxPreempted) {
+		p.out.Preempt = append(p.out.Preempt, Preemption{For: job.ID, Tasks: some})
 	}
 	p.keep(&reservation{job: job, class: c, need: p.berthsMade(c, size, gone)})
 }
