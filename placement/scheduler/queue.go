@@ -102,7 +102,9 @@ func (p *planner) serve() {
 		case t.stale: // it was given something out of turn
 		case t.rank != rankEntitled && len(aged) > 0:
 			job := aged[0]
-			aged = aged[1:]
+			if aged = aged[1:]; done[job.ID] {
+				continue // it had its turn as one that its tenant is guaranteed
+			}
 			done[job.ID], p.lines[job.Tenant].stale = true, true
 			p.want(job.Job)
 			continue

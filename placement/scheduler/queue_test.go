@@ -252,3 +252,14 @@ func TestNoGangStarves(t *testing.T) {
 		}
 	})
 }
+
+// A job that waited too long and is guaranteed its room has one turn, not two.
+func TestAJobIsRefusedOnce(t *testing.T) {
+	guaranteed := map[placement.TenantID]placement.TenantShare{"bank": {Bounds: []placement.Bound{{Tenant: "bank", Class: "gpus", Guarantee: 8}}}}
+	s := world([]*placement.Node{node("n1", gpus(1, h100, 80))},
+		job("a", asks(placement.Resources{CPU: 100, GPUs: 2}), by("bank"), waits(2*placement.AgedAfter)), job("b", by("acme")))
+	d := Plan(tenantsHold(s, guaranteed))
+	if len(d.Refused) != 1 || served(d) != "b" {
+		t.Errorf("refused %+v, served %q", d.Refused, served(d))
+	}
+}
