@@ -22,7 +22,7 @@ var crossing = []struct {
 }{
 	// Capacity: counts in buckets, and names of models that tenants export.
 	{placement.RegionSummary{}, "Region Epoch Generated Expires LawPack Classes Models Draining"},
-	{placement.ClassSummary{}, "Class Free Largest Withheld"},
+	{placement.ClassSummary{}, "Class Profile Confidential Free Largest Withheld"},
 	{api.SummaryStatement{}, "Summary FrontDoors LawPack Bundle"},
 	// Front doors: addresses. The name of the node is stripped, see below.
 	{placement.FrontDoor{}, "Node QUIC API"},
@@ -36,11 +36,12 @@ var crossing = []struct {
 	// Reservations and their answers: sizes and the policy, no name and no tenant.
 	{api.ReserveRequest{}, "Job Attempt Kind Resources Site Policy LawPack Expires DryRun HomeLeaf"},
 	{api.ReserveAnswer{}, "Key Held Outcome Expires Code Reason Hint Summary Leaf"},
-	{placement.Resources{}, "CPU Memory GPUs GPUModel GPUMemory"},
+	{placement.Resources{}, "CPU Memory GPUs GPUShare GPUModel GPUMemory GPUProfile Confidential"},
 	{placement.Layer{}, "Origin Tag"},
 	// A job's bytes, under its policy.
 	{api.ForwardedJob{}, "Job Tenant Residency Policy Spec AllowAny Reservation SubmittedAt Hops HomeLeaf"},
-	{placement.JobSpec{}, "Name Kind Type Command Env Resources Priority Restart Singleton Evidence OnDrain StopGrace Models Upstream Image Site NodeName"},
+	{placement.JobSpec{}, "Name Kind Type Command Env Resources Priority Restart Singleton Evidence OnDrain StopGrace Models Upstream Image Site NodeName Preemptible Members Spread Avoid Near Rank"},
+	{placement.Rank{}, "Cost Carbon"},
 	{placement.Restart{}, "Policy Attempts"},
 	// The status of one's own forwarded job: the region, no node.
 	{api.ForeignStatus{}, "Job Region Status Reason ExitCode StartedAt EndedAt Index Leaf"},
