@@ -176,3 +176,35 @@ func TestDefragIsForOperators(t *testing.T) {
 		t.Errorf("too many moves: %v", err)
 	}
 }
+
+// Who shares a device with another tenant is not shown what it does: that is the
+// other's load too, whichever of the two holds it last.
+func TestWhatASharedDeviceDoesIsHiddenFromTheNeighbour(t *testing.T) {
+	w := newWorld(t)
+	fra := w.add("fra-1", "FR", 2)
+	last := map[placement.TenantID]*Client{}
+	for _, tenant := range []placement.TenantID{"acme", "beta", "acme"} {
+		c := fra.client(fra.token(state.Token{Roles: []state.Role{state.RoleSubmitter, state.RoleViewer}, Tenant: tenant}))
+		sub, err := c.Submit(t.Context(), readJob(t, `{"kind":"process","command":["x"],"residency":"FR","resources":{"gpus":1,"gpu_share":0.3}}`), SubmitOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		device := "GPU-fra-1-0"
+		if last[tenant] != nil {
+			device = "GPU-fra-1-1" // its own alone
+		}
+		last[tenant] = c
+		fra.ledger.must(t, state.Assign{Assignments: []placement.Assignment{{Task: sub.Job.ID.Task(0, 1), Job: sub.Job.ID, Node: fra.node, Devices: []string{device}}}})
+	}
+	for tenant, want := range map[placement.TenantID][]bool{"acme": {true, false}, "beta": {true, true}} {
+		got, err := last[tenant].LiveGPUs(t.Context(), fra.node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, d := range got.Items {
+			if d.Hidden != want[i] {
+				t.Errorf("%s: of %s hidden is %v, want %v", tenant, d.UUID, d.Hidden, want[i])
+			}
+		}
+	}
+}

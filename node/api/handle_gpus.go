@@ -183,13 +183,28 @@ func liveGPUs(s *Server, c *call) error {
 		if sample, ok := said.Samples[g.UUID]; ok && !g.Simulated {
 			live.Sample = &sample
 		}
-		if live.Hidden = !c.seesTask(v, g.Task); live.Hidden {
+		if live.Hidden = !c.seesDevice(v, n.ID, g.UUID); live.Hidden {
 			live.Sample = nil // the load of another tenant
 		}
 		out.Items = append(out.Items, live)
 	}
 	c.index(v.Index())
 	return c.writeJSON(http.StatusOK, out)
+}
+
+// seesDevice reports whether the caller may know what a device does: whether it
+// may know of every task that holds a share of it.
+func (c *call) seesDevice(v *state.View, node placement.NodeID, uuid string) bool {
+	held := false
+	for _, t := range v.TasksOn(node) {
+		if !slices.Contains(t.Devices, uuid) {
+			continue
+		}
+		if held = true; !c.seesTask(v, t.ID) {
+			return false
+		}
+	}
+	return held || c.seesTask(v, "")
 }
 
 // seesTask reports whether the caller may know what a task does. What nobody
