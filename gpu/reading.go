@@ -1,6 +1,7 @@
 package gpu
 
 import (
+	"slices"
 	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
@@ -15,6 +16,18 @@ type Reading struct {
 	// Missing names calls that the driver does not have or may not answer, for the
 	// operator: what depends on them stays unknown.
 	Missing []string `json:"missing,omitempty"`
+	// NoDriver: there is nothing to ask. Where devices were seen before it is no
+	// word on what became of them.
+	NoDriver bool `json:"-"`
+	// Of several sources joined: Source, from 1, is whose reading this newly is,
+	// what the others said is repeated; Absent are those with no driver.
+	Source int   `json:"-"`
+	Absent []int `json:"-"`
+}
+
+// silent reports whether the source of a record has no driver to ask.
+func (r *Reading) silent(source int) bool {
+	return r.NoDriver || len(r.Absent) > 0 && (source == 0 || slices.Contains(r.Absent, source))
 }
 
 // Observed is one device as it was seen, with Health and Causes unset.
@@ -24,6 +37,7 @@ type Observed struct {
 	// that a device which lies about it can be told from a child that does.
 	MemoryBytes int64 `json:"memory_bytes,omitempty"`
 	Facts       Facts `json:"facts,omitzero"`
+	Source      int   `json:"-"` // of several joined, from 1
 }
 
 // Facts are what a device's health is judged by.

@@ -90,6 +90,7 @@ func (j joined) Watch(ctx context.Context, take func(Update)) error {
 					all = append(all, *r)
 				}
 				r := merge(all)
+				r.Source = i + 1
 				take(Update{Reading: &r})
 			})
 		})
@@ -105,11 +106,18 @@ func (j joined) Watch(ctx context.Context, take func(Update)) error {
 
 func merge(all []Reading) Reading {
 	var out Reading
-	for _, r := range all {
+	for i, r := range all {
+		if r.NoDriver {
+			out.Absent = append(out.Absent, i+1)
+		}
 		if out.DriverVersion == "" {
 			out.DriverVersion, out.CUDA = r.DriverVersion, r.CUDA
 		}
-		out.Devices, out.Missing = append(out.Devices, r.Devices...), append(out.Missing, r.Missing...)
+		for _, d := range r.Devices {
+			d.Source = i + 1
+			out.Devices = append(out.Devices, d)
+		}
+		out.Missing = append(out.Missing, r.Missing...)
 	}
 	return out
 }

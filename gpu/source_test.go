@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -74,4 +75,54 @@ func TestJoinedSourcesAreOneMachine(t *testing.T) {
 	if _, err := Join(&teller{first: *one("a")}, &teller{err: errors.New("no")}).Read(t.Context()); err == nil {
 		t.Error("half a machine was read")
 	}
+}
+
+// One reading without a device may be chance, however often another source
+// speaks; a driver that is being replaced says nothing of its devices. Neither
+// ends a task.
+func TestOnlyItsOwnSourceLosesADevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := &teller{said: make(chan Update)}, &teller{said: make(chan Update)}
+		tracker := NewTracker(Memory{})
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			_ = Join(a, b).Watch(ctx, func(u Update) {
+				if u.Reading != nil {
+					tracker.Read(*u.Reading, time.Now())
+				}
+			})
+		}()
+		tell := func(to *teller, r *Reading) {
+			to.said <- Update{Reading: r}
+			synctest.Wait()
+		}
+		tell(a, one("a"))
+		tell(b, one("b"))
+		tell(b, &Reading{})
+		for range 3 {
+			tell(a, one("a"))
+		}
+		if broken := tracker.Broken(); len(broken) != 0 {
+			t.Errorf("broken %v after one reading without it", broken)
+		}
+		for range 3 {
+			tell(b, &Reading{NoDriver: true})
+			tell(a, one("a"))
+		}
+		if broken := tracker.Broken(); len(broken) != 0 {
+			t.Errorf("broken %v while its driver is away", broken)
+		}
+		if d := tracker.Devices(); len(d) != 2 || d[0].Health != placement.DeviceOK || d[1].Health != placement.DeviceLost {
+			t.Errorf("%+v, want b lost until its driver is back", d)
+		}
+		tell(b, &Reading{})
+		tell(b, &Reading{})
+		if broken := tracker.Broken(); len(broken) != 1 {
+			t.Errorf("broken %v after its own driver did not list it twice", broken)
+		}
+		cancel()
+		<-over
+	})
 }

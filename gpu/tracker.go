@@ -57,6 +57,7 @@ type Remembered struct {
 	Accepted []string  `json:"accepted,omitempty"`
 	Cleared  time.Time `json:"cleared,omitzero"` // when the last clear that was heeded was given
 	Marks    []Mark    `json:"marks,omitempty"`
+	Source   int       `json:"source,omitempty"` // of several joined, which sees it
 }
 
 // Mark is one application fault of one job, see [CodeSuspect].
@@ -118,13 +119,18 @@ func (t *Tracker) Read(r Reading, at time.Time) {
 		rec.see(o, at)
 	}
 	for id, rec := range t.records {
-		rec.condition(CodeDriver, false, placement.Cause{}, at)
-		if seen[id] {
+		away := !seen[id] && r.silent(rec.Source)
+		rec.condition(CodeDriver, away, placement.Cause{
+			Reason: "its driver is not there any more", Health: placement.DeviceLost, Action: placement.ActionReboot}, at)
+		if seen[id] || away {
 			continue
 		}
 		if rec.Parent != "" && seen[rec.Parent] {
 			delete(t.records, id) // the GPU was cut anew
 			continue
+		}
+		if r.Source != 0 && rec.Source != 0 && r.Source != rec.Source {
+			continue // its own source said nothing new
 		}
 		if rec.unseen++; rec.unseen >= missingReadings {
 			rec.condition(CodeMissing, true, placement.Cause{
@@ -136,7 +142,7 @@ func (t *Tracker) Read(r Reading, at time.Time) {
 // see takes what one device shows.
 func (r *record) see(o *Observed, at time.Time) {
 	kept := r.Device
-	r.Device, r.unseen = o.Device, 0
+	r.Device, r.Source, r.unseen = o.Device, o.Source, 0
 	if o.Facts.Lost || o.Facts.Unreadable != "" { // what it cannot say now it said before
 		if r.Memory == 0 {
 			r.Memory = kept.Memory

@@ -79,7 +79,7 @@ func (s *Supervisor) Read(ctx context.Context) (gpu.Reading, error) {
 		return *r, nil
 	case errors.As(err, &f) && f.None:
 		s.cfg.Log.Info("no devices of this driver", "err", err)
-		return gpu.Reading{}, nil
+		return gpu.Reading{NoDriver: true}, nil
 	case err == nil:
 		err = ctx.Err()
 	}
@@ -103,7 +103,7 @@ func (s *Supervisor) Watch(ctx context.Context, take func(gpu.Update)) error {
 		}
 		var f *Failure
 		if errors.As(err, &f) && f.None {
-			take(gpu.Update{Reading: &gpu.Reading{}})
+			take(gpu.Update{Reading: &gpu.Reading{NoDriver: true}})
 			pause = s.cfg.PauseMax
 		} else {
 			s.cfg.Log.Error("the GPU probe ended; it is started again", "err", err, "pause", pause)
