@@ -191,11 +191,11 @@ func (g *Group) Run(ctx context.Context) error {
 	g.net.Store(net)
 	close(g.ready)
 
-	var parts sync.WaitGroup
+	var parts, batches sync.WaitGroup
+	batches.Go(func() { g.batch(inner, r) })
 	parts.Go(net.accept)
 	parts.Go(func() { g.standAlone(inner) })
 	parts.Go(func() { g.watchLeadership(inner, r, notify) })
-	parts.Go(func() { g.batch(inner, r) })
 	parts.Go(func() { g.digests(inner) })
 	parts.Go(func() { g.noteCommitted(inner, stores) })
 	parts.Go(func() { g.keepLedger(inner) })
@@ -210,8 +210,12 @@ func (g *Group) Run(ctx context.Context) error {
 		g.log.Error("consensus stops", "region", g.cfg.Region, "node", g.cfg.Self, "err", err)
 	}
 	// Words already promised are finished or refused before raft goes away.
+	// Raft forgets what its state machine has still to apply when it is shut
+	// down, and answers it never: every batch in flight lands first. It does, for
+	// a leader that no longer reaches its followers gives up within a lease.
 	net.mute()
 	cancel()
+	batches.Wait()
 	g.closing("raft", func() error { return r.Shutdown().Error() })
 	// Accepting ends before what was accepted is waited for: nothing may be
 	// added to a group of goroutines that is being waited for.

@@ -285,3 +285,34 @@ func TestLeadRunsPerLeadership(t *testing.T) {
 		t.Errorf("%s began again", got)
 	}
 }
+
+// A node that stops while commands are committed and not yet applied comes to
+// its end: raft, shut down, drops what waits for its state machine and never
+// answers it.
+func TestStopsWithCommandsInFlight(t *testing.T) {
+	for range 6 {
+		r := newRegion(t, 1, nil)
+		s := r.leader()
+		held := &s.machine.mu // a state machine that takes its time
+		held.Lock()
+		var writers sync.WaitGroup
+		for range batchesInFlight {
+			before := s.raft.Load().LastIndex()
+			job := r.job()
+			writers.Go(func() { _, _ = s.Propose(timeout(t), job, "tok") })
+			r.within("it is in the log", func() bool { return s.raft.Load().LastIndex() > before })
+		}
+		s.stop()
+		r.within("it leads no longer", func() bool { return !s.lead.is() })
+		held.Unlock()
+		r.within("it has stopped", func() bool {
+			select {
+			case <-s.done:
+				return true
+			default:
+				return false
+			}
+		})
+		writers.Wait()
+	}
+}

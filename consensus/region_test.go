@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/pprof"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -50,7 +51,7 @@ func newRegion(t testing.TB, nodes int, tune func(*Config)) *region {
 			s.stop()
 		}
 		for _, s := range all {
-			<-s.done
+			r.stopped(s)
 		}
 	})
 	first := r.start("n1")
@@ -127,7 +128,17 @@ func (r *region) kill(id placement.NodeID) {
 	delete(r.nodes, id)
 	r.mu.Unlock()
 	s.stop()
-	<-s.done
+	r.stopped(s)
+}
+
+// stopped waits for a node's end. A node that has none says where it hangs.
+func (r *region) stopped(s *server) {
+	select {
+	case <-s.done:
+	case <-time.After(time.Minute):
+		_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 2)
+		r.t.Fatalf("%s was stopped a minute ago and still runs", s.cfg.Self)
+	}
 }
 
 func (r *region) restart(id placement.NodeID) *server {
