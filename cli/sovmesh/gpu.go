@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"strings"
 
 	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/placement"
@@ -14,12 +15,14 @@ func (p *program) gpuCommands() *cli.Command {
 
 func (p *program) gpuList() *cli.Command {
 	return &cli.Command{
-		Name: "list", Usage: "list devices, their health and who holds them", UsageText: "sovmesh gpu list", Flags: connectionFlags(),
+		Name: "list", Usage: "list devices, their health and who holds them",
+		Description: "Who shares a device stands there with all others that share it. Of tasks whose\njobs you may not see it says held, and no more.",
+		UsageText:   "sovmesh gpu list", Flags: connectionFlags(),
 		Action: func(c *cli.Context) error {
 			return listing(p, c, api.ListOptions{}, (*api.Client).GPUs, func(w io.Writer, gpus []api.GPU) {
 				t := p.table("NODE", "DEVICE", "MODEL", "MEMORY", "HEALTH", "TASK")
 				for _, g := range gpus {
-					t.add(string(g.Node), g.UUID, deviceModel(g.Device), human(g.Memory), deviceHealth(g.Device), string(g.Task))
+					t.add(string(g.Node), g.UUID, deviceModel(g.Device), human(g.Memory), deviceHealth(g.Device), holders(&g))
 				}
 				t.write(w)
 			})
@@ -37,6 +40,19 @@ func deviceModel(d placement.Device) string {
 		text += " (simulated)"
 	}
 	return text
+}
+
+// holders are the tasks that hold a device. Of those that the caller may not see
+// it says that there are some.
+func holders(g *api.GPU) string {
+	var names []string
+	for _, t := range g.Tasks {
+		names = append(names, string(t))
+	}
+	if g.Held {
+		names = append(names, "held")
+	}
+	return strings.Join(names, " ")
 }
 
 // deviceHealth is its health, or that it is given away in parts.

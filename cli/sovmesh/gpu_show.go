@@ -44,7 +44,7 @@ func (p *program) writeGPU(w io.Writer, g *api.GPU) {
 		cleared = stamp(g.Cleared.At) + prefixed(", ", g.Cleared.Reason)
 	}
 	p.facts(w, "device", g.UUID, "node", string(g.Node), "index", strconv.Itoa(g.Index), "model", deviceModel(g.Device), "vendor", g.Vendor, "architecture", g.Architecture,
-		"memory", human(g.Memory), "health", deviceHealth(g.Device), "task", string(g.Task), "pci", g.PCI, "numa node", g.NUMA,
+		"memory", human(g.Memory), "health", deviceHealth(g.Device), "task", holders(g), "pci", g.PCI, "numa node", g.NUMA,
 		"nvlink island", g.Island, "fabric", g.Fabric, "part of", g.Parent, "cdi", gpu.CDI(g.Device), "confidential", confidential,
 		"driver", g.DriverVersion, "cuda", g.CUDA, "cleared", cleared)
 	if len(g.Causes) == 0 {

@@ -86,7 +86,7 @@ func (p *program) writeTop(w io.Writer, all []api.NodeGPUs) {
 	for _, n := range all {
 		for _, g := range n.Items {
 			busy, memory, power, heat := sampleText(&g)
-			t.add(string(n.Node), g.UUID, deviceModel(g.Device), deviceHealth(g.Device), busy, memory, power, heat, string(g.Task))
+			t.add(string(n.Node), g.UUID, deviceModel(g.Device), deviceHealth(g.Device), busy, memory, power, heat, holders(&g.GPU))
 		}
 	}
 	t.write(w)

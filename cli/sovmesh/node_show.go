@@ -30,6 +30,9 @@ func (p *program) nodeShow() *cli.Command {
 				if n.Leader {
 					fmt.Fprintln(w, "it leads its region")
 				}
+				if n.Hidden > 0 {
+					fmt.Fprintf(w, "tasks of jobs that you may not see: %d\n", n.Hidden)
+				}
 				if len(n.Tasks) == 0 {
 					return
 				}

@@ -67,7 +67,7 @@ func (c *call) findGPU(v *state.View, nodes []*placement.Node) (*GPU, error) {
 	var found []GPU
 	var names []string
 	for _, n := range nodes {
-		for _, g := range gpusOf(v, n) {
+		for _, g := range c.gpusOf(v, n) {
 			names = append(names, g.UUID)
 			if g.UUID == name {
 				return &g, nil
@@ -90,17 +90,27 @@ func (c *call) findGPU(v *state.View, nodes []*placement.Node) (*GPU, error) {
 	return nil, newProblem(http.StatusNotFound, CodeNotFound, "there is no device "+quoteWord(name), hint)
 }
 
-// gpusOf are the devices of a node with who holds them.
-func gpusOf(v *state.View, n *placement.Node) []GPU {
-	holder := map[string]placement.TaskID{}
+// gpusOf are the devices of a node with who holds them: every holder of a
+// device that is shared, and of those whose jobs the caller may not see only
+// that there are some.
+func (c *call) gpusOf(v *state.View, n *placement.Node) []GPU {
+	mine, others := map[string][]placement.TaskID{}, map[string]bool{}
 	for _, t := range v.TasksOn(n.ID) {
+		sees := len(t.Devices) > 0 && c.seesTask(v, t.ID)
 		for _, d := range t.Devices {
-			holder[d] = t.ID
+			if sees {
+				mine[d] = append(mine[d], t.ID)
+			} else {
+				others[d] = true
+			}
 		}
+	}
+	for _, tasks := range mine {
+		slices.Sort(tasks)
 	}
 	out := make([]GPU, len(n.Inventory.Devices))
 	for i, d := range n.Inventory.Devices {
-		out[i] = GPU{Node: n.ID, Device: d, Task: holder[d.UUID], DriverVersion: n.Inventory.DriverVersion, CUDA: n.Inventory.CUDA}
+		out[i] = GPU{Node: n.ID, Device: d, Tasks: mine[d.UUID], Held: others[d.UUID], DriverVersion: n.Inventory.DriverVersion, CUDA: n.Inventory.CUDA}
 		if j := slices.IndexFunc(n.Cleared, func(c placement.DeviceClear) bool { return c.UUID == d.UUID }); j >= 0 {
 			out[i].Cleared = &n.Cleared[j]
 		}
@@ -147,7 +157,7 @@ func clearGPU(s *Server, c *call) error {
 	}
 	page := Page[GPU]{Items: []GPU{}, Index: v.Index()}
 	if n = v.Node(n.ID); n != nil {
-		for _, g := range gpusOf(v, n) {
+		for _, g := range c.gpusOf(v, n) {
 			if slices.Contains(which, g.UUID) {
 				page.Items = append(page.Items, g)
 			}
@@ -178,7 +188,7 @@ func liveGPUs(s *Server, c *call) error {
 		}
 	}
 	out := NodeGPUs{Node: n.ID, Down: said.Down, Items: []LiveGPU{}}
-	for _, g := range gpusOf(v, n) {
+	for _, g := range c.gpusOf(v, n) {
 		live := LiveGPU{GPU: g}
 		if sample, ok := said.Samples[g.UUID]; ok && !g.Simulated {
 			live.Sample = &sample

@@ -77,7 +77,11 @@ func getNode(s *Server, c *call) error {
 	leader, _ := s.cfg.Ledger.Leader()
 	out := NodeDetail{Node: *n, Leader: leader == n.ID, Tasks: []placement.Task{}}
 	for _, t := range v.TasksOn(n.ID) {
-		out.Tasks = append(out.Tasks, *t)
+		if c.seesTask(v, t.ID) {
+			out.Tasks = append(out.Tasks, *t)
+		} else {
+			out.Hidden++
+		}
 	}
 	c.index(v.Index())
 	return c.writeJSON(http.StatusOK, out)
@@ -302,8 +306,12 @@ func getDrain(s *Server, c *call) error {
 	if err != nil {
 		return err
 	}
+	out := s.drainStatus(v, n)
+	all := len(out.Tasks)
+	out.Tasks = slices.DeleteFunc(out.Tasks, func(t DrainTask) bool { return !c.seesTask(v, t.Task) })
+	out.Hidden = all - len(out.Tasks)
 	c.index(v.Index())
-	return c.writeJSON(http.StatusOK, s.drainStatus(v, n))
+	return c.writeJSON(http.StatusOK, out)
 }
 
 func listGPUs(s *Server, c *call) error {
@@ -320,7 +328,7 @@ func listGPUs(s *Server, c *call) error {
 		if o.Node != "" && n.ID != o.Node || len(n.Inventory.Devices) == 0 {
 			continue
 		}
-		all = append(all, gpusOf(v, n)...)
+		all = append(all, c.gpusOf(v, n)...)
 	}
 	slices.SortFunc(all, func(a, b GPU) int { return cmp.Compare(gpuKey(a), gpuKey(b)) })
 	return answerPage(c, o, v, all, gpuKey)

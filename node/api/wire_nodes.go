@@ -11,6 +11,8 @@ type NodeDetail struct {
 	placement.Node
 	Leader bool             `json:"leader"`
 	Tasks  []placement.Task `json:"tasks"`
+	// Hidden is how many tasks more there are, of jobs that the caller may not see.
+	Hidden int `json:"hidden_tasks,omitempty"`
 }
 
 // DrainRequest asks for a node to be emptied. Zero values mean one hour, wait.
@@ -45,6 +47,8 @@ type DrainReport struct {
 	State placement.NodeState `json:"state"`
 	Drain *placement.Drain    `json:"drain,omitempty"`
 	Tasks []DrainTask         `json:"tasks"`
+	// Hidden is how many tasks more there are, of jobs that the caller may not see.
+	Hidden int `json:"hidden_tasks,omitempty"`
 	// Blockers counts the tasks that have no lawful place and no rule that ends them.
 	Blockers int    `json:"blockers"`
 	Done     bool   `json:"done"`
@@ -123,7 +127,10 @@ type NodeAddress struct {
 type GPU struct {
 	Node placement.NodeID `json:"node"`
 	placement.Device
-	Task placement.TaskID `json:"task,omitempty"`
+	// Tasks are those that hold it or a share of it, as far as the caller may see
+	// their jobs; Held says that others hold it too, or alone, and not who or what.
+	Tasks []placement.TaskID `json:"tasks,omitempty"`
+	Held  bool               `json:"held,omitempty"`
 	// DriverVersion and CUDA are its node's.
 	DriverVersion string `json:"driver_version,omitempty"`
 	CUDA          string `json:"cuda_driver_version,omitempty"`
