@@ -45,8 +45,8 @@ func (p *planner) group(key classKey, layers []placement.Layer) *group {
 		verdicts[i] = g.policy.at(site)
 		g.prefer = append(g.prefer, verdicts[i].prefer)
 	}
-	drives := make([]bool, len(p.drivers))
-	for i, list := range p.drivers {
+	drives := make([]bool, len(p.mind.drivers))
+	for i, list := range p.mind.drivers {
 		drives[i] = slices.Contains(list, string(key.kind)) // a driver has its kind's name
 	}
 	for i := range p.spaces {
@@ -76,6 +76,7 @@ type class struct {
 
 	rated bool
 	rates *engine.Rater // nil if the engine has no opinion
+	known []uint16      // by number of a node's state: its cost and 1, 0 if it was not rated yet
 
 	told *Explanation
 }

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"cmp"
+	"encoding/binary"
 	"slices"
 
 	"github.com/sovmesh/sovmesh/placement"
@@ -18,10 +19,11 @@ import (
 type Scheduler struct {
 	shapes  shapes
 	sites   []string
+	drivers [][]string // the lists of drivers that nodes have
 	cluster *engine.Cluster
-	mirror  []*placement.Node // what the cluster was last told, in its order
-	orders  [][]int32         // by node, see deviceOrder
-	stale   map[int32]bool    // nodes of which the last plan took something
+	spaces  []space // of the newest plan: those of whose node nothing changed serve the next
+	named   map[placement.NodeID]*space
+	states  map[string]int32 // see [Scheduler.stateOf]
 	seen    map[placement.JobID]bool
 }
 
@@ -31,7 +33,7 @@ const LearnFrom = 2000
 
 // New is a scheduler that has learned nothing.
 func New() *Scheduler {
-	return &Scheduler{shapes: shapes{ids: make(map[shape]int32)}, stale: make(map[int32]bool)}
+	return &Scheduler{shapes: shapes{ids: make(map[shape]int32)}, states: make(map[string]int32)}
 }
 
 // Plan is [Plan] with what was learned so far, and learns from the jobs that the
@@ -88,36 +90,29 @@ func (s *Scheduler) arrive(p *planner, j *placement.Job) {
 	}
 }
 
-// sync tells the cluster of the nodes that changed since the last plan. A node's
-// record is replaced whenever anything about it changes. Beyond what the engine
-// can tell apart nodes are not ranked by it.
+// sync reads the nodes that changed since the last plan, and tells the cluster of
+// them. A node's record is replaced whenever anything about it changes. Beyond
+// what the engine can tell apart nodes are not ranked by it.
 func (s *Scheduler) sync(p *planner) {
-	nodes := p.s.Nodes
-	same := func(a, b *placement.Node) bool { return a.ID == b.ID }
-	if s.cluster == nil || !slices.EqualFunc(nodes, s.mirror, same) {
+	changed, all := p.readSpaces()
+	if s.cluster == nil || all {
 		s.rebuild(p)
 		return
 	}
-	for i, n := range nodes {
-		if n == s.mirror[i] && !s.stale[int32(i)] {
-			p.spaces[i].order = s.orders[i]
-			continue
+	if len(s.states) > 4*len(s.spaces)+64 { // most are of no node any more
+		clear(s.states)
+		for i := range s.spaces {
+			m := s.machine(p, &s.spaces[i])
+			s.spaces[i].state = s.stateOf(&m)
 		}
-		if err := s.cluster.Set(s.machine(p, &p.spaces[i])); err != nil {
+	}
+	for _, i := range changed {
+		m := s.machine(p, &p.spaces[i])
+		if err := s.cluster.Set(m); err != nil {
 			s.cluster = nil
 			return
 		}
-	}
-	s.mirror = nodes
-	s.keepOrders(p)
-}
-
-// keepOrders remembers what goes with the records that the cluster was told.
-func (s *Scheduler) keepOrders(p *planner) {
-	clear(s.stale)
-	s.orders = make([][]int32, len(p.spaces))
-	for i := range p.spaces {
-		s.orders[i] = p.spaces[i].order
+		p.spaces[i].state = s.stateOf(&m)
 	}
 }
 
@@ -126,12 +121,12 @@ func (s *Scheduler) rebuild(p *planner) {
 	if s.cluster != nil {
 		mix = s.cluster.Mix()
 	}
+	clear(s.states)
 	machines := make([]engine.Node, len(p.spaces))
 	for i := range p.spaces {
 		machines[i] = s.machine(p, &p.spaces[i])
+		p.spaces[i].state = s.stateOf(&machines[i])
 	}
-	s.mirror = p.s.Nodes
-	s.keepOrders(p)
 	cluster, err := engine.New(machines, engine.DefaultConfig())
 	if err == nil && len(mix.Classes) > 0 {
 		err = cluster.SetMix(mix)
@@ -139,6 +134,37 @@ func (s *Scheduler) rebuild(p *planner) {
 	if s.cluster = cluster; err != nil {
 		s.cluster = nil // an inventory that the engine cannot hold
 	}
+}
+
+// stateOf numbers what the engine sees of a node but its name, from 1: nodes of
+// one number cost a demand the same, so that a plan rates each kind of node once
+// and not each of ten thousand.
+func (s *Scheduler) stateOf(n *engine.Node) int32 {
+	var room [512]byte
+	key := room[:0]
+	add := func(v int64) { key = binary.AppendVarint(key, v) }
+	flag := func(v bool) { add(int64(b2i(v))) }
+	add(int64(n.Zone))
+	add(n.CPU)
+	add(n.Memory)
+	flag(n.Cordoned)
+	flag(n.Confidential)
+	add(int64(n.Offers))
+	for i := range n.Devices {
+		d := &n.Devices[i]
+		add(int64(d.Model))
+		add(int64(d.Profile))
+		add(int64(d.Idle))
+		add(int64(d.Island))
+		add(int64(d.NUMA))
+		flag(d.Off)
+	}
+	id, ok := s.states[string(key)]
+	if !ok {
+		id = int32(len(s.states) + 1)
+		s.states[string(key)] = id
+	}
+	return id
 }
 
 // machine is a node as the engine sees it.
@@ -228,19 +254,34 @@ func (c *class) rater() *engine.Rater {
 	return c.rates
 }
 
+// costNone stands for a cost of nothing: some demands do not fragment but mend.
+const costNone = 512
+
 // cost is the engine's bin for the node, from 0 to costMax. Only its order means
 // anything.
 func (c *class) cost(at *space) uint64 {
-	const zero = 512 // a cost of nothing: some demands do not fragment but mend
-	r := c.rater()
-	if r == nil {
-		return zero
+	if c.rater() == nil {
+		return costNone
 	}
-	bin, ok := r.Cost(int(at.index))
+	if at.state <= 0 {
+		return c.rate(at)
+	}
+	for int32(len(c.known)) <= at.state {
+		c.known = append(c.known, make([]uint16, int(at.state)+1)...)
+	}
+	if c.known[at.state] == 0 {
+		c.known[at.state] = uint16(c.rate(at) + 1)
+	}
+	return uint64(c.known[at.state] - 1)
+}
+
+// rate asks the engine.
+func (c *class) rate(at *space) uint64 {
+	bin, ok := c.rates.Cost(int(at.index))
 	if !ok {
 		return costMax // room that the engine does not see comes last
 	}
-	return uint64(min(max(bin+zero, 0), costMax-1))
+	return uint64(min(max(bin+costNone, 0), costMax-1))
 }
 
 // chosen are the UUIDs of the devices that the engine would give of the node, in
@@ -271,7 +312,6 @@ func (p *planner) book(c *class, at *space, devices []string) {
 	if s.cluster == nil {
 		return
 	}
-	s.stale[at.index] = true
 	spot := engine.Spot{Node: int(at.index)}
 	for i, here := range at.order {
 		if slices.Contains(devices, at.node.Inventory.Devices[here].UUID) {

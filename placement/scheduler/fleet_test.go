@@ -27,10 +27,30 @@ func TestASchedulerThatLivesKnowsWhatIsThere(t *testing.T) {
 				if order := deviceOrder(s.Nodes[i]); !slices.Equal(p.spaces[i].order, order) {
 					t.Fatalf("node %s: order %v, want %v", want.Name, p.spaces[i].order, order)
 				}
+				wantSpace(t, p, s.Nodes[i])
+			}
+			for _, j := range s.Wanted {
+				c := p.class(j)
+				for i := range p.spaces {
+					if at := &p.spaces[i]; c.rater() != nil && (c.cost(at) != c.rate(at) || c.cost(at) != c.rate(at)) {
+						t.Fatalf("job %s on node %s: %d is remembered, %d is its cost", j.ID, at.node.ID, c.cost(at), c.rate(at))
+					}
+				}
 			}
 			s = anyChange(t, s, lives.Plan(s))
 		}
 	})
+}
+
+// wantSpace compares what is kept of a node with its record read anew.
+func wantSpace(t *rapid.T, p *planner, n *placement.Node) {
+	at := p.nodes[n.ID]
+	want := space{order: at.order}
+	p.read(&want, n, at.index)
+	want.state = at.state
+	if !reflect.DeepEqual(*at, want) {
+		t.Fatalf("the room of node %s is kept as\n%+v, and is\n%+v", n.ID, *at, want)
+	}
 }
 
 // anyChange commits some of what was decided, and changes some nodes.

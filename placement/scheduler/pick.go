@@ -14,12 +14,11 @@ type planner struct {
 	court   *court
 	mind    *Scheduler // what is learned and numbered across plans
 	shapes  *shapes
-	spaces  []space
+	spaces  []space // the mind's, as this plan finds and leaves them
 	classes map[classKey]*class
 	tasks   map[placement.JobID][]*placement.Task
 	nodes   map[placement.NodeID]*space
 	made    map[placement.JobID]int // tasks assigned in this plan
-	drivers [][]string              // the lists of drivers that nodes have
 	groups  map[groupKey]*group
 	tenants map[placement.TenantID][]int32 // tasks by node, as far as the snapshot shows them
 	log     []int32                        // nodes whose room changed, in order
@@ -45,18 +44,13 @@ func (m *Scheduler) planner(s placement.Snapshot) *planner {
 		shapes:  &m.shapes,
 		classes: make(map[classKey]*class),
 		tasks:   make(map[placement.JobID][]*placement.Task),
-		nodes:   make(map[placement.NodeID]*space, len(s.Nodes)),
 		made:    make(map[placement.JobID]int),
 		groups:  make(map[groupKey]*group),
 		tenants: make(map[placement.TenantID][]int32),
 		lines:   make(map[placement.TenantID]*tenancy),
 	}
-	p.spaces = p.newSpaces()
 	m.sync(p)
 	p.avoiding = s.Apart != nil || slices.ContainsFunc(s.Wanted, func(j *placement.Job) bool { return len(j.Spec.Avoid) > 0 })
-	for i := range p.spaces {
-		p.nodes[p.spaces[i].node.ID] = &p.spaces[i]
-	}
 	for _, t := range s.Tasks {
 		if !t.Status.Live() {
 			continue

@@ -9,10 +9,11 @@ import (
 // space is the room of one node while a plan is made.
 type space struct {
 	node    *placement.Node
-	index   int32 // place in the snapshot, which is sorted by id
-	version uint32
-	site    int32 // number of its site's name
-	drivers int32 // number of its list of drivers
+	index   int32  // place in the snapshot, which is sorted by id
+	version uint32 // counts what this plan changed; 0 is the room as the node's record has it
+	state   int32  // number of what the engine sees of the record, 0 if that is not known
+	site    int32  // number of its site's name
+	drivers int32  // number of its list of drivers
 	total   placement.MilliCPU
 	cpu     placement.MilliCPU
 	memory  placement.Bytes
@@ -60,9 +61,8 @@ func (s *shapes) of(d *placement.Device, last int32) int32 {
 }
 
 // count groups devices by shape; include chooses among them.
-func (s *shapes) count(n *placement.Node, lots []lot, include func(*placement.Device) bool) ([]lot, int32) {
-	var total, last int32
-	start := len(lots)
+func (s *shapes) count(n *placement.Node, include func(*placement.Device) bool) (lots []lot, total int32) {
+	var last int32
 	for i := range n.Inventory.Devices {
 		d := &n.Inventory.Devices[i]
 		id := s.of(d, last)
@@ -71,39 +71,51 @@ func (s *shapes) count(n *placement.Node, lots []lot, include func(*placement.De
 			continue
 		}
 		total++
-		at := slices.IndexFunc(lots[start:], func(l lot) bool { return l.shape == id })
+		at := slices.IndexFunc(lots, func(l lot) bool { return l.shape == id })
 		if at < 0 {
 			lots = append(lots, lot{id, 1})
 			continue
 		}
-		lots[start+at].count++
+		lots[at].count++
 	}
-	return lots[start:len(lots):len(lots)], total
+	return lots, total
 }
 
-// newSpaces works out the free room of every node.
-func (p *planner) newSpaces() []space {
-	s := p.shapes
-	out := make([]space, len(p.s.Nodes))
-	var arena []lot
-	for i, n := range p.s.Nodes {
-		at := &out[i]
-		at.node, at.index = n, int32(i)
-		at.site = numberOf(&p.mind.sites, n.Site, func(a, b string) bool { return a == b })
-		at.drivers = numberOf(&p.drivers, n.Inventory.Drivers, slices.Equal)
-		at.total = n.Inventory.CPU
-		at.cpu = n.Inventory.CPU - n.Used.CPU
-		at.memory = n.Inventory.Memory - n.Used.Memory
-		at.tasks = int32(n.Used.Tasks)
-		if cap(arena)-len(arena) < len(n.Inventory.Devices) {
-			arena = make([]lot, 0, max(1024, len(n.Inventory.Devices)))
+// readSpaces works out the free room of every node: anew where the record is not
+// the one that the last plan saw, or that plan gave something of it away, which
+// may never be committed. It names those; all reports that the nodes are others
+// than those of the last plan.
+func (p *planner) readSpaces() (changed []int32, all bool) {
+	m, nodes := p.mind, p.s.Nodes
+	same := func(at space, n *placement.Node) bool { return at.node.ID == n.ID }
+	if all = !slices.EqualFunc(m.spaces, nodes, same); all {
+		m.spaces, m.drivers = make([]space, len(nodes)), nil
+		m.named = make(map[placement.NodeID]*space, len(nodes))
+		for i, n := range nodes {
+			m.named[n.ID] = &m.spaces[i]
 		}
-		at.free, at.gpus = s.count(n, arena, func(d *placement.Device) bool {
-			return d.Offered() && n.Used.Idle(d.UUID) == placement.WholeGPU
-		})
-		arena = arena[:len(arena)+len(at.free)]
 	}
-	return out
+	for i, n := range nodes {
+		if at := &m.spaces[i]; at.node != n || at.version != 0 {
+			p.read(at, n, int32(i))
+			changed = append(changed, int32(i))
+		}
+	}
+	p.spaces, p.nodes = m.spaces, m.named
+	return changed, all
+}
+
+// read is the room of a node by its record.
+func (p *planner) read(at *space, n *placement.Node, index int32) {
+	*at = space{
+		node: n, index: index, total: n.Inventory.CPU, cpu: n.Inventory.CPU - n.Used.CPU, memory: n.Inventory.Memory - n.Used.Memory,
+		tasks: int32(n.Used.Tasks), order: at.order,
+	}
+	at.site = numberOf(&p.mind.sites, n.Site, func(a, b string) bool { return a == b })
+	at.drivers = numberOf(&p.mind.drivers, n.Inventory.Drivers, slices.Equal)
+	at.free, at.gpus = p.shapes.count(n, func(d *placement.Device) bool {
+		return d.Offered() && n.Used.Idle(d.UUID) == placement.WholeGPU
+	})
 }
 
 // numberOf is the place of a value in a list of the few different ones, which
@@ -133,6 +145,7 @@ func (p *planner) takeRoom(c *class, at *space, chosen []string) []string {
 	at.memory -= c.res.Memory
 	at.tasks++
 	at.version++
+	at.state = 0
 	p.log = append(p.log, at.index)
 	c.neighbours[at.index]++
 	if c.res.GPUs <= 0 {
@@ -218,7 +231,6 @@ func (p *planner) takeDevices(at *space, id int32, want int, out []string) []str
 	}
 	for i := range at.free {
 		if at.free[i].shape == id {
-			// The lots of a space are its own: an arena gave them out once.
 			at.free[i].count -= got
 		}
 	}
