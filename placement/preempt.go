@@ -17,17 +17,21 @@ const (
 	PreemptReclaim  = "reclaim"  // its tenant borrowed what the other's is guaranteed
 )
 
+// Takes is what a job's live tasks hold of a class of hardware, in thousandths: by
+// the devices that they were given, whatever the job called them.
+type Takes func(class string) int64
+
 // MayPreempt says on what ground a task of a victim's may be ended for a job that
-// waits, empty for none. held and mine are what the victim's tenant and the job's
-// own hold.
-func MayPreempt(job, victim *Job, mine, held *TenantShare) string {
+// waits, empty for none. has is what the victim's tasks hold; held and mine are
+// what its tenant and the job's own hold.
+func MayPreempt(job, victim *Job, has Takes, mine, held *TenantShare) string {
 	if victim.ID == job.ID {
 		return ""
 	}
 	if victim.Spec.Preemptible && victim.Spec.Priority < job.Spec.Priority {
 		return PreemptPriority
 	}
-	if victim.Tenant != job.Tenant && mine.Covers(job.Tenant, job) && held.borrows(victim) {
+	if victim.Tenant != job.Tenant && mine.Covers(job.Tenant, job) && held.borrows(victim.Tenant, has) {
 		return PreemptReclaim
 	}
 	return ""
@@ -69,11 +73,11 @@ func (b *Bound) only(r Resources) bool {
 // borrows reports whether the tenant holds all that the victim has beyond its
 // guarantees: without it, and without what is leaving already, none of them would
 // be cut.
-func (t *TenantShare) borrows(victim *Job) bool {
+func (t *TenantShare) borrows(own TenantID, has Takes) bool {
 	for i := range t.Bounds {
 		b := &t.Bounds[i]
-		takes := b.Needs(victim.Spec.Resources, victim.Spec.Size())
-		if b.Tenant == victim.Tenant && b.Guarantee > 0 && takes > 0 && b.Held-b.Leaving-takes < int64(b.Guarantee)*1000 {
+		takes := has(b.Class)
+		if b.Tenant == own && b.Guarantee > 0 && takes > 0 && b.Held-b.Leaving-takes < int64(b.Guarantee)*1000 {
 			return false
 		}
 	}
@@ -81,9 +85,9 @@ func (t *TenantShare) borrows(victim *Job) bool {
 }
 
 // GiveBack takes from what the tenant holds what a job's tasks hold.
-func (t *TenantShare) GiveBack(job *Job) {
+func (t *TenantShare) GiveBack(has Takes) {
 	for i := range t.Bounds {
-		t.Bounds[i].Held -= t.Bounds[i].Needs(job.Spec.Resources, job.Spec.Size())
+		t.Bounds[i].Held -= has(t.Bounds[i].Class)
 	}
 }
 

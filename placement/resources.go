@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -68,6 +69,26 @@ func (r Resources) PerDevice() MilliGPU {
 		return r.GPUShare
 	}
 	return WholeGPU
+}
+
+// Weight is what each device that it is given counts for when tenants are
+// compared: its share of a GPU, of a MIG instance the compute slices of the seven
+// that a whole one has.
+func (r Resources) Weight() MilliGPU {
+	if r.GPUProfile != "" {
+		return ProfileWeight(r.GPUProfile)
+	}
+	return r.PerDevice()
+}
+
+// ProfileWeight is the part of a GPU that an instance of a MIG profile is.
+func ProfileWeight(profile string) MilliGPU {
+	slices, _, _ := strings.Cut(profile, "g.")
+	n, err := strconv.Atoi(slices)
+	if err != nil || n < 1 {
+		return WholeGPU
+	}
+	return min(WholeGPU, MilliGPU(min(n, 7))*WholeGPU/7)
 }
 
 // Problem says what makes the resources impossible for any node, and what to

@@ -66,7 +66,8 @@ func (b *Bound) Exceeds(more int64) bool {
 // TenantShare is what a tenant's live tasks hold in a region, and its bounds.
 type TenantShare struct {
 	Weight int // at least 1
-	// GPUs are thousandths of devices, of any model.
+	// GPUs are thousandths of devices, of any model; a MIG instance counts by its
+	// part of the device, see [Resources.Weight].
 	GPUs   int64
 	CPU    MilliCPU
 	Memory Bytes

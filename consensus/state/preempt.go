@@ -55,7 +55,8 @@ func (s *State) preempt(c *call, k Preempt) *Refused {
 			held = &share
 			shares[victim.Tenant] = held
 		}
-		why := placement.MayPreempt(&job.Job, &victim.Job, &mine, held)
+		has := s.takenBy(victim.ID)
+		why := placement.MayPreempt(&job.Job, &victim.Job, has, &mine, held)
 		if why == "" {
 			return refuse("preempt.ground", "plan again", "task %s may not be ended for job %s: it is not preemptible by it, and its tenant borrowed nothing of that tenant's", t.ID, job.ID)
 		}
@@ -65,7 +66,7 @@ func (s *State) preempt(c *call, k Preempt) *Refused {
 			}
 			victims = append(victims, member)
 		}
-		held.GiveBack(&victim.Job)
+		held.GiveBack(has)
 		grounds[victim.ID] = why
 	}
 	for _, t := range victims {
@@ -78,4 +79,15 @@ func (s *State) preempt(c *call, k Preempt) *Refused {
 	c.show(ledger.ShownState, "preempted "+grounds[victims[0].Job])
 	c.id = string(k.For)
 	return nil
+}
+
+// takenBy is what a job's live tasks hold of a class, by the devices that they were given.
+func (s *State) takenBy(job placement.JobID) placement.Takes {
+	live := s.liveTasks(job)
+	return func(class string) (n int64) {
+		for _, t := range live {
+			n += t.takes(class)
+		}
+		return n
+	}
 }

@@ -19,6 +19,7 @@ const (
 // of a tenant alone has all of it, one for each model of device its part of that.
 type holding struct {
 	gpus   int64 // thousandths of devices
+	weight int64 // the same, MIG instances by their part of a device
 	cpu    placement.MilliCPU
 	memory placement.Bytes
 	// What of it tasks hold that were told to end.
@@ -31,7 +32,8 @@ func holdingKey(t placement.TenantID, model string) string { return string(t) + 
 // hold counts what a live task holds for its tenant, or takes it away again.
 func (s *State) hold(t *taskRecord, sign int64) {
 	cpu, memory := placement.MilliCPU(sign)*t.Resources.CPU, placement.Bytes(sign)*t.Resources.Memory
-	s.holdRows(t, func(gpus int64) holding { return holding{gpus: sign * gpus} }, holding{cpu: cpu, memory: memory})
+	weight := sign * int64(t.Resources.Weight()) * int64(len(t.Devices))
+	s.holdRows(t, func(gpus int64) holding { return holding{gpus: sign * gpus} }, holding{cpu: cpu, memory: memory, weight: weight})
 }
 
 // leave counts what a live task holds that was told to end, or takes it away again.
@@ -60,7 +62,7 @@ func (s *State) holdRows(t *taskRecord, devices func(gpus int64) holding, rest h
 
 func (s *State) holdRow(key string, more holding) {
 	h, _ := s.holdings.get(key)
-	h.gpus, h.cpu, h.memory = h.gpus+more.gpus, h.cpu+more.cpu, h.memory+more.memory
+	h.gpus, h.cpu, h.memory, h.weight = h.gpus+more.gpus, h.cpu+more.cpu, h.memory+more.memory, h.weight+more.weight
 	h.leavingGPUs, h.leavingCPU = h.leavingGPUs+more.leavingGPUs, h.leavingCPU+more.leavingCPU
 	if h == (holding{}) {
 		s.holdings.delete(key)
@@ -101,7 +103,7 @@ func modelsOf(n *placement.Node, devices []string) []string {
 // Share is what a tenant holds in the region, and its bounds.
 func (v *View) Share(id placement.TenantID) placement.TenantShare {
 	h, _ := v.holdings.get(holdingKey(id, ""))
-	out := placement.TenantShare{Weight: 1, GPUs: h.gpus, CPU: h.cpu, Memory: h.memory}
+	out := placement.TenantShare{Weight: 1, GPUs: h.weight, CPU: h.cpu, Memory: h.memory}
 	if own := v.Tenant(id); own != nil {
 		out.Weight = max(1, own.Quota.Weight)
 	}

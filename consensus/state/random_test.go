@@ -260,6 +260,7 @@ func checkInvariants(t testingT, s *State) {
 		for _, r := range s.onNode.values() {
 			if r.Tenant == tenant {
 				want.gpus, want.cpu, want.memory = want.gpus+int64(len(r.Devices))*int64(r.Resources.PerDevice()), want.cpu+r.Resources.CPU, want.memory+r.Resources.Memory
+				want.weight += int64(len(r.Devices)) * int64(r.Resources.Weight())
 				if r.Stop {
 					want.leavingGPUs, want.leavingCPU = want.leavingGPUs+int64(len(r.Devices))*int64(r.Resources.PerDevice()), want.leavingCPU+r.Resources.CPU
 				}

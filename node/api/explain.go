@@ -16,7 +16,7 @@ func (s *Server) explain(v *state.View, j *placement.Job) *Explanation {
 	e := scheduler.Explain(v.Snapshot(s.now()), j)
 	out := &Explanation{
 		Outcome: string(e.Outcome), Code: string(e.Code), Reason: e.Reason, Hint: e.Hint, Rule: e.Rule, LawPack: e.LawPack, On: e.On,
-		Nodes: e.Nodes, Fit: e.Fitting, Failed: []FilterCount{}, Summary: e.Brief, LargestHole: e.LargestHole, Reserved: e.Reserved,
+		Nodes: e.Nodes, Fit: e.Fitting, Failed: []FilterCount{}, Summary: e.Brief, LargestHole: e.LargestHole, Reserved: e.Reserved, NextTry: e.NextTry,
 	}
 	for _, n := range e.Counts {
 		out.Failed = append(out.Failed, FilterCount{Filter: string(n.Constraint), Nodes: n.Nodes, Detail: n.Detail})
@@ -31,7 +31,7 @@ func (s *Server) explain(v *state.View, j *placement.Job) *Explanation {
 // when it is looked at again.
 func (e *Explanation) history(j *placement.Job, now time.Time) {
 	if j.HeldBack(now) {
-		e.NextTry = j.NotBefore
+		e.NextTry = earlierTime(e.NextTry, j.NotBefore)
 	}
 	f := j.Forward
 	if f == nil {
@@ -68,8 +68,10 @@ func (e *Explanation) summarise() {
 	b.WriteString(e.Summary)
 	for _, q := range e.Quota {
 		switch {
+		case !q.OK && q.Used >= q.Limit:
+			fmt.Fprintf(&b, "; %s used up (%d of %d)", q.what(), q.Used, q.Limit)
 		case !q.OK:
-			fmt.Fprintf(&b, "; quota %s used up (%d of %d)", q.Name, q.Used, q.Limit)
+			fmt.Fprintf(&b, "; %s exceeded by this job (%d of %d in use, %d more asked for)", q.what(), q.Used, q.Limit, q.Asked)
 		case q.Name == "held gpus" && q.Limit > 0:
 			fmt.Fprintf(&b, "; limit ok (%d of %d held)", q.Used, q.Limit)
 		case q.Name == "gpus" && q.Limit > 0:
@@ -89,6 +91,14 @@ func (e *Explanation) summarise() {
 		b.WriteString("; next try " + e.NextTry.UTC().Format("15:04"))
 	}
 	e.Summary = b.String()
+}
+
+// what names the bound: a quota counts jobs, a limit what their tasks hold.
+func (q *QuotaLine) what() string {
+	if class, held := strings.CutPrefix(q.Name, "held "); held {
+		return "limit of " + class
+	}
+	return "quota of " + q.Name
 }
 
 // quotaLines are a tenant's quotas and bounds. A dry run asks for one job (jobs
@@ -126,10 +136,35 @@ func boundLines(v *state.View, tenant placement.TenantID, r placement.Resources,
 		if b.Tenant != tenant {
 			continue
 		}
-		more := b.Needs(r, tasks)
+		more := int64(0)
+		if mustTake(v, b, r) {
+			r := r
+			r.GPUModel = "" // it is of the class, whatever the job calls it
+			more = b.Needs(r, tasks)
+		}
 		out = append(out, QuotaLine{Name: "held " + b.Class, Used: up(b.Held), Asked: up(more), Limit: b.Limit, Guarantee: b.Guarantee, OK: !b.Exceeds(more)})
 	}
 	return out
+}
+
+// mustTake reports whether all devices of the region that may be given to such a
+// request are of the bound's class. What the request calls them does not count.
+func mustTake(v *state.View, b *placement.Bound, r placement.Resources) bool {
+	if r.GPUs == 0 || b.Class == placement.ClassGPUs || b.Class == placement.ClassCPUs {
+		return true
+	}
+	some := false
+	for _, n := range v.Nodes() {
+		for i := range n.Inventory.Devices {
+			if d := &n.Inventory.Devices[i]; !d.Partitioned && d.Matches(r) {
+				if !b.Of(d.Model) {
+					return false
+				}
+				some = true
+			}
+		}
+	}
+	return some
 }
 
 // quotaWarnings are what a submit of the dry run's job would be refused for.

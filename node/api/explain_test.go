@@ -96,7 +96,7 @@ func TestCheckWarnsOfTheOwnQuota(t *testing.T) {
 	fra.ledger.must(t, state.SetTenant{Tenant: state.Tenant{ID: "beta", Quota: state.Quota{GPUs: 3}}})
 	beta := fra.client(fra.token(state.Token{Roles: []state.Role{state.RoleSubmitter}, Tenant: "beta"}))
 	out, err := beta.Check(t.Context(), readJob(t, `{"kind":"process","command":["x"],"residency":"FR","resources":{"gpus":4}}`))
-	if err != nil || len(out.Warnings) != 1 || !strings.Contains(out.Warnings[0], "quota of gpus is 3") || !strings.Contains(out.Local.Summary, "quota gpus used up (0 of 3)") {
+	if err != nil || len(out.Warnings) != 1 || !strings.Contains(out.Warnings[0], "quota of gpus is 3") || !strings.Contains(out.Local.Summary, "quota of gpus exceeded by this job (0 of 3 in use, 4 more asked for)") {
 		t.Errorf("%+v %v", out, err)
 	}
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -95,6 +96,12 @@ func (s *Server) checkRoom(ctx context.Context, v *state.View, out *CheckReport,
 			continue
 		}
 		s.noteRoom(out, at.ID, a)
+		if job.Spec.Gang() && found.lawful[0].self && !at.self {
+			if a.Outcome == string(scheduler.Fits) {
+				out.Warnings = append(out.Warnings, fmt.Sprintf("region %s has room for the whole gang, but it would stay here: submit it there", at.ID))
+			}
+			continue // where it is taken it stays
+		}
 		if rank[a.Outcome] == rank[best] {
 			why = append(why, regional(at.ID, a.Reason))
 		}
@@ -205,7 +212,7 @@ func (s *Server) askThere(ctx context.Context, v *state.View, at place, job *pla
 	}
 	answer, err := s.mesh.Reserve(ctx, peer, ReserveRequest{
 		Job: placement.NewJobID(s.cfg.Region, s.now()), Attempt: 1, Kind: job.Kind, Resources: job.Spec.Resources, Site: job.Spec.Site,
-		Policy: placement.Across(job.Policy, v.Self(), at.Region), LawPack: v.Pack().Hash(), DryRun: true,
+		Policy: placement.Across(job.Policy, v.Self(), at.Region), LawPack: v.Pack().Hash(), DryRun: true, Gang: job.Spec.Members,
 	})
 	if err != nil {
 		return silent

@@ -142,6 +142,8 @@ func (in ReserveRequest) validate(home placement.RegionID) error {
 		return &InputError{Code: CodeBody, Message: fmt.Sprintf("job %s is not one of region %s", quoteWord(string(in.Job)), home), Help: "reserve for a job of your own"}
 	case in.Attempt < 1 || in.Attempt > 1<<20 || in.Kind == "" || len(in.Policy) == 0 || len(in.Policy) > 16:
 		return &InputError{Code: CodeBody, Message: "the reservation has no attempt, kind or policy", Help: "send attempt from 1, kind, and the layers of the policy"}
+	case in.Gang < 0 || in.Gang > placement.MaxMembers || in.Gang > 1 && !in.DryRun:
+		return &InputError{Code: CodeBody, Message: fmt.Sprintf("room is not held for a gang of %d", in.Gang), Help: "hold room for single tasks; a dry run may ask for a gang of up to 64"}
 	case why != "":
 		return &InputError{Code: CodeBody, Message: "the resources are not possible: " + why, Help: help}
 	}
@@ -167,7 +169,7 @@ func (c *call) arriving(layers []placement.Layer) []placement.Layer {
 func (s *Server) tryReserve(c *call, v *state.View, in ReserveRequest, key string, layers []placement.Layer) (*ReserveAnswer, bool, error) {
 	job := &placement.Job{
 		ID: in.Job, Kind: in.Kind, Policy: layers, Status: placement.JobPending, Origin: c.caller.Region,
-		Spec: placement.JobSpec{Kind: in.Kind, Type: placement.TypeBatch, Resources: in.Resources, Site: in.Site},
+		Spec: placement.JobSpec{Kind: in.Kind, Type: placement.TypeBatch, Resources: in.Resources, Site: in.Site, Members: in.Gang},
 	}
 	place, e := scheduler.Place(v.Snapshot(s.now()), job)
 	answer := &ReserveAnswer{Key: key, Outcome: string(e.Outcome), Code: string(e.Code)}

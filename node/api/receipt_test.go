@@ -17,6 +17,7 @@ import (
 	"github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/scheduler"
 	"github.com/sovmesh/sovmesh/transport"
 	"github.com/sovmesh/sovmesh/transport/identity"
 )
@@ -343,6 +344,37 @@ func TestARegionTellsAPeerNothingOfItsNodes(t *testing.T) {
 		if answer.Reason != "no node of region ber-1 could ever hold it, even empty" || strings.Contains(answer.Hint, "64") {
 			t.Errorf("dry %v: %q, %q", dry, answer.Reason, answer.Hint)
 		}
+	}
+}
+
+// A dry run asks another region for all members of a gang, and tells that it stays
+// where it is taken; no room is held for one.
+func TestAGangIsAskedAboutAsAWholeElsewhere(t *testing.T) {
+	_, fra, ber, _ := mesh3(t)
+	there := transport.Peer{ID: identity.ID{Region: "ber-1", Mesh: testMesh}, Addr: "x"}
+	ask := ReserveRequest{Job: placement.NewJobID("fra-1", fra.server.now()), Attempt: 1, Kind: placement.KindProcess, DryRun: true,
+		Policy: []placement.Layer{{Origin: "job", Tag: "EU"}}, LawPack: ber.ledger.View().Pack().Hash(), Resources: placement.Resources{GPUs: 2}}
+	for gang, want := range map[int]scheduler.Outcome{0: scheduler.Fits, 2: scheduler.Impossible} {
+		ask.Gang = gang
+		if answer, err := fra.server.mesh.Reserve(t.Context(), there, ask); err != nil || answer.Outcome != string(want) {
+			t.Errorf("a gang of %d: %+v %v, want %s", gang, answer, err, want)
+		}
+	}
+	ask.DryRun = false
+	if answer, err := fra.server.mesh.Reserve(t.Context(), there, ask); err == nil {
+		t.Errorf("room is held for a gang: %+v", answer)
+	}
+	// Two of one GPU fit in either region; three of two in none, though one member would.
+	for resources, want := range map[string]string{`"gang":2,"resources":{"gpus":1}`: CheckPlaceable, `"gang":3,"resources":{"gpus":2}`: CheckNoHardware} {
+		out, err := fra.admin().Check(t.Context(), readJob(t, `{"kind":"process","command":["x"],"residency":"EU",`+resources+`}`))
+		if err != nil || out.Answer != want || want == CheckPlaceable && out.Region != "fra-1" {
+			t.Errorf("%s: %+v %v, want %s", resources, out, err, want)
+		}
+	}
+	fra.ledger.must(t, state.CordonNode{Node: fra.node})
+	out, err := fra.admin().Check(t.Context(), readJob(t, `{"kind":"process","command":["x"],"residency":"EU","gang":2,"resources":{"gpus":1}}`))
+	if err != nil || out.Answer != CheckNoCapacity || len(out.Warnings) != 1 || !strings.Contains(out.Warnings[0], "region ber-1 has room for the whole gang") || !strings.Contains(out.Hint, "a gang stays in the region that took it") {
+		t.Errorf("%+v %v", out, err)
 	}
 }
 

@@ -29,6 +29,9 @@ type ReserveRequest struct {
 	Expires   time.Time           `json:"expires,omitzero"`
 	// DryRun asks whether there would be room; nothing is held or recorded.
 	DryRun bool `json:"dry_run,omitempty"`
+	// Gang is how many members a dry run asks room for, together; 0 is one. Room is
+	// held for single tasks only.
+	Gang int `json:"gang,omitempty"`
 	// HomeLeaf is home's half: the leaf by which it decided to ask. The answering
 	// region quotes it; whether it is true shows when both ledgers are compared.
 	HomeLeaf state.LeafRef `json:"home_leaf,omitzero"`

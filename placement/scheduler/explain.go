@@ -63,6 +63,9 @@ type Explanation struct {
 	Changes []Change `json:"changes,omitempty"`
 	// Reserved is room that the job may not have though it is free; nil for none.
 	Reserved *Reserved `json:"reserved,omitempty"`
+	// NextTry is when room may be made for it, if only time stands in the way;
+	// zero if something else does.
+	NextTry time.Time `json:"next_try,omitzero"`
 }
 
 // Reserved is room kept for the first of the queue, which needs more than is
@@ -108,7 +111,7 @@ func Explain(s placement.Snapshot, job *placement.Job) Explanation {
 	if barred != "" && e.Outcome != Fits && p.explainClass(p.class(job)).Outcome == Fits {
 		return p.overLimit(job, tenant.barredBound(barred))
 	}
-	if mayReserve(&s) && (e.Outcome == Fits || e.Outcome == Full) {
+	if mayReserve(&s) && (e.Outcome == Fits || e.Outcome == Full) || s.TasksOn != nil && e.Outcome == Full {
 		return explainQueued(s, job, e)
 	}
 	return e
@@ -119,13 +122,13 @@ func Explain(s placement.Snapshot, job *placement.Job) Explanation {
 func explainQueued(s placement.Snapshot, job *placement.Job, e Explanation) Explanation {
 	p := newPlanner(s)
 	p.serve()
-	if p.kept == nil {
-		return e
-	}
 	for i := range p.out.Refused {
-		if r := &p.out.Refused[i]; r.Job == job.ID {
+		if r := &p.out.Refused[i]; r.Job == job.ID && (p.kept != nil || !r.Explanation.NextTry.IsZero()) {
 			return r.Explanation
 		}
+	}
+	if p.kept == nil {
+		return e
 	}
 	if _, waits := s.Jobs[job.ID]; waits || e.Outcome != Fits {
 		return e
@@ -215,7 +218,8 @@ func (p *planner) tellNever(e *Explanation, c *class, v *survey) {
 // tellFull speaks of room that is taken at the moment.
 func (p *planner) tellFull(e *Explanation, c *class, v *survey) {
 	e.Outcome, e.Code = Full, dominant(v.busy)
-	e.Reason = fmt.Sprintf("no room now: %d of %s that could hold it %s", v.busy[indexOf(e.Code)], nodes(v.ever), c.lacks(e.Code))
+	n := v.busy[indexOf(e.Code)]
+	e.Reason = fmt.Sprintf("no room now: %d of %s that could hold it %s", n, nodes(v.ever), c.lacks(e.Code, n))
 	e.Hint = "it waits and starts when there is room"
 	switch e.Code {
 	case NodeState:

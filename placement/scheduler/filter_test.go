@@ -158,7 +158,7 @@ func TestTheDominantReasonIsOfNodesThatCouldHoldIt(t *testing.T) {
 	}
 	j := job("a", asks(placement.Resources{CPU: 1000, GPUs: 4, GPUModel: "H100"}))
 	e := Explain(world(nodes, j), j)
-	if e.Outcome != Full || e.Code != FreeCPU || !strings.Contains(e.Reason, "2 of 3 nodes that could hold it with less than 1 cores free") {
+	if e.Outcome != Full || e.Code != FreeCPU || !strings.Contains(e.Reason, "2 of 3 nodes that could hold it have less than 1 cores free") {
 		t.Errorf("%s by %s: %s", e.Outcome, e.Code, e.Reason)
 	}
 }
@@ -190,7 +190,7 @@ func TestTheExplanationAsJSON(t *testing.T) {
 	e.LawPack = "sha256:x"
 	got, err := json.Marshal(e)
 	want := `{"region":"fra-1","outcome":"full","code":"gpu.free",` +
-		`"reason":"no room now: 1 of 2 nodes that could hold it with fewer than 4 GPUs free","hint":"it waits and starts when there is room",` +
+		`"reason":"no room now: 1 of 2 nodes that could hold it has fewer than 4 GPUs free","hint":"it waits and starts when there is room",` +
 		`"rule":"tag.allow","law_pack":"sha256:x","on":"2026-11-21","nodes":3,"fitting":0,"counts":[{"constraint":"gpu.count","nodes":1,"detail":"fewer than 4"},` +
 		`{"constraint":"gpu.health","nodes":1,"detail":"cordoned or lost"},{"constraint":"gpu.free","nodes":1,"detail":"4 asked for, the largest hole has 3"}],` +
 		`"largest_hole":3,"brief":"3 nodes: 1 gpus\u003c4, 1 gpu-health, 1 gpu-free\u003c4 (largest hole 3)",` +

@@ -12,6 +12,9 @@ import (
 // no half of a gang.
 const GangRoom Constraint = "gang.room"
 
+// gangStays is said of every gang that finds no room: a single task would be sent on.
+const gangStays = "a gang stays in the region that took it, no other is asked"
+
 // berth is a node with room for some members of a gang.
 type berth struct {
 	at    *space
@@ -331,5 +334,8 @@ func (p *planner) tellGang(e *Explanation, c *class) {
 		e.Outcome, e.Code = Full, GangRoom
 		e.Reason = fmt.Sprintf("room for %d of its %d members now, and a gang starts as a whole", now, c.size)
 		e.Hint = "it waits and starts when all of them have room"
+	}
+	if e.Outcome == Full || e.Outcome == Impossible {
+		e.Hint += "; " + gangStays
 	}
 }

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -21,7 +22,8 @@ type victim struct {
 	job   *placement.Job
 	tasks []*placement.Task // all of them
 	why   string
-	lost  int64 // device-seconds, or core-seconds, since they began
+	lost  int64     // device-seconds, or core-seconds, since they began
+	until time.Time // protected by its minimum run; zero if no more
 }
 
 // cheaper orders victims: a gang is broken last; what was borrowed goes before
@@ -33,7 +35,7 @@ func cheaper(a, b *victim) int {
 		}
 		return 1
 	}
-	return cmp.Or(cmp.Compare(b2i(a.job.Spec.Gang()), b2i(b.job.Spec.Gang())), cmp.Compare(own(a), own(b)), cmp.Compare(a.job.Spec.Priority, b.job.Spec.Priority),
+	return cmp.Or(a.until.Compare(b.until), cmp.Compare(b2i(a.job.Spec.Gang()), b2i(b.job.Spec.Gang())), cmp.Compare(own(a), own(b)), cmp.Compare(a.job.Spec.Priority, b.job.Spec.Priority),
 		cmp.Compare(a.lost, b.lost), b.job.SubmittedAt.Compare(a.job.SubmittedAt), cmp.Compare(a.job.ID, b.job.ID))
 }
 
@@ -46,10 +48,11 @@ func b2i(b bool) int {
 
 // preempt looks for tasks whose end gives the job room, simulates it, and asks
 // for their end only if all of the job fits then. Room that is being made
-// already is waited for. What is made, and what is free beside it, is kept.
-func (p *planner) preempt(job *placement.Job, c *class) {
+// already is waited for. What is made, and what is free beside it, is kept. If
+// only the first minute of some tasks stands in the way, it says when that is over.
+func (p *planner) preempt(job *placement.Job, c *class) (early time.Time) {
 	if p.kept != nil || p.s.TasksOn == nil || p.tried >= preemptTries {
-		return
+		return early
 	}
 	p.tried++
 	leaving, all := p.victims(job, c)
@@ -74,6 +77,9 @@ func (p *planner) preempt(job *placement.Job, c *class) {
 		if total >= size {
 			break
 		}
+		if v.until.After(early) {
+			early = v.until // the protected ones come last
+		}
 		for _, t := range v.tasks {
 			gone[t.Node] = append(gone[t.Node], t)
 		}
@@ -81,12 +87,15 @@ func (p *planner) preempt(job *placement.Job, c *class) {
 		need, total = next, more
 		chosen = append(chosen, v)
 	}
-	if total < size {
-		return // it would not fit: nothing is ended
+	switch {
+	case total < size:
+		return time.Time{} // it would not fit: nothing is ended
+	case !early.IsZero():
+		return early
 	}
 	chosen = p.spare(c, size, total, gone, chosen)
 	if len(chosen) == 0 && len(leaving) == 0 {
-		return
+		return early
 	}
 	var tasks []placement.TaskID
 	for _, v := range chosen {
@@ -102,6 +111,7 @@ func (p *planner) preempt(job *placement.Job, c *class) {
 		p.out.Preempt = append(p.out.Preempt, Preemption{For: job.ID, Tasks: some})
 	}
 	p.keep(&reservation{job: job, class: c, need: p.berthsMade(c, size, gone)})
+	return early
 }
 
 // room2 is the room once a victim is gone, counted anew where it stood.
@@ -164,7 +174,8 @@ func (p *planner) berthsMade(c *class, size int, gone map[placement.NodeID][]*pl
 }
 
 // victims are the tasks that are ending already on nodes that the job may use,
-// and the jobs that may be ended for it, the cheapest first.
+// and the jobs that may be ended for it, the cheapest first; those that have not
+// run long enough yet are the last.
 func (p *planner) victims(job *placement.Job, c *class) (leaving []*placement.Task, out []*victim) {
 	mine := &p.tenancy(job.Tenant).share
 	found := map[placement.JobID]*victim{}
@@ -194,22 +205,22 @@ func (p *planner) victims(job *placement.Job, c *class) (leaving []*placement.Ta
 			share = &one
 			held[v.job.Tenant] = share
 		}
-		if placement.MayPreempt(job, v.job, mine, share) == "" {
+		if placement.MayPreempt(job, v.job, p.takenBy(v.job), mine, share) == "" {
 			return true
 		}
-		share.GiveBack(v.job)
+		share.GiveBack(p.takenBy(v.job))
 		return false
 	})
 }
 
-// victim is the job of a task, if it may be ended for the one that waits; it is
-// looked at again when it has run long enough.
+// victim is the job of a task, if it may be ended for the one that waits, now or
+// once it has run long enough.
 func (p *planner) victim(job *placement.Job, t *placement.Task, mine *placement.TenantShare) *victim {
 	other := p.s.JobOf(t.Job)
 	if other == nil {
 		return nil
 	}
-	v := &victim{job: other, why: placement.MayPreempt(job, other, mine, &p.tenancy(other.Tenant).share)}
+	v := &victim{job: other, why: placement.MayPreempt(job, other, p.takenBy(other), mine, &p.tenancy(other.Tenant).share)}
 	if v.why == "" {
 		return nil
 	}
@@ -220,9 +231,9 @@ func (p *planner) victim(job *placement.Job, t *placement.Task, mine *placement.
 		if m.Stop || m.Status == placement.TaskUnknown {
 			return nil
 		}
-		if until := m.Protected(); p.s.Now.Before(until) {
+		if until := m.Protected(); p.s.Now.Before(until) && until.After(v.until) {
 			p.wake(until)
-			return nil
+			v.until = until
 		}
 		if !m.StartedAt.IsZero() {
 			v.lost += int64(p.s.Now.Sub(m.StartedAt).Seconds()) * max(1, int64(len(m.Devices)))
@@ -230,6 +241,26 @@ func (p *planner) victim(job *placement.Job, t *placement.Task, mine *placement.
 		v.tasks = append(v.tasks, m)
 	}
 	return v
+}
+
+// takenBy is what a job's live tasks hold of a class, by the devices that they were given.
+func (p *planner) takenBy(job *placement.Job) placement.Takes {
+	return func(class string) (n int64) {
+		for _, t := range p.s.TasksOf(job.ID) {
+			switch {
+			case !t.Status.Live():
+			case class == placement.ClassCPUs:
+				n += int64(t.Resources.CPU)
+			default:
+				for _, id := range t.Devices {
+					if at := p.nodes[t.Node]; at != nil && placement.OfClass(class, modelOf(at.node, id)) {
+						n += int64(t.Resources.PerDevice())
+					}
+				}
+			}
+		}
+		return n
+	}
 }
 
 // roomWithout is how many tasks of the class fit on a node without some of

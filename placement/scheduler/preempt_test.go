@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -164,5 +165,50 @@ func TestManyVictimsAreEndedInSeveralCommands(t *testing.T) {
 	}
 	if total != 512 {
 		t.Errorf("%d tasks are ended, want 512", total)
+	}
+}
+
+// What is borrowed is judged by the devices that are held: a job that asked for any
+// GPU and was given an H100 holds none of the L4s that its tenant is guaranteed.
+func TestBorrowedIsWhatIsHeld(t *testing.T) {
+	s := world([]*placement.Node{node("n1", gpus(1, h100, 80), gpus(2, "NVIDIA L4", 24))}, job("a", asks(placement.Resources{CPU: 100, GPUs: 1, GPUModel: "H100"})))
+	holds(&s, job("x", oneGPU, by("bank")), "n1", time.Hour, 0)
+	holds(&s, job("y", asks(placement.Resources{CPU: 100, GPUs: 2}), by("bank")), "n1", time.Hour, 1, 2)
+	s = tenantsHold(seen(s), map[placement.TenantID]placement.TenantShare{
+		"acme": {Bounds: []placement.Bound{{Tenant: "acme", Class: "H100", Guarantee: 1}}},
+		"bank": {Bounds: []placement.Bound{{Tenant: "bank", Class: "L4", Guarantee: 2, Held: 2000}}},
+	})
+	if got := ended(Plan(s)); got != "fra-1.a[fra-1.x/0.1]" {
+		t.Errorf("ended %q", got)
+	}
+}
+
+// Who waits only for the first minute of those who would be ended for it is told
+// so, and when.
+func TestTheFirstMinuteIsAReason(t *testing.T) {
+	a := job("a", oneGPU, urgent(9))
+	s := world([]*placement.Node{node("n1", gpus(2, h100, 80))}, a)
+	holds(&s, job("x", oneGPU, yields), "n1", 20*time.Second, 0)
+	holds(&s, job("y", oneGPU, yields), "n1", 40*time.Second, 1)
+	s = seen(s)
+	d := Plan(s)
+	at := noon.Add(20 * time.Second)
+	if len(d.Preempt) != 0 || len(d.Refused) != 1 || !d.Wake.Equal(at) {
+		t.Fatalf("%+v", d)
+	}
+	for _, e := range []Explanation{d.Refused[0].Explanation, Explain(s, a)} {
+		if !e.NextTry.Equal(at) || !strings.Contains(e.Reason, "room may be made for it at 12:00:20: nobody is ended for another in the first minute") {
+			t.Errorf("%+v", e)
+		}
+	}
+	s.Now = noon.Add(20 * time.Second)
+	if got := ended(Plan(s)); got != "fra-1.a[fra-1.y/0.1]" {
+		t.Errorf("ended %q", got)
+	}
+	s.Now = noon
+	big := job("b", asks(placement.Resources{CPU: 100, GPUs: 3}), urgent(9))
+	s.Wanted, s.Jobs[big.ID] = []*placement.Job{big}, big
+	if e := Plan(s).Refused[0].Explanation; !e.NextTry.IsZero() {
+		t.Errorf("it would not fit all the same: %+v", e)
 	}
 }

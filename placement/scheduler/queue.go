@@ -165,7 +165,13 @@ type estate struct{ gpus, cpu, memory int64 }
 func (p *planner) estate() estate {
 	if p.all == (estate{}) {
 		for _, n := range p.s.Nodes {
-			p.all.gpus += int64(len(n.Inventory.Devices)) * int64(placement.WholeGPU)
+			for i := range n.Inventory.Devices {
+				if d := &n.Inventory.Devices[i]; d.Profile != "" {
+					p.all.gpus += int64(placement.ProfileWeight(d.Profile))
+				} else if !d.Partitioned { // its instances count in its place
+					p.all.gpus += int64(placement.WholeGPU)
+				}
+			}
 			p.all.cpu += int64(n.Inventory.CPU)
 			p.all.memory += int64(n.Inventory.Memory)
 		}
@@ -181,7 +187,7 @@ func (p *planner) charge(job *placement.Job, at *space, devices []string) {
 	t := p.tenancy(job.Tenant)
 	r := job.Spec.Resources
 	each := int64(r.PerDevice())
-	t.share.GPUs += each * int64(len(devices))
+	t.share.GPUs += int64(r.Weight()) * int64(len(devices))
 	t.share.CPU += r.CPU
 	t.share.Memory += r.Memory
 	for i := range t.share.Bounds {

@@ -263,3 +263,50 @@ func TestAJobIsRefusedOnce(t *testing.T) {
 		t.Errorf("refused %+v, served %q", d.Refused, served(d))
 	}
 }
+
+// Room is kept of the devices that the first of the queue could use: nobody takes
+// one of those, whatever else is free, and the others of the node are given away.
+func TestRoomIsKeptOfTheDevicesThatCount(t *testing.T) {
+	const l4 = "NVIDIA L4"
+	model := func(n int, m string) func(*placement.Job) {
+		return asks(placement.Resources{CPU: 100, GPUs: n, GPUModel: m})
+	}
+	big, now := model(4, "H100"), waits(time.Second)
+	for name, c := range map[string]struct {
+		node  *placement.Node
+		after *placement.Job
+		want  string
+	}{
+		"one of them is not free though others are": {node("n1", gpus(4, h100, 80), gpus(4, l4, 24), used(1000, 0, "n1-gpu-0")), job("s", model(1, "H100"), now), ""},
+		"another model is":                          {node("n1", gpus(4, h100, 80), gpus(2, l4, 24), used(1000, 0, "n1-gpu-0")), job("s", model(1, "L4"), now), "s"},
+		"nor is it taken by who may have either":    {node("n1", gpus(4, h100, 80), gpus(1, l4, 24), used(1000, 0, "n1-gpu-0")), job("s", model(1, "L4|H100"), now), ""},
+	} {
+		if got := served(Plan(world([]*placement.Node{c.node}, job("big", big, waits(2*time.Minute)), c.after))); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	half := asks(placement.Resources{CPU: 100, GPUs: 1, GPUShare: 500})
+	s := world([]*placement.Node{node("n1", gpus(1, h100, 80), shares("n1-gpu-0", 300))}, job("big", half, gang(2), waits(2*time.Minute)), job("s", half, now))
+	if got := served(Plan(s)); got != "" {
+		t.Errorf("a share of what two shares wait for is given to %q", got)
+	}
+}
+
+// A GPU that is cut counts once, and each instance by its part of it: seven small
+// ones are no more than one whole GPU.
+func TestInstancesCountByTheirPart(t *testing.T) {
+	nodes := []*placement.Node{node("n1", cut("1g.10gb", 7)), node("n2", gpus(3, h100, 80))}
+	p := newPlanner(world(nodes))
+	if all := p.estate().gpus; all != 3000+7*142 {
+		t.Errorf("the region has %d thousandths of GPUs", all)
+	}
+	slice := asks(placement.Resources{CPU: 100, GPUs: 1, GPUProfile: "1g.10gb"})
+	jobs := []*placement.Job{job("w1", oneGPU, by("bank")), job("w2", oneGPU, by("bank"), waits(-time.Second))}
+	for i := range 3 {
+		jobs = append(jobs, job(fmt.Sprintf("i%d", i), slice, waits(-time.Minute)))
+	}
+	// acme's three instances are less of the region than bank's first GPU.
+	if got := served(Plan(world(nodes, jobs...))); got != "w1 i0 i1 i2 w2" {
+		t.Errorf("served %q", got)
+	}
+}

@@ -40,7 +40,44 @@ func (p *planner) heldFrom(c *class, at *space) bool {
 	short := func(free, takes, needs int64) bool { return takes > 0 && needs > 0 && free-takes < needs }
 	return short(int64(at.cpu), int64(c.res.CPU), int64(head.CPU)*int64(n)) ||
 		short(int64(at.memory), int64(c.res.Memory), int64(head.Memory)*int64(n)) ||
-		short(int64(at.gpus), int64(c.res.GPUs), int64(head.GPUs)*int64(n))
+		p.kept.class.shortBeside(c, at, n)
+}
+
+// shortBeside reports whether the node would have too few devices left for so many
+// tasks of the head's class if one of the other class were let in. Only devices
+// that the head could use count, and only those are missed.
+func (head *class) shortBeside(c *class, at *space, n int) bool {
+	if head.res.GPUs == 0 || c.res.GPUs == 0 {
+		return false
+	}
+	if head.res.GPUShare > 0 { // each device taken is the seat of some shares
+		lost := min(c.res.GPUs, head.common(c, at)) * int(placement.WholeGPU/head.res.GPUShare)
+		return lost > 0 && head.seats(at, false)-lost < n
+	}
+	free, both := 0, 0
+	for _, l := range at.free {
+		if l.count <= 0 || head.shape(l.shape) != fitAll {
+			continue
+		}
+		free += int(l.count)
+		if c.shape(l.shape) == fitAll {
+			both += int(l.count)
+		}
+	}
+	takes := min(c.res.GPUs, both)
+	return takes > 0 && free-takes < head.res.GPUs*n
+}
+
+// common is how many devices of the node may be given to either class.
+func (head *class) common(c *class, at *space) (n int) {
+	for i := range at.node.Inventory.Devices {
+		d := &at.node.Inventory.Devices[i]
+		id := head.p.shapes.of(d, 0)
+		if d.Offered() && head.shape(id) == fitAll && c.shape(id) == fitAll && at.idle(d) > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // reserve keeps room for a job that was refused, if it is the first of those
@@ -92,11 +129,17 @@ func (p *planner) keep(r *reservation) {
 	}
 }
 
-// inUse is how much of what the class asks for is taken on the node: devices if
-// it asks for any, else thousandths of its processor.
-func (p *planner) inUse(c *class, at *space) int64 {
+// inUse is how much of what the class asks for is taken on the node: devices that
+// it could use if it asks for any, else thousandths of its processor.
+func (p *planner) inUse(c *class, at *space) (n int64) {
 	if c.res.GPUs > 0 {
-		return int64(len(at.node.Inventory.Devices)) - int64(at.gpus)
+		for i := range at.node.Inventory.Devices {
+			d := &at.node.Inventory.Devices[i]
+			if !d.Partitioned && c.shape(p.shapes.of(d, 0)) == fitAll && at.idle(d) < placement.WholeGPU {
+				n++
+			}
+		}
+		return n
 	}
 	return int64(at.total-at.cpu) * 1000 / max(1, int64(at.total))
 }
@@ -109,13 +152,21 @@ func (p *planner) refuse(job *placement.Job, c *class) {
 	case e.Outcome == Fits && p.kept != nil:
 		e = p.tellKept(e)
 	case e.Outcome == Full:
-		p.preempt(job, c)
+		if early := p.preempt(job, c); !early.IsZero() {
+			tellEarly(&e, early)
+		}
 		p.reserve(job, c)
 		if p.kept != nil {
 			e.Reserved = &Reserved{Nodes: len(p.kept.need), Job: p.kept.job.ID}
 		}
 	}
 	p.out.Refused = append(p.out.Refused, Refusal{Job: job.ID, Explanation: e})
+}
+
+// tellEarly says that room can be made for the job, and why not yet.
+func tellEarly(e *Explanation, at time.Time) {
+	e.Reason += fmt.Sprintf("; room may be made for it at %s: nobody is ended for another in the first minute", at.UTC().Format("15:04:05"))
+	e.NextTry = at
 }
 
 // tellKept says that room is free and not for this job.

@@ -32,33 +32,37 @@ func (c *class) wants(code Constraint) string {
 	return fmt.Sprintf("none has %s", count(c.res.GPUs, "GPU"))
 }
 
-// lacks says what most nodes lack at the moment.
-func (c *class) lacks(code Constraint) string {
+// lacks says what so many nodes lack at the moment, with its verb.
+func (c *class) lacks(code Constraint, n int) string {
+	is, has := "are", "have"
+	if n == 1 {
+		is, has = "is", "has"
+	}
 	switch code {
 	case NodeState:
-		return "cordoned, draining or drained"
+		return is + " cordoned, draining or drained"
 	case NodeContact:
-		return "silent"
+		return is + " silent"
 	case NodePinned:
-		return "other than " + c.pin()
+		return is + " other than " + c.pin()
 	case NodeDriver:
-		return fmt.Sprintf("without the driver %s", c.kind)
+		return fmt.Sprintf("%s no driver %s", has, c.kind)
 	case JobBeside:
-		return "with a job beside which it does not stand"
+		return has + " a job beside which it does not stand"
 	case FreeCPU:
-		return fmt.Sprintf("with less than %s cores free", c.res.CPU)
+		return fmt.Sprintf("%s less than %s cores free", has, c.res.CPU)
 	case FreeMemory:
-		return fmt.Sprintf("with less than %s of memory free", c.res.Memory)
+		return fmt.Sprintf("%s less than %s of memory free", has, c.res.Memory)
 	case GPUHealth:
-		return "with GPUs that are cordoned or lost"
+		return has + " GPUs that are cordoned or lost"
 	}
 	if c.res.GPUShare > 0 {
-		return fmt.Sprintf("without a GPU of which %s is free", c.res.GPUShare)
+		return fmt.Sprintf("%s no GPU of which %s is free", has, c.res.GPUShare)
 	}
 	if c.res.GPUProfile != "" {
-		return fmt.Sprintf("with fewer than %d MIG instances %s free", c.res.GPUs, c.res.GPUProfile)
+		return fmt.Sprintf("%s fewer than %d MIG instances %s free", has, c.res.GPUs, c.res.GPUProfile)
 	}
-	return fmt.Sprintf("with fewer than %d GPUs free", c.res.GPUs)
+	return fmt.Sprintf("%s fewer than %s free", has, count(c.res.GPUs, "GPU"))
 }
 
 // pin names what the job is bound to.

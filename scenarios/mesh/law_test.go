@@ -34,7 +34,7 @@ var crossing = []struct {
 	{api.FederationJoin{}, "Code Region"},
 	{api.JoinRegionResult{}, "Region State Fingerprint"},
 	// Reservations and their answers: sizes and the policy, no name and no tenant.
-	{api.ReserveRequest{}, "Job Attempt Kind Resources Site Policy LawPack Expires DryRun HomeLeaf"},
+	{api.ReserveRequest{}, "Job Attempt Kind Resources Site Policy LawPack Expires DryRun Gang HomeLeaf"},
 	{api.ReserveAnswer{}, "Key Held Outcome Expires Code Reason Hint Summary Leaf"},
 	{placement.Resources{}, "CPU Memory GPUs GPUShare GPUModel GPUMemory GPUProfile Confidential"},
 	{placement.Layer{}, "Origin Tag"},
