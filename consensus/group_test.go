@@ -13,7 +13,7 @@ import (
 )
 
 func timeout(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -91,7 +91,7 @@ func TestALeaderIsKilledUnderLoad(t *testing.T) {
 				default:
 				}
 				job := r.job()
-				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 				_, err := s.Propose(ctx, job, "tok")
 				cancel()
 				if err != nil {

@@ -55,7 +55,7 @@ func newRegion(t testing.TB, nodes int, tune func(*Config)) *region {
 		}
 	})
 	first := r.start("n1")
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if _, err := first.Bootstrap(ctx, state.InitRegion{
 		Region:  placement.Region{ID: "fra-1", Mesh: "mesh.example", Facts: placement.RegionFacts{Country: "FR", Operator: placement.Operator{Home: "FR", Parent: "none"}}, LogKey: logSigner().Verifier().String()},
@@ -163,7 +163,7 @@ func (r *region) join(id placement.NodeID) *server {
 	r.t.Helper()
 	sum := sha256.Sum256([]byte(id))
 	h := hex.EncodeToString(sum[:])
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	l := r.leader()
 	if _, err := l.Propose(ctx, state.CreateJoinToken{Hash: h, Expires: time.Now().Add(time.Minute)}, "op"); err != nil {
@@ -206,12 +206,12 @@ func (r *region) at(id placement.NodeID) *server {
 // within polls until a condition holds.
 func (r *region) within(what string, cond func() bool) {
 	r.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !cond() {
 		if time.Now().After(deadline) {
-			r.t.Fatalf("not within 30 s: %s", what)
+			r.t.Fatalf("not within two minutes: %s", what)
 		}
 		<-tick.C
 	}

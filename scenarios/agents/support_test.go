@@ -77,7 +77,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 
 // startLimit bounds whatever waits for processes to come up: machines that test
 // are busy.
-const startLimit = 30 * time.Second
+const startLimit = 90 * time.Second
 
 func found(t *testing.T, w *World, name, country string, nodes int) *Region {
 	t.Helper()

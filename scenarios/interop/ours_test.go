@@ -137,7 +137,7 @@ func (r *running) grow(n int) {
 // until waits for a condition, with a deadline.
 func (r *running) until(what string, is func() bool) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -145,7 +145,7 @@ func (r *running) until(what string, is func() bool) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			r.t.Fatalf("after 30 s still not: %s", what)
+			r.t.Fatalf("after two minutes still not: %s", what)
 		}
 	}
 }
