@@ -47,6 +47,8 @@ type devices struct {
 	reading   gpu.Reading           // guarded by mu: the newest
 	down      string                // guarded by mu: why the devices cannot be seen
 	counted   bool                  // guarded by mu: counts wait to be reported
+	refused   *state.Refused        // guarded by mu: what the region said of the last report, nil if it took it
+	again     time.Duration         // guarded by mu: the pause before a refused report is repeated
 	changed   chan struct{}         // has one when something waits to be reported
 }
 
@@ -122,15 +124,15 @@ func (d *devices) look(ctx context.Context) (gpu.Reading, error) {
 
 // run follows the devices until ctx ends.
 func (d *devices) run(ctx context.Context) error {
-	if d.source == nil {
-		<-ctx.Done()
-		return nil
-	}
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	parts.Go(func() { d.report(ctx) })
+	if d.source == nil {
+		<-ctx.Done()
+		return nil
+	}
 	parts.Go(func() { d.followClears(ctx) })
 	return d.source.Watch(ctx, func(u gpu.Update) {
 		if u.Reading != nil {
@@ -242,69 +244,6 @@ func (d *devices) next(least uint64) placement.Inventory {
 	return d.Inventory()
 }
 
-// report tells the region and the gossip of changes: soon, and not often. Tasks
-// on broken devices end after the region knows why: it shall not place them there
-// again.
-func (d *devices) report(ctx context.Context) {
-	select {
-	case <-ctx.Done():
-		return
-	case <-d.n.ready: // the first report is the node's own business
-	}
-	counts := time.NewTicker(countsApart)
-	defer counts.Stop()
-	for {
-		d.n.runner.FailDevices(d.broken())
-		select {
-		case <-ctx.Done():
-			return
-		case <-d.changed:
-		case <-counts.C:
-			d.mu.Lock()
-			wanted := d.counted
-			d.mu.Unlock()
-			if !wanted {
-				continue
-			}
-		}
-		pause(ctx, gather)
-		d.commit(ctx)
-		d.n.runner.FailDevices(d.broken())
-		pause(ctx, reportApart-gather)
-	}
-}
-
-// commit brings the inventory into the ledger; it tries until that is done, with
-// what is newest then. A region that refuses it is told to the operator, and the
-// node goes on.
-func (d *devices) commit(ctx context.Context) {
-	inv := d.next(d.n.reportedVersion())
-	d.n.announce()
-	for ctx.Err() == nil {
-		res, err := d.n.ledger.Propose(ctx, d.n.inventoryCommand(inv), d.n.actor())
-		switch {
-		case err != nil:
-			pause(ctx, 10*retryEvery)
-			select {
-			case <-d.changed:
-				inv = d.next(d.n.reportedVersion())
-				d.n.announce()
-			default:
-			}
-			continue
-		case res.Refused != nil && res.Refused.Code == "node.stale":
-			inv = d.next(inv.Version)
-			pause(ctx, 10*retryEvery)
-			continue
-		case res.Refused != nil:
-			d.log.Error("the region refused what this node says of its devices; it keeps what it knew", "err", res.Refused, "hint", res.Refused.Advice)
-		default:
-			d.log.Info("reported the devices anew", "version", inv.Version, "devices", len(inv.Devices))
-		}
-		return
-	}
-}
-
 // broken are the devices on which no task can have gone on, and why.
 func (d *devices) broken() map[string]string {
 	d.mu.Lock()
@@ -388,6 +327,7 @@ type deviceState struct {
 	XIDs    map[xidKey]uint64
 	LastXID map[string]uint64
 	Down    string
+	Refused *state.Refused // the region did not take the last report
 
 	DriverVersion string
 }
@@ -397,7 +337,7 @@ func (d *devices) state() deviceState {
 	defer d.mu.Unlock()
 	return deviceState{
 		Devices: slices.Clone(d.inventory.Devices), Samples: maps.Clone(d.samples), XIDs: maps.Clone(d.xids), LastXID: maps.Clone(d.last),
-		Down: d.down, DriverVersion: d.inventory.DriverVersion,
+		Down: d.down, Refused: d.refused, DriverVersion: d.inventory.DriverVersion,
 	}
 }
 
@@ -405,6 +345,15 @@ func (d *devices) state() deviceState {
 func (d *devices) Samples() (map[string]gpu.Sample, string) {
 	s := d.state()
 	return s.Samples, s.Down
+}
+
+// Refused is what the region has against the node's last report, empty if it
+// took it.
+func (d *devices) Refused() string {
+	if r := d.state().Refused; r != nil {
+		return r.Message
+	}
+	return ""
 }
 
 // inventoryCommand reports what the node has, and where it is.

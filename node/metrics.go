@@ -78,7 +78,7 @@ func fromLoopback(r *http.Request) bool {
 }
 
 func (n *Node) countSelf() metrics.Node {
-	out := metrics.Node{Ready: n.isReady() == nil}
+	out := metrics.Node{Ready: n.isReady() == nil, Refused: n.devices.Refused() != ""}
 	if c := n.credential.Current(); c != nil && c.Leaf != nil {
 		out.MeshUntil = c.Leaf.NotAfter
 	}

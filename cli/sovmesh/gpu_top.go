@@ -94,6 +94,9 @@ func (p *program) writeTop(w io.Writer, all []api.NodeGPUs) {
 		if n.Down != "" {
 			fmt.Fprintf(w, "node %s: %s\n", n.Node, n.Down)
 		}
+		if n.Refused != "" {
+			fmt.Fprintf(w, "node %s: the region goes by an older report: %s\n", n.Node, n.Refused)
+		}
 	}
 }
 

@@ -49,6 +49,9 @@ func (p *program) writeStatus(w io.Writer, s *api.Status, me *api.Whoami) {
 		"nodes", counts(s.Nodes)+fmt.Sprintf(" · %d voters", s.Voters), "jobs", nonEmpty(counts(s.Jobs), "none"),
 		"gpus", fmt.Sprintf("%d, %d free%s", s.GPUs, s.GPUFree, simulatedText(s.GPUSimulated, s.GPUs)))
 	p.writeLedger(w, s)
+	if s.Refused != "" {
+		p.facts(w, "inventory", "REFUSED, the region goes by an older report of "+string(s.Node)+": "+s.Refused+"; its log says what to do")
+	}
 	if len(s.Regions) == 0 {
 		return
 	}

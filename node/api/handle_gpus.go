@@ -25,8 +25,11 @@ type ClearDeviceRequest struct {
 type NodeGPUs struct {
 	Node placement.NodeID `json:"node"`
 	// Down is why the devices cannot be seen at present; empty if they can.
-	Down  string    `json:"down,omitempty"`
-	Items []LiveGPU `json:"items"`
+	Down string `json:"down,omitempty"`
+	// Refused is why the region goes by an older report of the node; empty if it
+	// took the newest.
+	Refused string    `json:"refused,omitempty"`
+	Items   []LiveGPU `json:"items"`
 }
 
 // LiveGPU is one device and what it does now. Sample is missing where nothing
@@ -42,6 +45,9 @@ type LiveGPU struct {
 // why there are none.
 type Devices interface {
 	Samples() (samples map[string]gpu.Sample, down string)
+	// Refused is what the region has against the node's last report, empty if it
+	// took it.
+	Refused() string
 }
 
 // liveTimeout bounds the asking of the node that has the devices.
@@ -187,7 +193,7 @@ func liveGPUs(s *Server, c *call) error {
 			return newProblem(http.StatusServiceUnavailable, CodePeerUnknown, "node "+string(n.ID)+" does not say what its devices do: "+err.Error(), "see what the region knows of them: sovmesh gpu list").retry(time.Second)
 		}
 	}
-	out := NodeGPUs{Node: n.ID, Down: said.Down, Items: []LiveGPU{}}
+	out := NodeGPUs{Node: n.ID, Down: said.Down, Refused: said.Refused, Items: []LiveGPU{}}
 	for _, g := range c.gpusOf(v, n) {
 		live := LiveGPU{GPU: g}
 		if sample, ok := said.Samples[g.UUID]; ok && !g.Simulated {
@@ -234,6 +240,7 @@ func (c *call) seesTask(v *state.View, t placement.TaskID) bool {
 // NodeSamples is a node's answer to another of its region.
 type NodeSamples struct {
 	Down    string                `json:"down,omitempty"`
+	Refused string                `json:"refused,omitempty"`
 	Samples map[string]gpu.Sample `json:"samples"`
 }
 
@@ -241,6 +248,7 @@ func (s *Server) samples() *NodeSamples {
 	out := &NodeSamples{Samples: map[string]gpu.Sample{}}
 	if s.cfg.Devices != nil {
 		out.Samples, out.Down = s.cfg.Devices.Samples()
+		out.Refused = s.cfg.Devices.Refused()
 	}
 	return out
 }

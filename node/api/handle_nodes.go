@@ -374,6 +374,9 @@ func getStatus(s *Server, c *call) error {
 			out.Ledger = &l
 		}
 	}
+	if s.cfg.Devices != nil {
+		out.Refused = s.cfg.Devices.Refused()
+	}
 	if s.cfg.Signing != nil {
 		l := s.cfg.Signing()
 		out.Signing = &l

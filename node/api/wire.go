@@ -92,8 +92,11 @@ type Status struct {
 	GPUs    int                         `json:"gpus"`
 	GPUFree int                         `json:"gpus_free"`
 	// GPUSimulated of them are pretended ones.
-	GPUSimulated int          `json:"gpus_simulated"`
-	Regions      []RegionLink `json:"regions"`
+	GPUSimulated int `json:"gpus_simulated"`
+	// Refused is why the region goes by an older report of what the node that
+	// answers has; empty if it took the newest.
+	Refused string       `json:"inventory_refused,omitempty"`
+	Regions []RegionLink `json:"regions"`
 	// Ledger is there while something of the ledger is missing: on this node,
 	// or on so many voters that no quorum has all of it.
 	Ledger *LedgerState `json:"ledger,omitempty"`

@@ -86,6 +86,8 @@ type Link struct {
 // Node is what a node knows of itself.
 type Node struct {
 	Ready bool
+	// Refused: the region refused its last report of what it has.
+	Refused bool
 	// MeshUntil and AppUntil are the ends of its two certificates.
 	MeshUntil, AppUntil time.Time
 }

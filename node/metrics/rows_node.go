@@ -14,6 +14,7 @@ func (m *Metrics) nodeRows() []row[Node] {
 			put(1, string(m.cfg.Self), string(m.cfg.Role), m.cfg.Version)
 		}),
 		truth("node_ready", "1 if the node takes requests: it knows its record and a leader.", func(n Node) bool { return n.Ready }),
+		truth("node_inventory_refused", "1 if the region refused the node's last report of what it has, and goes by an older one.", func(n Node) bool { return n.Refused }),
 		newRow("certificate_not_after_timestamp_seconds", "When a certificate in use ends; they are renewed at half of their life.", prometheus.GaugeValue, []string{"use"}, func(n Node, put func(float64, ...string)) {
 			instant(n.MeshUntil, put, "mesh")
 			instant(n.AppUntil, put, "app")

@@ -272,7 +272,15 @@ func (h *host) gpus() *gpus {
 // gpus are pretended devices that may be told to fail.
 type gpus struct {
 	gpu.Fixed
-	told chan gpu.Update
+	driver string // its version
+	told   chan gpu.Update
+}
+
+// Read gives the devices under the driver that a test says.
+func (g *gpus) Read(ctx context.Context) (gpu.Reading, error) {
+	r, err := g.Fixed.Read(ctx)
+	r.DriverVersion = g.driver
+	return r, err
 }
 
 // Watch passes on what a test says.
