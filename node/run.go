@@ -37,9 +37,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.facts != nil {
 		parts = append(parts, part{name: "facts", run: n.facts.run}, part{name: "voters", run: n.facts.keepVoters})
 	}
-	if err := n.publish(); err != nil {
-		return err
-	}
+	n.announce() // a machine with more devices than gossip carries serves all the same
 	parts = append(parts,
 		part{name: "gossip", run: n.gossip.Run},
 		part{name: "keyring", run: n.keyring.follow},

@@ -169,3 +169,20 @@ func TestADeviceThatLiesIsDroppedAndTheNodeGoesOn(t *testing.T) {
 		m.Within(10*time.Second, "it runs on the others", job.Exited(0))
 	})
 }
+
+// What a node has may be more than a gossip record holds: that is no reason to
+// keep the node from starting, or its devices from the ledger.
+func TestANodeOfManyDevicesStarts(t *testing.T) {
+	Run(t, func(t *testing.T) {
+		de := Region("ber-1", "DE", 1)
+		de.GPUs = slices.Repeat([]placement.Device{h200}, gpu.MaxDevices)
+		m := New(t, de)
+		node := m.Leader("ber-1")
+		m.Within(20*time.Second, "the region knows all of them", func() bool {
+			return len(m.host("ber-1", node).node.View().Node(node).Inventory.Devices) == gpu.MaxDevices
+		})
+		job := m.At("ber-1").Submit(`{"kind":"fake","residency":"DE","command":["sleep"],"resources":{"gpus":9}}`)
+		m.Within(20*time.Second, "it runs", job.Is(placement.JobRunning))
+		m.CheckInvariants()
+	})
+}
