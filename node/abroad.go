@@ -65,7 +65,7 @@ func (r *regions) Reserve(ctx context.Context, region placement.RegionID, job *p
 			return declinedOr(err, region, r.n.deps.now())
 		}
 		if !answer.Held {
-			return &controller.Declined{Answer: placement.RegionAnswer{Region: region, Code: answer.Code, Reason: answer.Reason, At: r.n.deps.now()}, Leaf: answer.Leaf}
+			return &controller.Declined{Answer: answerOf(region, answer.Code, answer.Reason, r.n.deps.now()), Leaf: answer.Leaf}
 		}
 		return nil
 	})
@@ -127,6 +127,12 @@ func (r *regions) Forward(ctx context.Context, region placement.RegionID, job *p
 	return half, err
 }
 
+// answerOf is what another region said, cut to what the ledger keeps of it.
+func answerOf(region placement.RegionID, code, reason string, at time.Time) placement.RegionAnswer {
+	cut := func(s string, most int) string { return strings.ToValidUTF8(s[:min(len(s), most)], "") }
+	return placement.RegionAnswer{Region: region, Code: cut(code, 64), Reason: cut(reason, 1024), At: at}
+}
+
 // declinedOr tells a committed refusal from the lack of an answer. Only what
 // the other region cannot have accepted counts as one: a body that it refused
 // because the room was lost, or before it looked. Everything else leaves the
@@ -141,7 +147,7 @@ func declinedOr(err error, region placement.RegionID, now time.Time) error {
 	// The region gave the room back before it said this: see takeForwarded.
 	full := problem.Code == api.CodeQueueFull || strings.HasPrefix(problem.Code, "quota.")
 	if lost || unlawful || full {
-		return &controller.Declined{Answer: placement.RegionAnswer{Region: region, Code: problem.Code, Reason: problem.Detail, At: now}}
+		return &controller.Declined{Answer: answerOf(region, problem.Code, problem.Detail, now)}
 	}
 	return err
 }

@@ -81,15 +81,21 @@ const (
 	MaxDeviceText  = 128
 	MaxDeviceCause = 16
 	maxCauseText   = 256
+	maxWord        = 64 // of a fixed list, or a cause's code
 )
 
-// Plausible says what is wrong with what the device says of itself beyond
-// UUID, model, memory and health; empty if nothing is. Replicas ask it in Apply.
+// texts are all that the device says in words, but for its health and causes.
+func (d *Device) texts() []string {
+	return []string{d.UUID, d.Model, d.Vendor, d.Architecture, d.PCI, d.Parent, d.Profile, d.NUMA, d.Island, d.Fabric}
+}
+
+// Plausible says what is wrong with what the device says of itself beyond its
+// memory; empty if nothing is. Replicas ask it in Apply.
 func (d *Device) Plausible() string {
 	if d.Index < 0 || d.Index > 1<<16 {
 		return "its index is out of range"
 	}
-	for _, text := range []string{d.Vendor, d.Architecture, d.PCI, d.Parent, d.Profile, d.NUMA, d.Island, d.Fabric} {
+	for _, text := range d.texts() {
 		if len(text) > MaxDeviceText || hasControl(text) {
 			return "one of its texts is too long or has control characters"
 		}
@@ -97,12 +103,15 @@ func (d *Device) Plausible() string {
 	if d.Parent == d.UUID && d.Parent != "" {
 		return "it is its own parent"
 	}
+	if len(d.Health) > maxWord {
+		return "its health is no state"
+	}
 	if len(d.Causes) > MaxDeviceCause {
 		return "it has too many causes"
 	}
 	for i := range d.Causes {
 		c := &d.Causes[i]
-		if c.Code == "" || len(c.Code) > 64 || len(c.Reason) > maxCauseText || c.Count < 0 || hasControl(c.Code) || hasControl(c.Reason) {
+		if c.Code == "" || len(c.Code) > maxWord || len(c.Reason) > maxCauseText || len(c.Health) > maxWord || len(c.Action) > maxWord || c.Count < 0 || hasControl(c.Code) || hasControl(c.Reason) {
 			return "one of its causes cannot be read"
 		}
 	}

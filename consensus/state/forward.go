@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/ledger"
@@ -148,8 +149,8 @@ func (s *State) setForward(c *call, k SetForward) *Refused {
 	switch {
 	case f.State != placement.ForwardWaiting && f.State != placement.ForwardAsking && f.State != placement.ForwardPlaced && f.State != placement.ForwardUnknown:
 		return refuse("forward.state", "choose of asking, placed, unknown", "%q is no state of a forward", clip(f.State))
-	case len(f.Refusals) > 8:
-		return refuse("forward.refusals", "keep the newest", "%d refusals are too many", len(f.Refusals))
+	case len(f.Refusals) > 8 || slices.ContainsFunc(f.Refusals, func(a placement.RegionAnswer) bool { return len(a.Code) > maxFact || len(a.Reason) > 2048 }):
+		return refuse("forward.refusals", "keep the newest, and shorten them", "%d refusals are too many, or one is too long", len(f.Refusals))
 	case old.Forward != nil && f.Attempt < old.Forward.Attempt:
 		return refuse("forward.stale", "look again", "job %s is at attempt %d already", k.Job, old.Forward.Attempt)
 	case len(s.liveTasks(k.Job)) > 0:

@@ -97,7 +97,9 @@ func checkNode(n *placement.Node) *Refused {
 }
 
 func checkInventory(id placement.NodeID, i *placement.Inventory) *Refused {
-	if len(i.Devices) > maxDevices || len(i.Drivers) > maxDrivers || i.CPU < 0 || i.Memory < 0 || len(i.DriverVersion) > maxFact || len(i.CUDA) > maxFact {
+	tooLong := func(w string) bool { return len(w) > maxFact }
+	if len(i.Devices) > maxDevices || len(i.Drivers) > maxDrivers || i.CPU < 0 || i.Memory < 0 ||
+		slices.ContainsFunc(append([]string{i.Program, i.DriverVersion, i.CUDA}, i.Drivers...), tooLong) {
 		return refuse("node.inventory", "a node has at most 1024 devices and 64 drivers", "the inventory of node %s is not plausible", id)
 	}
 	seen := make([]string, 0, len(i.Devices))

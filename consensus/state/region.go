@@ -31,6 +31,9 @@ func (s *State) initRegion(c *call, k InitRegion) *Refused {
 	if refused := checkRegion(&k.Region); refused != nil {
 		return refused
 	}
+	if refused := checkNode(&k.Node); refused != nil {
+		return refused
+	}
 	pack, err := residency.LoadPack(k.LawPack)
 	if err != nil {
 		return refusedBy(err)
@@ -55,7 +58,7 @@ func (s *State) initRegion(c *call, k InitRegion) *Refused {
 	}
 	node := k.Node
 	node.Region, node.Role, node.State, node.Contact = region.ID, placement.RoleVoter, placement.NodeReady, placement.ContactAlive
-	node.ContactAt, node.JoinedAt, node.Used, node.Drain = s.Clock, s.Clock, placement.Usage{}, nil
+	node.ContactAt, node.JoinedAt, node.Used, node.Drain, node.Cleared = s.Clock, s.Clock, placement.Usage{}, nil, nil
 	s.nodes.put(string(node.ID), &node)
 	c.id = string(region.ID)
 	return nil

@@ -86,16 +86,17 @@ func (v *View) Write(to io.Writer) error {
 	w := &recordWriter{w: bufio.NewWriterSize(to, 1<<16), sum: sha256.New()}
 	v.records(w)
 	w.record(recEnd, w.sum.Sum(nil))
-	if w.err != nil {
-		return w.err
+	if err := errors.Join(w.err, w.long); err != nil {
+		return err
 	}
 	return w.w.Flush()
 }
 
 type recordWriter struct {
-	w   *bufio.Writer
-	sum hash.Hash
-	err error
+	w    *bufio.Writer
+	sum  hash.Hash
+	err  error
+	long error // a record that no [Restore] would read
 }
 
 func (w *recordWriter) bytes(b []byte) {
@@ -106,6 +107,9 @@ func (w *recordWriter) bytes(b []byte) {
 }
 
 func (w *recordWriter) record(table byte, data []byte) {
+	if len(data) > maxRecord && w.long == nil {
+		w.long = fmt.Errorf("snapshot: table %c: a record of %d bytes, and %d is the most that is read again", table, len(data), maxRecord)
+	}
 	head := binary.BigEndian.AppendUint32([]byte{table}, uint32(len(data)))
 	w.bytes(head)
 	w.bytes(data)

@@ -210,7 +210,7 @@ func int64Query(c *call, name string) (int64, error) {
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 0 {
-		return 0, &InputError{Code: CodeUsage, Message: fmt.Sprintf("the parameter %s cannot be %s", name, quoteWord(text)), Help: "write a number of bytes"}
+		return 0, &InputError{Code: CodeUsage, Message: fmt.Sprintf("the parameter %s cannot be %s", name, quoteWord(text)), Help: "write a whole number, 0 or more"}
 	}
 	return n, nil
 }
