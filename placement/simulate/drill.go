@@ -70,7 +70,7 @@ func (w *World) Drill(pack *residency.Pack, on residency.Date, now time.Time) *D
 		w: w, on: on, home: *w.Self(),
 		law: placement.Law{Pack: pack, On: on, Held: func(string) *residency.Pack { return pack }},
 		out: &Drill{Region: w.Region, LawPack: w.LawPack, NewPack: pack.Hash(), At: on.String(), Counts: map[Fate]int{}, Jobs: []Fall{}},
-		at:  make(map[placement.JobID]*placement.Task), nodes: make(map[placement.NodeID]*placement.Node),
+		at:  make(map[placement.JobID][]*placement.Task), nodes: make(map[placement.NodeID]*placement.Node),
 	}
 	d.home.LawPack = pack.Hash()
 	for _, f := range strings.Fields(fates) {
@@ -80,8 +80,8 @@ func (w *World) Drill(pack *residency.Pack, on residency.Date, now time.Time) *D
 		d.nodes[n.ID] = n
 	}
 	for _, t := range w.Tasks {
-		if t.Status.Live() {
-			d.at[t.Job] = t
+		if t.Status.Live() && d.nodes[t.Node] != nil {
+			d.at[t.Job] = append(d.at[t.Job], t)
 		}
 	}
 	var must []*Fall
@@ -126,31 +126,43 @@ type driller struct {
 	law   placement.Law
 	home  placement.Region
 	out   *Drill
-	at    map[placement.JobID]*placement.Task // a live task of each job
+	at    map[placement.JobID][]*placement.Task // the live tasks of each job
 	nodes map[placement.NodeID]*placement.Node
 }
 
-// stand judges a job where it is; its fate is left open if it may not be there.
+// stand judges a job where it is, every task of it; its fate is left open if one
+// may not be there.
 func (d *driller) stand(j *placement.Job) *Fall {
 	f := &Fall{Job: j.ID, Name: j.Name, Tenant: j.Tenant, Residency: j.Residency}
-	site := ""
-	to := &d.home
-	fine := FateStays
-	switch t := d.at[j.ID]; {
-	case t != nil && d.nodes[t.Node] != nil:
-		f.At, site = t.Node, d.nodes[t.Node].Site
+	tasks := d.at[j.ID]
+	switch {
+	case len(tasks) > 0:
+		for i, t := range tasks {
+			r := d.judge(j, &d.home, d.nodes[t.Node].Site)
+			if i > 0 && r.Permitted() {
+				continue // the first one, or one that may not be there, is told of
+			}
+			if f.At, f.Rule, f.Reason = t.Node, r.Rule, r.Reason; !r.Permitted() {
+				return f
+			}
+		}
+		f.Fate = FateStays
+		return f
 	case away(j):
 		f.In = j.Forward.Region
-		if to = d.peer(f.In); to == nil {
+		to := d.peer(f.In)
+		if to == nil {
 			f.Fate, f.Rule, f.Reason = FateUnknown, "region.unknown", "region "+string(f.In)+" is not among the regions that are known"
 			return f
 		}
-	default:
-		fine = FateWaits
+		return d.found(f, d.judge(j, to, ""), FateStays)
 	}
-	r := d.judge(j, to, site)
-	f.Rule, f.Reason = r.Rule, r.Reason
-	if r.Permitted() {
+	return d.found(f, d.judge(j, &d.home, ""), FateWaits)
+}
+
+// found is what a ruling means for a job; its fate is left open if it is refused.
+func (d *driller) found(f *Fall, r placement.Ruling, fine Fate) *Fall {
+	if f.Rule, f.Reason = r.Rule, r.Reason; r.Permitted() {
 		f.Fate = fine
 	}
 	return f

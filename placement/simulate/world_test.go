@@ -250,3 +250,27 @@ func TestADrillMovesWithinTheRegion(t *testing.T) {
 		t.Errorf("full: %+v", d)
 	}
 }
+
+// Every member of a gang has to be where the law lets it be, whichever of them is
+// looked at first.
+func TestADrillJudgesEveryMemberOfAGang(t *testing.T) {
+	for first, other := range map[placement.NodeID]placement.NodeID{"n1": "n2", "n2": "n1"} {
+		j := aJob(1, "site:south", 1, first)
+		j.Spec.Members = 2
+		w := aWorld(t, j)
+		w.Nodes[0].Site, w.Nodes[1].Site = "north", "south"
+		second := *w.Tasks[0]
+		second.ID, second.Node, second.Devices = j.ID.Task(1, 1), other, []string{string(other) + "-0"}
+		w.Tasks = append(w.Tasks, &second)
+		for _, n := range w.Nodes {
+			if n.ID == other {
+				n.Used = n.Used.With(second.Resources, second.Devices, 1)
+				n.Used.Tasks++
+			}
+		}
+		d := w.Drill(w.Pack(), residency.DateOf(aDay), aDay)
+		if d.Counts[FateStays] != 0 || d.Counts[FateMoves] != 1 || d.Jobs[0].At != "n1" || d.Jobs[0].To != "n2" {
+			t.Errorf("the first member at %s: %+v", first, d)
+		}
+	}
+}
