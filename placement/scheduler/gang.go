@@ -28,10 +28,11 @@ type berth struct {
 func (p *planner) berths(c *class, own map[placement.NodeID]int) (out []berth, total int) {
 	for _, i := range c.open {
 		at := &p.spaces[i]
-		if p.heldFrom(c, at) {
-			continue
+		n := c.members(at)
+		for n > 0 && p.heldFrom(c, at, n) {
+			n--
 		}
-		if n := c.members(at) + own[at.node.ID]; n > 0 {
+		if n += own[at.node.ID]; n > 0 {
 			out = append(out, berth{at, n, c.score(at)})
 			total += n
 		}

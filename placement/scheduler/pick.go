@@ -153,7 +153,7 @@ func pair(a, b entry, found int) (best, next *entry) {
 // entry rates one node that is open to the class; false if it has no room.
 func (c *class) entry(node int32) (entry, bool) {
 	at := &c.p.spaces[node]
-	if c.room(at) != 0 || c.p.heldFrom(c, at) {
+	if c.room(at) != 0 || c.p.heldFrom(c, at, 1) {
 		return entry{}, false
 	}
 	return entry{c.score(at), node, at.version}, true

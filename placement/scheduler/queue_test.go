@@ -310,3 +310,18 @@ func TestInstancesCountByTheirPart(t *testing.T) {
 		t.Errorf("served %q", got)
 	}
 }
+
+// All members of a gang together leave what is kept, not each of them alone.
+func TestAGangTakesNothingThatIsKept(t *testing.T) {
+	nodes := []*placement.Node{
+		node("n1", gpus(8, h100, 80), used(1000, 0, "n1-gpu-0", "n1-gpu-1", "n1-gpu-2", "n1-gpu-3", "n1-gpu-4")),
+		node("n2", gpus(16, h100, 80), used(1000, 0, "n2-gpu-0", "n2-gpu-1", "n2-gpu-2", "n2-gpu-3", "n2-gpu-4", "n2-gpu-5")),
+	}
+	// Two of the head's members wait for n1, the third has its four GPUs of the ten on n2.
+	head := job("head", asks(placement.Resources{CPU: 100, GPUs: 4}), gang(3), waits(2*time.Minute))
+	for size, want := range map[int]int{6: 6, 7: 0, 8: 0} {
+		if d := Plan(world(nodes, head, job("s", asks(placement.Resources{CPU: 100, GPUs: 1}), gang(size), waits(time.Second)))); len(d.Assign) != want {
+			t.Errorf("a gang of %d: %d members are placed, want %d: %s", size, len(d.Assign), want, served(d))
+		}
+	}
+}

@@ -27,8 +27,9 @@ type reservation struct {
 	need  map[int32]int // tasks to be, by node
 }
 
-// heldFrom reports whether the class would take room on the node that is kept.
-func (p *planner) heldFrom(c *class, at *space) bool {
+// heldFrom reports whether so many tasks of the class would take room on the node
+// that is kept.
+func (p *planner) heldFrom(c *class, at *space, tasks int) bool {
 	if p.kept == nil {
 		return false
 	}
@@ -38,20 +39,20 @@ func (p *planner) heldFrom(c *class, at *space) bool {
 	}
 	head := p.kept.class.res
 	short := func(free, takes, needs int64) bool { return takes > 0 && needs > 0 && free-takes < needs }
-	return short(int64(at.cpu), int64(c.res.CPU), int64(head.CPU)*int64(n)) ||
-		short(int64(at.memory), int64(c.res.Memory), int64(head.Memory)*int64(n)) ||
-		p.kept.class.shortBeside(c, at, n)
+	return short(int64(at.cpu), int64(c.res.CPU)*int64(tasks), int64(head.CPU)*int64(n)) ||
+		short(int64(at.memory), int64(c.res.Memory)*int64(tasks), int64(head.Memory)*int64(n)) ||
+		p.kept.class.shortBeside(c, at, n, c.res.GPUs*tasks)
 }
 
 // shortBeside reports whether the node would have too few devices left for so many
-// tasks of the head's class if one of the other class were let in. Only devices
-// that the head could use count, and only those are missed.
-func (head *class) shortBeside(c *class, at *space, n int) bool {
+// tasks of the head's class if the other class took some. Only devices that the
+// head could use count, and only those are missed.
+func (head *class) shortBeside(c *class, at *space, n, devices int) bool {
 	if head.res.GPUs == 0 || c.res.GPUs == 0 {
 		return false
 	}
 	if head.res.GPUShare > 0 { // each device taken is the seat of some shares
-		lost := min(c.res.GPUs, head.common(c, at)) * int(placement.WholeGPU/head.res.GPUShare)
+		lost := min(devices, head.common(c, at)) * int(placement.WholeGPU/head.res.GPUShare)
 		return lost > 0 && head.seats(at, false)-lost < n
 	}
 	free, both := 0, 0
@@ -64,7 +65,7 @@ func (head *class) shortBeside(c *class, at *space, n int) bool {
 			both += int(l.count)
 		}
 	}
-	takes := min(c.res.GPUs, both)
+	takes := min(devices, both)
 	return takes > 0 && free-takes < head.res.GPUs*n
 }
 
