@@ -79,7 +79,7 @@ func (v *View) VotersWanted() int { return v.Voters }
 
 const (
 	maxAddress = 256
-	maxDevices = 1024
+	maxDevices = 256 // more than MIG makes of any machine's, and as many as the engine ranks
 	maxDrivers = 64
 )
 
@@ -100,7 +100,7 @@ func checkInventory(id placement.NodeID, i *placement.Inventory) *Refused {
 	tooLong := func(w string) bool { return len(w) > maxFact }
 	if len(i.Devices) > maxDevices || len(i.Drivers) > maxDrivers || i.CPU < 0 || i.Memory < 0 ||
 		slices.ContainsFunc(append([]string{i.Program, i.DriverVersion, i.CUDA}, i.Drivers...), tooLong) {
-		return refuse("node.inventory", "a node has at most 1024 devices and 64 drivers", "the inventory of node %s is not plausible", id)
+		return refuse("node.inventory", "a node has at most 256 devices and 64 drivers", "the inventory of node %s is not plausible", id)
 	}
 	seen := make([]string, 0, len(i.Devices))
 	for _, d := range i.Devices {

@@ -16,9 +16,13 @@ const (
 	renewShift = 5
 )
 
-// Learn counts the arrival of a demand, whether it finds a place or not. From
-// time to time it makes the tables anew, which costs every index a filling.
+// Learn counts the arrival of a demand, whether it finds a place or not; one for
+// more devices than a node may have is no use of any. From time to time it makes
+// the tables anew, which costs every index a filling.
 func (c *Cluster) Learn(d Demand) {
+	if d.Num > devicesMax {
+		return
+	}
 	c.mix.learn(d)
 	if c.mix.Arrivals < c.renewAt {
 		return

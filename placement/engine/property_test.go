@@ -272,3 +272,16 @@ func TestAMixGoesOnElsewhere(t *testing.T) {
 		}
 	})
 }
+
+// What was learned can be carried on, whatever was asked for.
+func TestADemandForMoreDevicesThanANodeHasIsNotLearned(t *testing.T) {
+	c, err := New([]Node{{Name: "n1", CPU: 1000}}, DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Learn(Demand{Num: 1, Milli: MilliDevice, Zones: SetOf(0)})
+	c.Learn(Demand{Num: devicesMax + 1, Milli: MilliDevice, Zones: SetOf(0)})
+	if err := c.SetMix(c.Mix()); err != nil || c.Mix().Arrivals != 1 {
+		t.Errorf("%+v: %v", c.Mix(), err)
+	}
+}

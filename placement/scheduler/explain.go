@@ -109,7 +109,7 @@ func Explain(s placement.Snapshot, job *placement.Job) Explanation {
 	}
 	e := p.explainClass(p.classBut(job, barred))
 	if barred != "" && e.Outcome != Fits && p.explainClass(p.class(job)).Outcome == Fits {
-		return p.overLimit(job, tenant.barredBound(barred))
+		return p.overLimit(job, tenant.barredBound(job, barred))
 	}
 	if mayReserve(&s) && (e.Outcome == Fits || e.Outcome == Full) || s.TasksOn != nil && e.Outcome == Full {
 		return explainQueued(s, job, e)

@@ -21,7 +21,8 @@ type Scheduler struct {
 	sites   []string
 	drivers [][]string // the lists of drivers that nodes have
 	cluster *engine.Cluster
-	spaces  []space // of the newest plan: those of whose node nothing changed serve the next
+	mix     engine.Mix // what was learned, while no cluster holds it
+	spaces  []space    // of the newest plan: those of whose node nothing changed serve the next
 	named   map[placement.NodeID]*space
 	states  map[string]int32 // see [Scheduler.stateOf]
 	seen    map[placement.JobID]bool
@@ -109,7 +110,7 @@ func (s *Scheduler) sync(p *planner) {
 	for _, i := range changed {
 		m := s.machine(p, &p.spaces[i])
 		if err := s.cluster.Set(m); err != nil {
-			s.cluster = nil
+			s.mix, s.cluster = s.cluster.Mix(), nil
 			return
 		}
 		p.spaces[i].state = s.stateOf(&m)
@@ -117,7 +118,7 @@ func (s *Scheduler) sync(p *planner) {
 }
 
 func (s *Scheduler) rebuild(p *planner) {
-	var mix engine.Mix
+	mix := s.mix
 	if s.cluster != nil {
 		mix = s.cluster.Mix()
 	}
@@ -132,7 +133,7 @@ func (s *Scheduler) rebuild(p *planner) {
 		err = cluster.SetMix(mix)
 	}
 	if s.cluster = cluster; err != nil {
-		s.cluster = nil // an inventory that the engine cannot hold
+		s.mix, s.cluster = mix, nil // an inventory that the engine cannot hold
 	}
 }
 

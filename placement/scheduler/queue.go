@@ -266,12 +266,13 @@ func thousandths(n int64) string {
 	return strings.TrimSuffix(strings.TrimRight(fmt.Sprintf("%d.%03d", n/1000, n%1000), "0"), ".")
 }
 
-// barredBound is the bound of the first barred class.
-func (t *tenancy) barredBound(barred string) *placement.Bound {
+// barredBound is the bound that bars the first of the classes: of several of one
+// class the one that the job would exceed.
+func (t *tenancy) barredBound(job *placement.Job, barred string) *placement.Bound {
 	first, _, _ := strings.Cut(barred, ",")
 	for i := range t.share.Bounds {
-		if t.share.Bounds[i].Class == first {
-			return &t.share.Bounds[i]
+		if b := &t.share.Bounds[i]; b.Class == first && b.Exceeds(wouldTake(b, job)) {
+			return b
 		}
 	}
 	return nil

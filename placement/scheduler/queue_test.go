@@ -325,3 +325,17 @@ func TestAGangTakesNothingThatIsKept(t *testing.T) {
 		}
 	}
 }
+
+// Of a tenant's own bound and that of its region the one that is in the way is named.
+func TestTheBoundThatBarsIsNamed(t *testing.T) {
+	const peer = "ber-1/acme"
+	s := world([]*placement.Node{node("n1", gpus(2, h100, 80))}, job("a", asks(placement.Resources{CPU: 100, GPUs: 1, GPUModel: "H100"}), by(peer)))
+	s = tenantsHold(s, map[placement.TenantID]placement.TenantShare{peer: {Bounds: []placement.Bound{
+		{Tenant: peer, Class: "H100", Guarantee: 1}, {Tenant: "ber-1/*", Class: "H100", Limit: 4, Held: 4000},
+	}}})
+	for _, e := range []Explanation{Plan(s).Refused[0].Explanation, Explain(s, s.Wanted[0])} {
+		if e.Code != QuotaLimit || !strings.Contains(e.Reason, "may hold 4 of H100") {
+			t.Errorf("%s: %s", e.Code, e.Reason)
+		}
+	}
+}

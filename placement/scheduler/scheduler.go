@@ -92,7 +92,7 @@ func Place(s placement.Snapshot, job *placement.Job) (*placement.Assignment, Exp
 	class := p.classBut(job, barred)
 	told := p.explainClass(class)
 	if barred != "" && told.Outcome != Fits && p.explainClass(p.class(job)).Outcome == Fits {
-		return nil, p.overLimit(job, tenant.barredBound(barred))
+		return nil, p.overLimit(job, tenant.barredBound(job, barred))
 	}
 	if job.Spec.Gang() {
 		return nil, told // its members are placed by [Plan] alone, together
@@ -150,7 +150,7 @@ func (p *planner) want(job *placement.Job) {
 func (p *planner) turnAway(job *placement.Job, c *class) {
 	if c.barred != "" && p.explainClass(p.class(job)).Outcome == Fits {
 		t := p.tenancy(job.Tenant)
-		p.out.Refused = append(p.out.Refused, Refusal{Job: job.ID, Explanation: p.overLimit(job, t.barredBound(c.barred))})
+		p.out.Refused = append(p.out.Refused, Refusal{Job: job.ID, Explanation: p.overLimit(job, t.barredBound(job, c.barred))})
 		return
 	}
 	p.refuse(job, c)
