@@ -54,7 +54,7 @@ func loopback(tb testing.TB) (a, b *testNode) {
 }
 
 func (n *testNode) ask(p Peer, body string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	s, err := n.OpenInfer(ctx, p, prompt(), head(), []byte(body))
 	if err != nil {
@@ -66,7 +66,7 @@ func (n *testNode) ask(p Peer, body string) (string, error) {
 }
 
 func (n *testNode) post(p Peer, body string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	r, err := http.NewRequest("POST", "https://peer/", strings.NewReader(body))
 	if err != nil {
@@ -92,7 +92,7 @@ func TestRealSockets(t *testing.T) {
 			t.Errorf("HTTP/3 of %d bytes: %d, %v", size, len(got), err)
 		}
 	}
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second)
 	for {
 		if err := a.Gossip().WriteTo([]byte("ping"), netip.MustParseAddrPort(b.addr)); err != nil {
 			t.Fatal(err)
@@ -105,7 +105,7 @@ func TestRealSockets(t *testing.T) {
 			return
 		case <-time.After(50 * time.Millisecond):
 		case <-deadline:
-			t.Fatal("no packet in 10 s")
+			t.Fatal("no packet in 30 s")
 		}
 	}
 }

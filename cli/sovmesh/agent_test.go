@@ -182,7 +182,7 @@ func TestNotify(t *testing.T) {
 		t.Fatal(err)
 	}
 	buf := make([]byte, 64)
-	if err := l.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := l.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if n, _, err := l.ReadFrom(buf); err != nil || string(buf[:n]) != "READY=1" {

@@ -355,7 +355,7 @@ func everyRole() []state.Role {
 
 func (r *region) client(token string) *Client {
 	r.t.Helper()
-	c, err := NewClient(ClientConfig{Addr: r.url, Token: token, CA: r.ca.ServingRootPEM(), Now: r.server.cfg.Now, Timeout: 10 * time.Second})
+	c, err := NewClient(ClientConfig{Addr: r.url, Token: token, CA: r.ca.ServingRootPEM(), Now: r.server.cfg.Now, Timeout: 30 * time.Second})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -349,7 +349,7 @@ func cancelled(t *testing.T, s *server, cancel func()) {
 	select {
 	case <-s.left:
 		t.Logf("the model server knew after %v", time.Since(start))
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal("the model server goes on for a client that has left")
 	}
 }
