@@ -39,7 +39,7 @@ driver does not list any more is forgotten.`,
 					return
 				}
 				for _, g := range page.Items {
-					fmt.Fprintf(w, "recorded: device %s of node %s is cleared\n", g.UUID, g.Node)
+					fmt.Fprintf(w, "recorded: device %s of node %s is cleared\n", clean(g.UUID), g.Node)
 				}
 			})
 		},

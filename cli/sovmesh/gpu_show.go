@@ -17,20 +17,7 @@ func (p *program) gpuShow() *cli.Command {
 		Description: "UUID may be a beginning of it, six characters or more. Times are those of the\ndevice's node.",
 		UsageText:   "sovmesh gpu show GPU-8f2e6c1a", Flags: connectionFlags(),
 		Action: func(c *cli.Context) error {
-			args, err := arguments(c, "UUID")
-			if err != nil {
-				return err
-			}
-			client, err := p.client(c)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
-			g, err := client.GPU(c.Context, args[0])
-			if err != nil {
-				return err
-			}
-			return p.show(g, func(w io.Writer) { p.writeGPU(w, g) })
+			return showing(p, c, "UUID", (*api.Client).GPU, p.writeGPU)
 		},
 	}
 }

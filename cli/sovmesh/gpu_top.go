@@ -92,10 +92,10 @@ func (p *program) writeTop(w io.Writer, all []api.NodeGPUs) {
 	t.write(w)
 	for _, n := range all {
 		if n.Down != "" {
-			fmt.Fprintf(w, "node %s: %s\n", n.Node, n.Down)
+			fmt.Fprintf(w, "node %s: %s\n", n.Node, clean(n.Down))
 		}
 		if n.Refused != "" {
-			fmt.Fprintf(w, "node %s: the region goes by an older report: %s\n", n.Node, n.Refused)
+			fmt.Fprintf(w, "node %s: the region goes by an older report: %s\n", n.Node, clean(n.Refused))
 		}
 	}
 }

@@ -88,7 +88,7 @@ func (p *program) writeFilters(w io.Writer, e *api.Explanation) {
 		t.write(w)
 	}
 	for _, q := range e.Quota {
-		fmt.Fprintf(w, "quota of your tenant: %d of %d %s\n", q.Used, q.Limit, q.Name)
+		fmt.Fprintln(w, "quota of your tenant: "+quotaText(q))
 	}
 	for _, a := range e.Answers {
 		fmt.Fprintf(w, "region %s had no place: %s\n", a.Region, clean(a.Reason))
@@ -96,6 +96,18 @@ func (p *program) writeFilters(w io.Writer, e *api.Explanation) {
 	for _, r := range e.Relax {
 		fmt.Fprintf(w, "it would start if: %s\n", clean(r))
 	}
+}
+
+// quotaText is what is used of a quota, and how much of it there is.
+func quotaText(q api.QuotaLine) string {
+	text := fmt.Sprintf("%d %s", q.Used, q.Name)
+	if q.Limit > 0 {
+		text = fmt.Sprintf("%d of %d %s", q.Used, q.Limit, q.Name)
+	}
+	if q.Guarantee > 0 {
+		text += fmt.Sprintf(", %d guaranteed", q.Guarantee)
+	}
+	return clean(text)
 }
 
 // checkExit is the exit code of a dry run's answer.

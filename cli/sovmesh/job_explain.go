@@ -5,7 +5,6 @@ import (
 	"io"
 
 	"github.com/sovmesh/sovmesh/node/api"
-	"github.com/sovmesh/sovmesh/placement"
 	"github.com/urfave/cli/v2"
 )
 
@@ -14,20 +13,7 @@ func (p *program) jobExplain() *cli.Command {
 		Name: "explain", Usage: "why a job is where it is, or why it waits", ArgsUsage: "ID", Description: jobIDText,
 		UsageText: "sovmesh job explain fra-1.01jd", Flags: connectionFlags(),
 		Action: func(c *cli.Context) error {
-			args, err := arguments(c, "ID")
-			if err != nil {
-				return err
-			}
-			client, err := p.client(c)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
-			e, err := client.Explain(c.Context, placement.JobID(args[0]))
-			if err != nil {
-				return err
-			}
-			return p.show(e, func(w io.Writer) { p.writeExplained(w, e) })
+			return showing(p, c, "ID", (*api.Client).Explain, p.writeExplained)
 		},
 	}
 }
