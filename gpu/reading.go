@@ -51,6 +51,8 @@ type Facts struct {
 	NVLinks      int    `json:"nvlinks,omitempty"`       // links that are up
 	ECC          bool   `json:"ecc,omitempty"`           // error correction is on
 	MIG          bool   `json:"mig,omitempty"`           // the mode is on, instances or not
+	// Recovery is what the driver asks for before the device is worked with again.
+	Recovery Recovery `json:"recovery,omitempty"`
 }
 
 // The throttle reasons that are alarms; all others are a clock doing its work.
@@ -85,6 +87,9 @@ type Event struct {
 	UUID string    `json:"uuid,omitempty"`
 	XID  uint64    `json:"xid"`
 	At   time.Time `json:"at"`
+	// Recovery is what the driver asks for since; with XID 154, which says that
+	// this changed, it is what the fault means.
+	Recovery Recovery `json:"recovery,omitempty"`
 }
 
 // Update is one thing that a source of devices has to say; one field is set.
@@ -93,6 +98,8 @@ type Update struct {
 	Samples []Sample
 	Event   *Event
 	// Down is why the devices cannot be seen at present. They are unknown then,
-	// not gone: the next reading ends it.
-	Down string
+	// not gone: the next reading ends it. Source is whose devices, of several
+	// sources joined, counted from 1; 0 for all.
+	Down   string
+	Source int
 }

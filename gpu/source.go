@@ -38,7 +38,8 @@ func (f Fixed) Watch(ctx context.Context, take func(Update)) error {
 }
 
 // Join sees the devices of several sources as those of one machine. A source
-// that fails to be read hides the others: half a machine looks like a loss.
+// that fails to be read at the start hides the others: half a machine looks like
+// a loss. One that falls silent later makes its own devices unknown, and no others.
 func Join(sources ...Source) Source {
 	if len(sources) == 1 {
 		return sources[0]
@@ -61,11 +62,12 @@ func (j joined) Read(ctx context.Context) (Reading, error) {
 	return merge(all), nil
 }
 
-// Watch follows every source; a reading is told once all of them have one.
+// Watch follows every source; a reading is told once each of them has spoken.
 func (j joined) Watch(ctx context.Context, take func(Update)) error {
 	var (
 		mu   sync.Mutex
 		last = make([]*Reading, len(j)) // guarded by mu, which also orders take
+		down = make([]bool, len(j))     // guarded by mu
 		wg   sync.WaitGroup
 		errs = make([]error, len(j))
 	)
@@ -76,18 +78,20 @@ func (j joined) Watch(ctx context.Context, take func(Update)) error {
 				defer mu.Unlock()
 				if u.Reading == nil {
 					if u.Down != "" {
-						last[i] = nil
+						last[i], down[i], u.Source = nil, true, i+1
 					}
 					take(u)
 					return
 				}
-				last[i] = u.Reading
-				var all []Reading
-				for _, r := range last {
-					if r == nil {
+				last[i], down[i] = u.Reading, false
+				all := make([]Reading, len(j))
+				for k, r := range last {
+					if r == nil && !down[k] {
 						return
 					}
-					all = append(all, *r)
+					if r != nil {
+						all[k] = *r
+					}
 				}
 				r := merge(all)
 				r.Source = i + 1

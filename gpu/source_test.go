@@ -3,6 +3,7 @@ package gpu
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -63,12 +64,12 @@ func TestJoinedSourcesAreOneMachine(t *testing.T) {
 		tell(a, Update{Reading: one("a")}) // half a machine is no reading
 		tell(b, Update{Reading: one("b")})
 		tell(b, Update{Down: "hangs"})
-		tell(a, Update{Reading: one("a")}) // b is unknown, not gone
+		tell(a, Update{Reading: one("a")}) // b is unknown, not gone, and no reason not to look at a
 		tell(b, Update{Reading: one("b")})
 		synctest.Wait()
 		cancel()
 		<-over
-		if len(counts) != 2 || counts[0] != 2 || counts[1] != 2 || downs != 1 {
+		if !slices.Equal(counts, []int{2, 1, 2}) || downs != 1 {
 			t.Errorf("readings of %v devices, down %d times", counts, downs)
 		}
 	})
@@ -122,6 +123,58 @@ func TestOnlyItsOwnSourceLosesADevice(t *testing.T) {
 		if broken := tracker.Broken(); len(broken) != 1 {
 			t.Errorf("broken %v after its own driver did not list it twice", broken)
 		}
+		cancel()
+		<-over
+	})
+}
+
+// A driver that falls silent makes its own devices unknown: what another one says
+// of its devices goes on to count, also while the first is silent.
+func TestASilentSourceMarksItsOwnDevices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := &teller{said: make(chan Update)}, &teller{said: make(chan Update)}
+		tracker := NewTracker(Memory{})
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			_ = Join(a, b).Watch(ctx, func(u Update) {
+				switch {
+				case u.Reading != nil:
+					tracker.Read(*u.Reading, time.Now())
+				case u.Down != "":
+					tracker.Down(u.Down, u.Source, time.Now())
+				}
+			})
+		}()
+		tell := func(to *teller, u Update) {
+			to.said <- u
+			synctest.Wait()
+		}
+		want := func(what, want string) {
+			t.Helper()
+			got := ""
+			for _, d := range tracker.Devices() {
+				got += d.UUID + " " + string(d.Health) + " "
+			}
+			if got != want {
+				t.Errorf("%s: %q, want %q", what, got, want)
+			}
+		}
+		tell(a, Update{Reading: one("a")})
+		tell(b, Update{Reading: one("b")})
+		tell(a, Update{Down: "hangs"})
+		want("a is silent", "a lost b ok ")
+		for range 3 {
+			tell(b, Update{Reading: one("b")})
+		}
+		want("b speaks on", "a lost b ok ")
+		sick := one("b")
+		sick.Devices[0].Facts.RemapFailed = true
+		tell(b, Update{Reading: sick})
+		want("b has a fault meanwhile", "a lost b cordoned ")
+		tell(a, Update{Reading: one("a")})
+		want("a is back", "a ok b cordoned ")
 		cancel()
 		<-over
 	})

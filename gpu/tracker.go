@@ -20,8 +20,9 @@ const (
 	throttleUntil = 5 * time.Minute
 	// suspectFor is within which time faults of different jobs are put together.
 	suspectFor = 24 * time.Hour
-	// suspectJobs is from how many different jobs on the device is at fault.
-	suspectJobs = 2
+	// suspectJobs is from how many different jobs on the device is looked at, and
+	// suspectTenants from how many different tenants it is at fault.
+	suspectJobs, suspectTenants = 2, 2
 	// missingReadings is how many readings in a row must lack a device.
 	missingReadings = 2
 )
@@ -36,6 +37,7 @@ const (
 	CodeRemapFailed  = "remap-failed"  // no spare row is left
 	CodeThrottle     = "throttle"      // its clocks are held down by an alarm
 	CodeSuspect      = "suspect"       // different jobs met the same fault here
+	CodeRecovery     = "recovery"      // the driver asks for one
 	codeNode         = "node-"         // begins what another device of the node caused
 )
 
@@ -75,13 +77,14 @@ type Mark struct {
 // cleared stays cleared until it went away and came again.
 type Tracker struct {
 	records map[string]*record
-	down    string // why the driver cannot be asked, or empty
 }
 
 type record struct {
 	Remembered
 	causes   map[string]*placement.Cause
 	unseen   int       // readings in a row without it
+	unread   int       // readings in a row in which it could not be read
+	unlinked int       // readings in a row in which it had no links, after it had some
 	throttle time.Time // since when an alarm holds its clocks down
 	cooled   time.Time // when such an alarm was last seen
 }
@@ -106,11 +109,10 @@ func stamp(at time.Time) time.Time { return at.UTC().Truncate(time.Millisecond) 
 // Read takes what was seen. Devices must have been through [Sift].
 func (t *Tracker) Read(r Reading, at time.Time) {
 	at = stamp(at)
-	t.down = ""
-	seen := make(map[string]bool, len(r.Devices))
+	seen := make(map[string]*Observed, len(r.Devices))
 	for i := range r.Devices {
 		o := &r.Devices[i]
-		seen[o.UUID] = true
+		seen[o.UUID] = o
 		rec := t.records[o.UUID]
 		if rec == nil {
 			rec = &record{causes: map[string]*placement.Cause{}}
@@ -119,20 +121,25 @@ func (t *Tracker) Read(r Reading, at time.Time) {
 		rec.see(o, at)
 	}
 	for id, rec := range t.records {
-		away := !seen[id] && r.silent(rec.Source)
-		rec.condition(CodeDriver, away, placement.Cause{
-			Reason: "its driver is not there any more", Health: placement.DeviceLost, Action: placement.ActionReboot}, at)
-		if seen[id] || away {
-			continue
-		}
-		if rec.Parent != "" && seen[rec.Parent] {
-			delete(t.records, id) // the GPU was cut anew
-			continue
-		}
 		if r.Source != 0 && rec.Source != 0 && r.Source != rec.Source {
 			continue // its own source said nothing new
 		}
-		if rec.unseen++; rec.unseen >= missingReadings {
+		away := seen[id] == nil && r.silent(rec.Source)
+		rec.condition(CodeDriver, away, placement.Cause{
+			Reason: "its driver is not there any more", Health: placement.DeviceLost, Action: placement.ActionReboot}, at)
+		if seen[id] != nil || away {
+			continue
+		}
+		whole := seen[rec.Parent] // nil also for a device without a parent
+		if whole != nil && (whole.Facts.Lost || whole.Facts.Unreadable != "") {
+			rec.follow(&whole.Facts, at)
+			continue
+		}
+		rec.unseen++
+		switch {
+		case whole != nil && (!whole.Partitioned || rec.unseen >= missingReadings):
+			delete(t.records, id) // the GPU was cut anew
+		case rec.unseen >= missingReadings:
 			rec.condition(CodeMissing, true, placement.Cause{
 				Reason: "the driver does not list it any more", Health: placement.DeviceLost, Action: placement.ActionReboot}, at)
 		}
@@ -143,26 +150,58 @@ func (t *Tracker) Read(r Reading, at time.Time) {
 func (r *record) see(o *Observed, at time.Time) {
 	kept := r.Device
 	r.Device, r.Source, r.unseen = o.Device, o.Source, 0
-	if o.Facts.Lost || o.Facts.Unreadable != "" { // what it cannot say now it said before
-		if r.Memory == 0 {
-			r.Memory = kept.Memory
-		}
-		if kept.UUID != "" && o.Facts.Lost {
-			r.Device = kept
-		}
+	if kept.UUID != "" && (o.Facts.Lost || o.Facts.Unreadable != "") {
+		r.Device, r.Index = kept, o.Index // what it cannot say now it said before
 	}
+	r.keepLinks(&kept)
 	r.Health, r.Causes = "", nil
 	r.condition(CodeMissing, false, placement.Cause{}, at)
-	r.condition(CodeLost, o.Facts.Lost, placement.Cause{
-		Reason: "it answers that it is lost", Health: placement.DeviceLost, Action: placement.ActionReboot}, at)
-	r.condition(CodeUnreadable, o.Facts.Unreadable != "" && !o.Facts.Lost, placement.Cause{
-		Reason: clip("it cannot be read: " + o.Facts.Unreadable), Health: placement.DeviceCordoned, Action: placement.ActionResetGPU}, at)
+	if kept.UUID == "" {
+		r.unread = missingReadings // nothing is known of it that could be gone by
+	}
+	r.follow(&o.Facts, at)
+	asked, is := o.Facts.Recovery.asks()
+	r.condition(CodeRecovery, is, asked, at)
 	r.condition(CodeRemapFailed, o.Facts.RemapFailed, placement.Cause{
 		Reason: "a broken memory row could not be remapped", Health: placement.DeviceCordoned, Action: placement.ActionRMA}, at)
 	r.condition(CodeRemapPending, o.Facts.RemapPending, placement.Cause{
 		Reason: "a broken memory row is remapped at the next reset", Health: placement.DeviceDegraded, Action: placement.ActionResetGPU}, at)
 	r.condition(CodeThrottle, r.throttled(o.Facts.Throttle, at), placement.Cause{
 		Reason: throttleText(o.Facts.Throttle), Health: placement.DeviceDegraded, Action: placement.ActionNone}, at)
+}
+
+// follow takes whether the device, or the GPU that it is part of, is lost or
+// cannot be read. Once may be chance: it is taken after sound ones, and from the
+// second time in a row on not at all.
+func (r *record) follow(f *Facts, at time.Time) {
+	r.condition(CodeLost, f.Lost, placement.Cause{
+		Reason: "it answers that it is lost", Health: placement.DeviceLost, Action: placement.ActionReboot}, at)
+	unread := f.Unreadable != "" && !f.Lost
+	if !unread {
+		r.unread = 0
+	} else {
+		r.unread++
+	}
+	c := placement.Cause{Reason: clip("it cannot be read: " + f.Unreadable), Health: placement.DeviceDegraded, Action: placement.ActionNone}
+	if r.unread >= missingReadings {
+		c.Health, c.Action = placement.DeviceCordoned, placement.ActionResetGPU
+	}
+	r.condition(CodeUnreadable, unread, c, at)
+	if now := r.causes[CodeUnreadable]; now != nil && now.Health != c.Health {
+		now.Reason, now.Health, now.Action = c.Reason, c.Health, c.Action
+	}
+}
+
+// keepLinks keeps by what it hangs together with others if that is missing once.
+func (r *record) keepLinks(kept *placement.Device) {
+	missing := kept.Island != "" && r.Island == "" || kept.Fabric != "" && r.Fabric == ""
+	if !missing || r.Partitioned != kept.Partitioned {
+		r.unlinked = 0
+		return
+	}
+	if r.unlinked++; r.unlinked < missingReadings {
+		r.Island, r.Fabric = cmp.Or(r.Island, kept.Island), cmp.Or(r.Fabric, kept.Fabric)
+	}
 }
 
 // throttled waits in both directions, see throttleAfter.
@@ -224,9 +263,9 @@ func (r *record) add(code string, c placement.Cause, at time.Time) {
 
 // Fault takes an XID. holders are who holds the devices at present, by UUID.
 // It returns what the XID means and which devices it concerns themselves.
-func (t *Tracker) Fault(e Event, holders map[string]Holder, at time.Time) (Fault, []string) {
+func (t *Tracker) Fault(e Event, holders map[string][]Holder, at time.Time) (Fault, []string) {
 	at = stamp(at)
-	f := XID(e.XID)
+	f := XID(e.XID).asking(e.Recovery)
 	var concerned []string
 	for _, id := range t.ids() {
 		rec := t.records[id]
@@ -234,7 +273,7 @@ func (t *Tracker) Fault(e Event, holders map[string]Holder, at time.Time) (Fault
 		case t.concerns(rec, e.UUID, f):
 			concerned = append(concerned, id)
 			rec.add(f.Code(), placement.Cause{Reason: fmt.Sprintf("XID %d: %s", f.XID, f.Reason), Health: f.Health, Action: f.Action}, at)
-			if f.Suspect {
+			if f.Suspect && e.UUID == id {
 				rec.mark(holders[id], at)
 			}
 		case f.Node:
@@ -262,20 +301,24 @@ func (t *Tracker) concerns(r *record, uuid string, f Fault) bool {
 	return r.UUID == of.Parent || r.Parent == of.Parent
 }
 
-// mark notes an application fault of a job, once per job.
-func (r *record) mark(h Holder, at time.Time) {
-	r.Marks = slices.DeleteFunc(r.Marks, func(m Mark) bool { return at.Sub(m.At) > suspectFor || m.Job == h.Job })
-	if h.Job == "" {
+// mark notes an application fault of a job, once per job. Of a device that
+// several tenants share nobody knows whose program it was: nothing is noted, or
+// one tenant could make another's name stand against the device beside its own.
+func (r *record) mark(holders []Holder, at time.Time) {
+	if len(holders) == 0 || slices.ContainsFunc(holders, func(h Holder) bool { return h.Job == "" || h.Tenant != holders[0].Tenant }) {
 		return
 	}
+	h := holders[0]
+	r.Marks = slices.DeleteFunc(r.Marks, func(m Mark) bool { return at.Sub(m.At) > suspectFor || m.Job == h.Job })
 	if r.Marks = append(r.Marks, Mark{h, at}); len(r.Marks) > 16 {
 		r.Marks = r.Marks[1:]
 	}
 }
 
-// suspect cordons devices on which different jobs met application faults. A
-// fault that follows a tenant from device to device is that of its program: its
-// marks count on no device, so that nobody's program can close a node.
+// suspect cordons devices on which jobs of different tenants met application
+// faults; if they were jobs of one tenant the device is degraded, as no tenant can
+// close a device by itself. A fault that follows a tenant from device to device is
+// that of its program: its marks count on no device.
 func (t *Tracker) suspect(at time.Time) {
 	places := map[placement.TenantID]map[string]bool{}
 	for _, rec := range t.records {
@@ -288,25 +331,32 @@ func (t *Tracker) suspect(at time.Time) {
 	}
 	for _, id := range t.ids() {
 		rec := t.records[id]
-		jobs := 0
+		jobs, tenants := 0, map[placement.TenantID]bool{}
 		for _, m := range rec.Marks {
 			if at.Sub(m.At) <= suspectFor && len(places[m.Tenant]) == 1 {
 				jobs++
+				tenants[m.Tenant] = true
 			}
 		}
-		if _, known := rec.causes[CodeSuspect]; jobs >= suspectJobs && !known {
-			rec.add(CodeSuspect, placement.Cause{
-				Reason: fmt.Sprintf("%d different jobs met faults on it that programs cause elsewhere one at a time", jobs),
-				Health: placement.DeviceCordoned, Action: placement.ActionResetGPU}, at)
+		c := placement.Cause{
+			Reason: fmt.Sprintf("%d different jobs met faults on it that programs cause elsewhere one at a time", jobs),
+			Health: placement.DeviceDegraded, Action: placement.ActionNone}
+		if len(tenants) >= suspectTenants {
+			c.Health, c.Action = placement.DeviceCordoned, placement.ActionResetGPU
+		}
+		if known := rec.causes[CodeSuspect]; jobs >= suspectJobs && (known == nil || known.Health != placement.DeviceCordoned && known.Health != c.Health) {
+			rec.add(CodeSuspect, c, at)
 		}
 	}
 }
 
-// Down says that the devices cannot be seen: they are kept, and count as lost
-// until the next reading.
-func (t *Tracker) Down(reason string, at time.Time) {
-	t.down = reason
+// Down says that the devices of a source, or all if it is 0, cannot be seen: they
+// are kept, and count as lost until its next reading.
+func (t *Tracker) Down(reason string, source int, at time.Time) {
 	for _, rec := range t.records {
+		if source != 0 && rec.Source != 0 && rec.Source != source {
+			continue
+		}
 		rec.condition(CodeDriver, true, placement.Cause{Reason: clip(reason), Health: placement.DeviceLost, Action: placement.ActionReboot}, stamp(at))
 	}
 }
@@ -333,7 +383,7 @@ func (t *Tracker) Clear(c placement.DeviceClear) bool {
 			continue
 		case CodeSuspect:
 			rec.Marks = nil
-		case CodeRemapFailed, CodeRemapPending, CodeThrottle, CodeUnreadable:
+		case CodeRemapFailed, CodeRemapPending, CodeThrottle, CodeUnreadable, CodeRecovery:
 			rec.Accepted = append(rec.Accepted, saw.Code)
 		}
 		delete(rec.causes, saw.Code)
@@ -385,13 +435,22 @@ func (t *Tracker) Broken() map[string]string {
 		for _, c := range rec.device().Causes {
 			var xid uint64
 			_, err := fmt.Sscanf(c.Code, "xid-%d", &xid)
-			if c.Code == CodeLost || c.Code == CodeMissing || err == nil && XID(xid).FailsTasks() {
+			if c.Code == CodeLost || c.Code == CodeMissing || err == nil && failsTasks(xid, c.Code) {
 				out[id] = "device " + id + ": " + c.Reason
 				break
 			}
 		}
 	}
 	return out
+}
+
+// failsTasks reports whether a cause by an XID has ended the tasks on its device.
+func failsTasks(xid uint64, code string) bool {
+	f := XID(xid)
+	if word, is := strings.CutPrefix(code, f.Code()+"-"); is {
+		f = f.asking(Recovery(word))
+	}
+	return f.FailsTasks() && f.Code() == code
 }
 
 // Memory is what the next tracker goes on from.

@@ -16,7 +16,7 @@ type world struct {
 	tracker *Tracker
 	now     time.Time
 	reading Reading
-	holders map[string]Holder
+	holders map[string][]Holder
 }
 
 func newWorld(t *testing.T, spec string) *world {
@@ -25,7 +25,7 @@ func newWorld(t *testing.T, spec string) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, tracker: NewTracker(Memory{}), now: time.Unix(1_800_000_000, 0), holders: map[string]Holder{}}
+	w := &world{t: t, tracker: NewTracker(Memory{}), now: time.Unix(1_800_000_000, 0), holders: map[string][]Holder{}}
 	for _, d := range devices {
 		w.reading.Devices = append(w.reading.Devices, Observed{Device: d})
 	}
@@ -235,7 +235,7 @@ func TestThrottlingMustLast(t *testing.T) {
 
 func TestUnknownDevicesAreNotGone(t *testing.T) {
 	w := newWorld(t, "sim:2xL4")
-	w.tracker.Down("the driver did not answer within 10s", w.now)
+	w.tracker.Down("the driver did not answer within 10s", 0, w.now)
 	w.want("sim-n1-0", "lost driver")
 	w.want("sim-n1-1", "lost driver")
 	if broken := w.tracker.Broken(); len(broken) != 0 {
@@ -289,16 +289,149 @@ func TestInstancesShareWhatEndsTheGPU(t *testing.T) {
 	// Cut anew: the instances are no loss.
 	w.reading.Devices = w.reading.Devices[:1]
 	w.read()
+	if got := len(w.tracker.Devices()); got != 8 {
+		t.Errorf("instances that are missing once leave %d devices", got)
+	}
+	w.read()
 	if got := len(w.tracker.Devices()); got != 1 {
 		t.Errorf("%d devices are left", got)
 	}
+}
+
+// An instance that is missing once, or whose GPU cannot be read, is not gone: it
+// keeps what was known and what stands against it.
+func TestAnInstanceIsNotGoneWithOneReading(t *testing.T) {
+	w := newWorld(t, "sim:1xH100/7x1g.10gb")
+	w.xid("sim-n1-0-mig-3", 94)
+	all := w.reading.Devices
+	w.reading.Devices = all[:1]
+	w.read()
+	w.want("sim-n1-0-mig-3", "cordoned xid-94")
+	w.want("sim-n1-0-mig-4", "ok")
+	w.reading.Devices = all
+	w.read()
+	w.want("sim-n1-0-mig-3", "cordoned xid-94")
+
+	sick := all[0]
+	sick.Device = placement.Device{UUID: sick.UUID, Model: "NVIDIA", Health: placement.DeviceOK}
+	sick.Facts.Unreadable = "its MIG mode: Unknown Error"
+	w.reading.Devices = []Observed{sick}
+	w.read()
+	w.want("sim-n1-0-mig-4", "degraded unreadable")
+	w.want("sim-n1-0", "degraded unreadable")
+	if d := w.device("sim-n1-0"); !d.Partitioned || d.Offered() {
+		t.Errorf("a GPU whose MIG mode cannot be read for once is offered whole: %+v", d)
+	}
+	for range 3 {
+		w.read()
+	}
+	w.want("sim-n1-0-mig-4", "cordoned unreadable")
+	w.want("sim-n1-0-mig-3", "cordoned unreadable,xid-94")
+	w.reading.Devices = all
+	w.read()
+	w.want("sim-n1-0-mig-4", "ok")
+	w.want("sim-n1-0", "ok")
+
+	sick.Facts = Facts{Lost: true}
+	w.reading.Devices = []Observed{sick}
+	w.read()
+	w.want("sim-n1-0-mig-4", "lost lost")
+	if _, broken := w.tracker.Broken()["sim-n1-0-mig-4"]; !broken {
+		t.Error("an instance of a lost GPU goes on")
+	}
+	// A GPU whose mode is off has no instances.
+	w.reading.Devices = all[:1:1]
+	w.reading.Devices[0].Partitioned = false
+	w.read()
+	if got := len(w.tracker.Devices()); got != 1 {
+		t.Errorf("%d devices are left", got)
+	}
+}
+
+// A device that cannot be read keeps what was known: it is taken last at first,
+// and not at all when that lasts. One that nothing is known of is not offered.
+func TestADeviceThatCannotBeReadKeepsWhatWasKnown(t *testing.T) {
+	w := newWorld(t, "sim:2xH100")
+	sound := w.reading.Devices[0]
+	sick := Observed{Device: placement.Device{UUID: sound.UUID, Model: "NVIDIA", Health: placement.DeviceOK}, Facts: Facts{Unreadable: "its handle: Unknown Error"}}
+	w.reading.Devices[0] = sick
+	w.read()
+	w.want("sim-n1-0", "degraded unreadable")
+	if d := w.device("sim-n1-0"); d.Memory != sound.Memory || d.Model != sound.Model || d.Island != sound.Island || d.NUMA != sound.NUMA || !strings.Contains(d.Causes[0].Reason, "its handle") {
+		t.Errorf("it is now %+v", d)
+	}
+	w.read()
+	w.want("sim-n1-0", "cordoned unreadable")
+	w.reading.Devices[0] = sound
+	w.read()
+	w.want("sim-n1-0", "ok")
+	sick.UUID = "new"
+	w.reading.Devices = append(w.reading.Devices, sick)
+	w.read()
+	w.want("new", "cordoned unreadable")
+}
+
+func TestLinksAreNotGoneWithOneReading(t *testing.T) {
+	w := newWorld(t, "sim:2xH100")
+	w.reading.Devices[0].Fabric = "c/1"
+	w.read()
+	island := w.device("sim-n1-0").Island
+	w.reading.Devices[0].Island, w.reading.Devices[0].Fabric = "", ""
+	w.read()
+	if d := w.device("sim-n1-0"); d.Island != island || d.Fabric != "c/1" {
+		t.Errorf("after one reading without links: %q %q", d.Island, d.Fabric)
+	}
+	w.read()
+	if d := w.device("sim-n1-0"); d.Island != "" || d.Fabric != "" {
+		t.Errorf("after two: %q %q", d.Island, d.Fabric)
+	}
+}
+
+// XID 154 says that what the driver asks for changed: that is anything from
+// nothing to a reboot of the node.
+func TestWhatTheDriverAsksForIsDone(t *testing.T) {
+	for asked, want := range map[Recovery]struct {
+		health, other string
+		ends          bool
+	}{
+		"":              {"cordoned xid-154", "ok", true}, // it does not say
+		"what is this":  {"cordoned xid-154", "ok", true},
+		RecoverNone:     {"ok xid-154-none", "ok", false},
+		RecoverReset:    {"cordoned xid-154-reset-gpu", "ok", true},
+		RecoverReboot:   {"cordoned xid-154-reboot", "cordoned node-xid-154-reboot", true},
+		RecoverDrainP2P: {"cordoned xid-154-drain-p2p", "ok", false},
+		RecoverDrain:    {"cordoned xid-154-drain-and-reset", "ok", false},
+		RecoverFabric:   {"cordoned xid-154-recover-fabric", "ok", false},
+	} {
+		w := newWorld(t, "sim:2xH100")
+		w.tracker.Fault(Event{UUID: "sim-n1-0", XID: 154, Recovery: asked}, nil, w.now)
+		w.want("sim-n1-0", want.health)
+		w.want("sim-n1-1", want.other)
+		w.restart()
+		if broken := w.tracker.Broken(); len(broken) > 0 != want.ends {
+			t.Errorf("asked for %q: broken are %v", asked, broken)
+		}
+	}
+	w := newWorld(t, "sim:2xH100")
+	w.reading.Devices[1].Facts.Recovery = RecoverDrain
+	w.read()
+	w.want("sim-n1-1", "cordoned recovery")
+	if broken := w.tracker.Broken(); len(broken) != 0 {
+		t.Errorf("a drain ends the tasks on %v", broken)
+	}
+	w.reading.Devices[1].Facts.Recovery = RecoverNone
+	w.read()
+	w.want("sim-n1-1", "ok")
+	// The word is for XID 154 alone.
+	w.tracker.Fault(Event{UUID: "sim-n1-0", XID: 95, Recovery: RecoverNone}, nil, w.now)
+	w.want("sim-n1-0", "cordoned xid-95")
 }
 
 func TestTheSameFaultOfDifferentJobsIsTheDevices(t *testing.T) {
 	w := newWorld(t, "sim:2xL4")
 	by := func(uuid, job, tenant string) {
 		w.pass(time.Minute)
-		w.holders = map[string]Holder{uuid: {placement.JobID(job), placement.TenantID(tenant)}}
+		w.holders = map[string][]Holder{uuid: {{placement.JobID(job), placement.TenantID(tenant)}}}
 		w.xid(uuid, 31)
 	}
 	by("sim-n1-0", "j1", "a")
@@ -321,6 +454,48 @@ func TestTheSameFaultOfDifferentJobsIsTheDevices(t *testing.T) {
 		by("sim-n1-0", fmt.Sprint("j", i), "evil")
 	}
 	w.want("sim-n1-0", "ok xid-31")
+}
+
+// The device is the operator's: no tenant closes one by what its own programs do,
+// in however many jobs, on a device of its own, beside another on a shared one or
+// in the next instance. Every XID that a program can cause is tried.
+func TestNoTenantClosesADevice(t *testing.T) {
+	for _, xid := range []uint64{8, 11, 13, 31, 43, 45, 68, 69, 109} {
+		evil := func(i int) Holder { return Holder{placement.JobID(fmt.Sprint("evil-", i)), "evil"} }
+		w := newWorld(t, "sim:1xH100")
+		for i := range 20 {
+			w.pass(time.Minute)
+			w.holders = map[string][]Holder{"sim-n1-0": {evil(i)}}
+			w.xid("sim-n1-0", xid)
+		}
+		if d := w.device("sim-n1-0"); !d.Offered() {
+			t.Errorf("XID %d: one tenant's jobs make its device %s: %+v", xid, d.Health, d.Causes)
+		}
+		w = newWorld(t, "sim:1xH100")
+		for i, victim := range []Holder{{"v1", "acme"}, {"v2", "beta"}, {"v3", "gamma"}} {
+			w.pass(time.Minute)
+			w.holders = map[string][]Holder{"sim-n1-0": {evil(i), victim}}
+			if i == 1 {
+				w.holders["sim-n1-0"] = []Holder{victim, evil(i)}
+			}
+			w.xid("sim-n1-0", xid)
+		}
+		w.want("sim-n1-0", fmt.Sprint("ok xid-", xid))
+		w = newWorld(t, "sim:1xH100/2x1g.10gb")
+		for i, victim := range []Holder{{"v1", "acme"}, {"v2", "beta"}} {
+			w.pass(time.Minute)
+			w.holders = map[string][]Holder{"sim-n1-0-mig-0": {evil(i)}, "sim-n1-0-mig-1": {victim}}
+			w.xid("sim-n1-0", xid) // the driver does not say in which instance
+			w.xid("", xid)         // nor on which device
+		}
+		w.want("sim-n1-0-mig-1", fmt.Sprint("ok xid-", xid))
+	}
+	w := newWorld(t, "sim:1xH100")
+	for i, tenant := range []placement.TenantID{"a", "a", "b"} {
+		w.holders = map[string][]Holder{"sim-n1-0": {{placement.JobID(fmt.Sprint(i)), tenant}}}
+		w.xid("sim-n1-0", 31)
+		w.want("sim-n1-0", []string{"ok xid-31", "degraded suspect,xid-31", "cordoned suspect,xid-31"}[i])
+	}
 }
 
 func TestCompare(t *testing.T) {

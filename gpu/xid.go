@@ -15,6 +15,8 @@ const (
 	ClassFatal Class = "fatal"
 	// ClassContained: the task that met it is lost, the device wants a reset.
 	ClassContained Class = "contained"
+	// ClassDrain: the device takes no new tasks; those on it go on to their end.
+	ClassDrain Class = "drain"
 	// ClassUnknown: no entry; the device takes no new tasks until somebody looked.
 	ClassUnknown Class = "unknown"
 	// ClassNote: a trend; the device is taken after sound ones.
@@ -22,6 +24,39 @@ const (
 	// ClassApplication: the program's fault; its owner is told.
 	ClassApplication Class = "application"
 )
+
+// Recovery is what the driver asks for before a device is worked with again.
+type Recovery string
+
+// The recoveries, as NVML names them. Empty: the driver does not say.
+const (
+	RecoverNone     Recovery = "none"
+	RecoverReset    Recovery = "reset-gpu"
+	RecoverReboot   Recovery = "reboot"
+	RecoverDrainP2P Recovery = "drain-p2p" // end what uses the links between devices
+	RecoverDrain    Recovery = "drain-and-reset"
+	RecoverFabric   Recovery = "recover-fabric" // the IMEX domain of the NVLink fabric
+)
+
+// asks is what a recovery means for the device while it is asked for.
+func (r Recovery) asks() (c placement.Cause, is bool) {
+	c = placement.Cause{Health: placement.DeviceCordoned, Action: placement.ActionResetGPU}
+	switch r {
+	case RecoverReset:
+		c.Reason = "the driver asks for a reset of the device"
+	case RecoverReboot:
+		c.Reason, c.Action = "the driver asks for a reboot of the node", placement.ActionReboot
+	case RecoverDrainP2P:
+		c.Reason, c.Action = "the driver asks that what uses the links between devices ends", placement.ActionNone
+	case RecoverDrain:
+		c.Reason = "the driver asks for a reset of the device once its tasks have ended"
+	case RecoverFabric:
+		c.Reason, c.Action = "the driver asks that the NVLink fabric is recovered", placement.ActionNone
+	default:
+		return c, false
+	}
+	return c, true
+}
 
 // Fault is what an XID means.
 type Fault struct {
@@ -34,10 +69,42 @@ type Fault struct {
 	Node bool
 	// Suspect: seen from different jobs on one device it is the device's fault.
 	Suspect bool
+	// Recovery tells apart what XID 154 may mean.
+	Recovery Recovery
 }
 
 // Code is the fault's name in a [placement.Cause].
-func (f Fault) Code() string { return "xid-" + strconv.FormatUint(f.XID, 10) }
+func (f Fault) Code() string {
+	code := "xid-" + strconv.FormatUint(f.XID, 10)
+	if f.Recovery != "" {
+		code += "-" + string(f.Recovery)
+	}
+	return code
+}
+
+// recovery is the XID that says that the recovery which the driver asks for changed.
+const recovery = 154
+
+// asking is the fault under the recovery that the driver asks for. NVIDIA's
+// catalogue of XIDs has 154 for everything from none to a reboot of the node;
+// where the driver does not say which, it counts as a reset.
+func (f Fault) asking(r Recovery) Fault {
+	c, is := r.asks()
+	switch {
+	case f.XID != recovery || !is && r != RecoverNone:
+		return f
+	case r == RecoverNone:
+		f.Class, f.Health, f.Action, f.Reason = ClassNote, placement.DeviceOK, placement.ActionNone, "the driver asks for no recovery any more"
+	case r == RecoverReboot:
+		f.Action, f.Reason, f.Node = c.Action, c.Reason, true // the kernel is not to be trusted
+	case r == RecoverReset:
+		f.Reason = c.Reason
+	default:
+		f.Class, f.Action, f.Reason = ClassDrain, c.Action, c.Reason
+	}
+	f.Recovery = r
+	return f
+}
 
 // FailsTasks reports whether tasks on the device have failed by it.
 func (f Fault) FailsTasks() bool { return f.Class == ClassFatal || f.Class == ClassContained }
@@ -85,7 +152,7 @@ func faults() []Fault {
 		wide(fatal(120, placement.ActionReboot, "an error of its system processor (GSP)")),
 		fatal(140, placement.ActionResetGPU, "an unrecovered memory error"),
 		fatal(143, placement.ActionResetGPU, "its initialization failed"),
-		fatal(154, placement.ActionResetGPU, "the driver asks for a recovery of the device"),
+		fatal(recovery, placement.ActionResetGPU, "the driver asks for a recovery of the device"),
 		fatal(160, placement.ActionRMA, "its memory is marked for repair"),
 		contained(46, "it stopped processing"),
 		contained(61, "its micro-controller stopped at a breakpoint"),

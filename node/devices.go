@@ -45,7 +45,8 @@ type devices struct {
 	xids      map[xidKey]uint64     // guarded by mu: told of since the node started
 	last      map[string]uint64     // guarded by mu: the last of each device
 	reading   gpu.Reading           // guarded by mu: the newest
-	down      string                // guarded by mu: why the devices cannot be seen
+	downs     map[int]string        // guarded by mu: why the devices of a source (0: all) cannot be seen
+	down      string                // guarded by mu: why of one of them
 	counted   bool                  // guarded by mu: counts wait to be reported
 	refused   *state.Refused        // guarded by mu: what the region said of the last report, nil if it took it
 	again     time.Duration         // guarded by mu: the pause before a refused report is repeated
@@ -60,7 +61,7 @@ type xidKey struct {
 func newDevices(n *Node) *devices {
 	return &devices{
 		n: n, source: n.deps.GPUs, log: n.logOf("devices"), tracker: gpu.NewTracker(gpu.Memory{}),
-		samples: map[string]gpu.Sample{}, xids: map[xidKey]uint64{}, last: map[string]uint64{}, changed: make(chan struct{}, 1),
+		samples: map[string]gpu.Sample{}, xids: map[xidKey]uint64{}, last: map[string]uint64{}, downs: map[int]string{}, changed: make(chan struct{}, 1),
 	}
 }
 
@@ -83,7 +84,8 @@ func (d *devices) begin(ctx context.Context, inv placement.Inventory) error {
 	if err != nil {
 		d.log.Error("the devices of this machine cannot be seen; the node starts without", "err", err)
 		d.down = err.Error()
-		d.tracker.Down(d.down, d.n.deps.now())
+		d.downs[0] = d.down
+		d.tracker.Down(d.down, 0, d.n.deps.now())
 	} else {
 		d.take(gpu.Update{Reading: &reading}, nil)
 	}
@@ -154,14 +156,12 @@ func (d *devices) run(ctx context.Context) error {
 }
 
 // take judges one update. The caller holds mu.
-func (d *devices) take(u gpu.Update, holders map[string]gpu.Holder) {
+func (d *devices) take(u gpu.Update, holders map[string][]gpu.Holder) {
 	now := d.n.deps.now()
 	switch {
 	case u.Reading != nil:
-		if d.down != "" {
-			d.log.Info("the devices can be seen again")
-		}
-		d.down, d.reading = "", *u.Reading
+		d.seen(u.Reading.Source)
+		d.reading = *u.Reading
 		d.tracker.Read(*u.Reading, now)
 	case u.Event != nil:
 		fault, concerned := d.tracker.Fault(*u.Event, holders, now)
@@ -174,13 +174,30 @@ func (d *devices) take(u gpu.Update, holders map[string]gpu.Holder) {
 		if d.down == "" {
 			d.log.Error("the devices cannot be seen; they count as lost until they can", "err", u.Down)
 		}
-		d.down = u.Down
-		d.tracker.Down(u.Down, now)
+		d.down, d.downs[u.Source] = u.Down, u.Down
+		d.tracker.Down(u.Down, u.Source, now)
 	}
 	for _, s := range u.Samples {
 		if _, known := d.samples[s.UUID]; known || len(d.samples) < 2*gpu.MaxDevices {
 			d.samples[s.UUID] = s
 		}
+	}
+}
+
+// seen notes that a source, of several or alone (0), can be read again. The caller
+// holds mu.
+func (d *devices) seen(source int) {
+	if delete(d.downs, source); source == 0 {
+		clear(d.downs)
+	}
+	delete(d.downs, 0) // some first look failed; every source speaks for itself since
+	was := d.down
+	d.down = ""
+	for _, k := range slices.Sorted(maps.Keys(d.downs)) {
+		d.down = d.downs[k]
+	}
+	if was != "" && d.down == "" {
+		d.log.Info("the devices can be seen again")
 	}
 }
 
@@ -284,13 +301,13 @@ func (d *devices) heed() bool {
 	return heeded
 }
 
-// holders says which job has which device now.
-func (d *devices) holders() map[string]gpu.Holder {
-	out := map[string]gpu.Holder{}
+// holders says which jobs have which device, or a share of it, now.
+func (d *devices) holders() map[string][]gpu.Holder {
+	out := map[string][]gpu.Holder{}
 	for _, t := range d.n.runner.Tasks() {
 		if t.Status.Live() {
 			for _, uuid := range t.Devices {
-				out[uuid] = gpu.Holder{Job: t.Job, Tenant: t.Tenant}
+				out[uuid] = append(out[uuid], gpu.Holder{Job: t.Job, Tenant: t.Tenant})
 			}
 		}
 	}
