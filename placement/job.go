@@ -89,6 +89,38 @@ type JobSpec struct {
 	Near []string `json:"near,omitempty"`
 	// Rank weighs what lawful nodes cost.
 	Rank Rank `json:"rank,omitzero"`
+	// MaxRuntime ends a task of a batch job that has run so long; 0 is no bound.
+	// What is bound is let in before what waits for its node, if it ends in time.
+	MaxRuntime Duration `json:"max_runtime,omitempty"`
+}
+
+// LongestRun bounds max_runtime.
+const LongestRun = 365 * 24 * time.Hour
+
+// startSlack is how long a task may take from its assignment until it runs before
+// its end is reckoned unknown.
+const startSlack = time.Minute
+
+// Lasts is how long a task of the job takes at the most from its assignment on; 0
+// if nobody knows.
+func (s *JobSpec) Lasts() time.Duration {
+	if s.MaxRuntime <= 0 {
+		return 0
+	}
+	return startSlack + time.Duration(s.MaxRuntime) + time.Duration(s.StopGrace)
+}
+
+// EndsBy is when a live task of the job has ended at the latest; false if nobody
+// knows.
+func (s *JobSpec) EndsBy(t *Task, now time.Time) (time.Time, bool) {
+	if s.MaxRuntime <= 0 || t.Status == TaskUnknown {
+		return time.Time{}, false
+	}
+	end := t.AssignedAt.Add(s.Lasts())
+	if !t.StartedAt.IsZero() {
+		end = t.StartedAt.Add(s.Lasts() - startSlack)
+	}
+	return end, end.After(now)
 }
 
 // Size is how many tasks the job runs at once: its members, or one.

@@ -25,6 +25,9 @@ type Snapshot struct {
 	TasksOn func(NodeID) []*Task
 	TasksOf func(JobID) []*Task
 	JobOf   func(JobID) *Job
+	// Ends is when all live tasks of a node have ended at the latest, false if
+	// nobody knows; nil for nobody knows of any.
+	Ends func(NodeID) (time.Time, bool)
 	// Apart are the nodes with a task of a job that the given one avoids, or that
 	// avoids it; nil if nobody avoids anybody.
 	Apart func(*Job) []NodeID

@@ -38,7 +38,7 @@ var rules = []rule{
 	{regexp.MustCompile(`(\b[a-z]+-\d/)\d+\b`), "LEAF", false},
 	// How far a receipt has come depends on when it is asked for.
 	{regexp.MustCompile(`(/ledger#)\d+(?: committed| witnessed \d+ of \d+)?`), "LEAF", false},
-	{regexp.MustCompile(`(next try |the queue until )\d\d:\d\d\b`), "TIME", false},
+	{regexp.MustCompile(`(next try |the queue until |made for it at )\d\d:\d\d(?::\d\d)?\b`), "TIME", false},
 	{regexp.MustCompile(`\b20\d\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?Z`), "TIME", false},
 	{regexp.MustCompile(`(127\.0\.0\.1:)\d{4,5}\b`), "PORT", false},
 	{regexp.MustCompile(`\b[0-9a-f]{16}\b`), "ID", true},

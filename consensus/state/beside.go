@@ -21,6 +21,9 @@ func (s *State) standBeside(t *taskRecord, sign int) {
 	if r.Spec.Preemptible {
 		s.yielding += sign
 	}
+	if r.Spec.MaxRuntime > 0 {
+		s.timed += sign
+	}
 	if r.Name != "" {
 		s.besideRow(besideKey('n', r.Tenant, r.Name, t.Node), sign)
 	}

@@ -108,7 +108,7 @@ func (s *State) forgetJob(c *call, old *jobRecord) {
 	r := *old
 	r.Name, r.Reason, r.StopReason = "", "", ""
 	r.Spec = placement.JobSpec{Kind: old.Spec.Kind, Type: old.Spec.Type, Resources: old.Spec.Resources, Priority: old.Spec.Priority, Evidence: old.Spec.Evidence,
-		Preemptible: old.Spec.Preemptible, Members: old.Spec.Members, Spread: old.Spec.Spread}
+		Preemptible: old.Spec.Preemptible, Members: old.Spec.Members, Spread: old.Spec.Spread, MaxRuntime: old.Spec.MaxRuntime}
 	if f := old.Forward; f != nil {
 		next := *f
 		next.Refusals = nil

@@ -116,6 +116,8 @@ func (s *State) checkJob(j *placement.Job) *Refused {
 		return refuse("job.gang", "choose from 1 to 64 members, of a job that is neither a singleton nor inference", "a gang of %d is not possible for this job", j.Spec.Members)
 	case j.Spec.Gang() && j.Name != "" && slices.Contains(j.Spec.Avoid, j.Name):
 		return refuse("job.neighbours", "spread its members instead: spread node", "a gang that avoids its own name could never start on one node")
+	case j.Spec.MaxRuntime < 0 || time.Duration(j.Spec.MaxRuntime) > placement.LongestRun || j.Spec.MaxRuntime > 0 && j.Spec.Type != placement.TypeBatch:
+		return refuse("job.max-runtime", "bound a batch job, to a year at most", "a max_runtime of %s is not possible for this job", time.Duration(j.Spec.MaxRuntime))
 	case len(j.Spec.Avoid) > maxNeighbours || len(j.Spec.Near) > maxNeighbours || !inWords(j.Spec.Avoid, 256) || !inWords(j.Spec.Near, 128):
 		return refuse("job.neighbours", "name at most 16 jobs to avoid, and 16 places to be near", "the job's wishes for its neighbours are not possible")
 	case j.Spec.Rank.Cost < 0 || j.Spec.Rank.Cost > 100 || j.Spec.Rank.Carbon < 0 || j.Spec.Rank.Carbon > 100:

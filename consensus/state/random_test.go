@@ -51,6 +51,9 @@ func drawCommand(t *rapid.T, f *fixture) Command {
 		if rapid.IntRange(0, 2).Draw(t, "ganged") == 0 {
 			j.Spec.Members, j.Spec.Singleton = rapid.IntRange(2, 4).Draw(t, "members"), false
 		}
+		if j.Spec.Type == placement.TypeBatch && rapid.Bool().Draw(t, "timed") {
+			j.Spec.MaxRuntime = placement.Duration(time.Minute)
+		}
 		k := SubmitJob{Job: j, AllowAny: rapid.Bool().Draw(t, "any")}
 		if rapid.IntRange(0, 3).Draw(t, "keyed") == 0 {
 			k.IdempotencyKey = fmt.Sprint(n % 3)
@@ -254,6 +257,15 @@ func checkInvariants(t testingT, s *State) {
 	for _, r := range s.Reservations() {
 		held = held.with(r.Resources, 1)
 		used[r.Node] = used[r.Node].With(r.Resources, r.Devices, 1)
+	}
+	timed := 0
+	for _, r := range s.onNode.values() {
+		if j, ok := s.jobs.get(string(r.Job)); ok && j.Spec.MaxRuntime > 0 {
+			timed++
+		}
+	}
+	if timed != s.timed {
+		t.Fatalf("%d tasks have a max_runtime, counted %d", timed, s.timed)
 	}
 	for _, tenant := range []placement.TenantID{"default", "ber-1/acme"} {
 		want := holding{}

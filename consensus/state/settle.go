@@ -125,6 +125,9 @@ func (s *State) lostItsLease(t *taskRecord) bool {
 	if !ok || t.Stop || t.LeaseUntil.IsZero() {
 		return false
 	}
+	if most := time.Duration(job.Spec.MaxRuntime); most > 0 && !t.StartedAt.IsZero() && s.Clock.Sub(t.StartedAt) >= most {
+		return false // it ended for want of time
+	}
 	once := job.Spec.Type == placement.TypeBatch && (job.Spec.Restart.Policy == "" || job.Spec.Restart.Policy == "never")
 	return !once
 }

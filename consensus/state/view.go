@@ -33,6 +33,7 @@ type View struct {
 	usage        table[tenantUsage]
 	holdings     table[holding]         // what live tasks hold; key: tenant, 0, model; derived
 	yielding     int                    // live tasks of preemptible jobs; derived
+	timed        int                    // live tasks of jobs with a max_runtime; derived
 	beside       table[int]             // see besideKey; derived
 	avoiding     int                    // live tasks of jobs that avoid others, by name avoided; derived
 	byAge        table[placement.JobID] // the queue by order of submission

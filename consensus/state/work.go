@@ -83,6 +83,9 @@ func (v *View) Snapshot(now time.Time) placement.Snapshot {
 	if v.yielding > 0 || v.guaranteed() {
 		s.TasksOn, s.TasksOf, s.JobOf = v.TasksOn, v.TasksOf, v.Job
 	}
+	if v.timed > 0 {
+		s.Ends = func(node placement.NodeID) (time.Time, bool) { return v.ends(node, now) }
+	}
 	s.Apart = v.apart
 	for _, r := range v.waiting(now) {
 		s.Wanted = append(s.Wanted, &r.Job)
@@ -103,6 +106,24 @@ func (v *View) Snapshot(now time.Time) placement.Snapshot {
 		}
 	}
 	return s
+}
+
+// ends is when all live tasks of a node have ended at the latest.
+func (v *View) ends(node placement.NodeID, now time.Time) (last time.Time, known bool) {
+	known = true
+	v.onNode.prefix(string(node)+"\x00", func(_ string, t *taskRecord) bool {
+		r, ok := v.jobs.get(string(t.Job))
+		if !ok {
+			known = false
+			return false
+		}
+		end, sure := r.Spec.EndsBy(&t.Task, now)
+		if known = sure; end.After(last) {
+			last = end
+		}
+		return known
+	})
+	return last, known
 }
 
 func seqKey(seq uint64) string { return string(binary.BigEndian.AppendUint64(nil, seq)) }

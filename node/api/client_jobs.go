@@ -129,6 +129,8 @@ type CheckRequest struct {
 	Gang      int                 `json:"gang,omitempty"`
 	Spread    placement.Spread    `json:"spread,omitempty"`
 	Avoid     []string            `json:"avoid,omitempty"`
+	// MaxRuntime lets it in before what waits, if it ends in time.
+	MaxRuntime placement.Duration `json:"max_runtime,omitempty"`
 }
 
 // Check asks whether a job would be placed, where, and why not. Nothing is
@@ -142,7 +144,7 @@ func checkOf(job *JobFile) CheckRequest {
 	s := job.Spec
 	return CheckRequest{
 		Residency: job.Tag.Wire(), Kind: s.Kind, Type: s.Type, Resources: s.Resources, Priority: s.Priority,
-		Site: s.Site, Node: s.NodeName, Image: s.Image, Gang: s.Members, Spread: s.Spread, Avoid: s.Avoid,
+		Site: s.Site, Node: s.NodeName, Image: s.Image, Gang: s.Members, Spread: s.Spread, Avoid: s.Avoid, MaxRuntime: s.MaxRuntime,
 	}
 }
 

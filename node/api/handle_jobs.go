@@ -186,7 +186,7 @@ func resolve(s *Server, c *call) error {
 func (in CheckRequest) jobOf(region placement.RegionID, tenant placement.TenantID, layers []placement.Layer) *placement.Job {
 	return &placement.Job{
 		Kind: in.Kind, Tenant: tenant, Residency: in.Residency, Policy: layers, Status: placement.JobPending, EntryRegion: region,
-		Spec: placement.JobSpec{Kind: in.Kind, Type: in.Type, Resources: in.Resources, Priority: in.Priority, Site: in.Site, NodeName: in.Node, Image: in.Image, Members: in.Gang, Spread: in.Spread, Avoid: in.Avoid},
+		Spec: placement.JobSpec{Kind: in.Kind, Type: in.Type, Resources: in.Resources, Priority: in.Priority, Site: in.Site, NodeName: in.Node, Image: in.Image, Members: in.Gang, Spread: in.Spread, Avoid: in.Avoid, MaxRuntime: max(0, in.MaxRuntime)},
 	}
 }
 

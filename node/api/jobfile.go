@@ -69,7 +69,7 @@ type wireJob struct {
 var jobFields = []string{
 	"name", "kind", "type", "command", "env", "resources", "priority", "restart", "singleton", "evidence",
 	"on_drain", "stop_grace", "models", "upstream", "image", "site", "node",
-	"preemptible", "gang", "spread", "avoid", "near", "rank",
+	"preemptible", "gang", "spread", "avoid", "near", "rank", "max_runtime",
 }
 
 // jobReader gathers the fields of one job and where each stood.

@@ -3,6 +3,7 @@ package api
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/placement/residency"
@@ -43,8 +44,19 @@ func (r *jobReader) queueField(name string, v residency.Value) (err error) {
 		})
 	case "rank":
 		s.Rank, err = rank(v)
+	case "max_runtime":
+		s.MaxRuntime, err = runtime(name, v)
 	}
 	return err
+}
+
+// runtime reads how long a task may run: a second at least, a year at most.
+func runtime(name string, v residency.Value) (placement.Duration, error) {
+	d, err := time.ParseDuration(v.Text)
+	if v.Kind != residency.String || err != nil || d < time.Second || d > placement.LongestRun {
+		return 0, jobError(v, "write a time such as 90s, 30m or 72h, at most 8760h", "%s cannot be %s", name, quoteWord(v.Text))
+	}
+	return placement.Duration(d), nil
 }
 
 // neighbours reads a short list of different words.
@@ -102,6 +114,8 @@ func rank(v residency.Value) (placement.Rank, error) {
 func (r *jobReader) checkQueue(at func(string) residency.Value) error {
 	s := &r.spec
 	switch {
+	case s.MaxRuntime > 0 && s.Type != placement.TypeBatch:
+		return jobError(at("max_runtime"), "leave it out, or write type: batch", "a service has no end: it takes no max_runtime")
 	case s.Gang() && s.Singleton:
 		return jobError(at("gang"), "leave out gang, or singleton", "a singleton has one copy, and a gang of %d has %d", s.Members, s.Members)
 	case s.Gang() && s.Kind == placement.KindInference:

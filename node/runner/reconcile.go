@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
@@ -92,7 +93,8 @@ func (r *Runner) admit(ctx context.Context, index uint64, want Want, t *task) *t
 		t = &task{rec: Record{
 			Version: recordVersion, Task: want.Task.ID, Job: want.Task.Job, Kind: want.Task.Kind, Tenant: want.Task.Tenant,
 			Devices: want.Task.Devices, Singleton: want.Job.Spec.Singleton, Grace: want.Job.Spec.StopGrace,
-			Index: index, Status: placement.TaskAssigned,
+			MaxRuntime: want.Job.Spec.MaxRuntime,
+			Index:      index, Status: placement.TaskAssigned,
 		}}
 	}
 	t.job, t.hosts = want.Job, want.Hosts
@@ -211,7 +213,7 @@ func (r *Runner) end(ctx context.Context, t *task, d Driver, h Handle, grace tim
 	}
 }
 
-// due does what time asks for (leases that run out, records to save again,
+// due does what time asks for (leases and running times that are over, records to save again,
 // reports to repeat) and returns when it has to look again.
 func (r *Runner) due(ctx context.Context) (next time.Time, ok bool) {
 	now := time.Now()
@@ -231,6 +233,14 @@ func (r *Runner) due(ctx context.Context) (next time.Time, ok bool) {
 				at(t.leaseEnds)
 			} else {
 				t.order("its lease ended before it was renewed", r.cfg.LeaseGrace, false)
+				orders = append(orders, t)
+			}
+		}
+		if !t.runEnds.IsZero() && !t.over() && t.stop == "" {
+			if t.runEnds.After(now) {
+				at(t.runEnds)
+			} else {
+				t.order(fmt.Sprintf("it has run for its max_runtime of %s", time.Duration(t.rec.MaxRuntime)), time.Duration(t.rec.Grace), false)
 				orders = append(orders, t)
 			}
 		}

@@ -96,6 +96,31 @@ func TestStopWithGrace(t *testing.T) {
 	})
 }
 
+// A task that has run for its max_runtime is told to end, has its grace, and says
+// why; an agent that starts anew meanwhile counts on from the task's start.
+func TestATaskEndsWithItsTime(t *testing.T) {
+	run(t, func(b *bed) {
+		b.agent()
+		bound := func(w *runner.Want) { w.Job.Spec.MaxRuntime = placement.Duration(time.Minute) }
+		polite, deaf := b.region.assign(0, bound, "sleep"), b.region.assign(1, bound, "stubborn")
+		synctest.Wait()
+		b.pass(40 * time.Second)
+		b.kill()
+		b.agent()
+		b.pass(19 * time.Second)
+		b.runs(polite, deaf)
+		b.pass(time.Second)
+		b.runs(deaf)
+		b.pass(10 * time.Second)
+		b.runs()
+		for _, id := range []placement.TaskID{polite, deaf} {
+			if s := b.status(id); s.Status != placement.TaskStopped || s.Reason != "it has run for its max_runtime of 1m0s" {
+				t.Errorf("%s: %s, %q", id, s.Status, s.Reason)
+			}
+		}
+	})
+}
+
 func TestStopThatIsKnownBeforeTheStart(t *testing.T) {
 	run(t, func(b *bed) {
 		b.agent()

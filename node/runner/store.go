@@ -25,6 +25,8 @@ type Record struct {
 	Devices   []string           `json:"devices,omitempty"`
 	Singleton bool               `json:"singleton,omitempty"`
 	Grace     placement.Duration `json:"grace"`
+	// MaxRuntime ends the task when it has run so long; 0 is no bound.
+	MaxRuntime placement.Duration `json:"max_runtime,omitempty"`
 	// Index is that of the committed view that first showed the assignment.
 	Index      uint64    `json:"index"`
 	LeaseUntil time.Time `json:"lease_until,omitzero"`

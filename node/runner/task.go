@@ -38,6 +38,7 @@ type task struct {
 	// clock; the wall clock may be set back meanwhile.
 	leaseEnds   time.Time
 	leasePassed bool       // the driver was told of this lease
+	runEnds     time.Time  // when it has run for its max_runtime, by the same clock; zero for no bound
 	saving      sync.Mutex // held around a save, before mu, so that the newest record wins
 	unsaved     bool       // rec is newer than the store's copy
 	saveAfter   time.Time  // when an unsaved record is tried again
@@ -236,6 +237,10 @@ func (r *Runner) running(ctx context.Context, t *task, h Handle, since time.Time
 	t.rec.Handle = &h
 	if t.rec.StartedAt.IsZero() {
 		t.rec.StartedAt = since
+	}
+	if most := time.Duration(t.rec.MaxRuntime); most > 0 {
+		t.runEnds = time.Now().Add(most - time.Since(t.rec.StartedAt))
+		r.poke()
 	}
 	r.mu.Unlock()
 	r.report(t, placement.TaskRunning, "")

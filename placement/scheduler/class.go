@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"slices"
+	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/placement/engine"
@@ -14,7 +15,8 @@ type classKey struct {
 	tenant placement.TenantID
 	size   int // members of a gang; 1
 	wishes
-	barred string // classes of devices of which the tenant holds all that it may
+	barred string        // classes of devices of which the tenant holds all that it may
+	lasts  time.Duration // what it takes at the most, while room may be kept; 0 if nobody knows
 }
 
 // groupKey is the part of a demand that the fixed filters look at.
@@ -89,6 +91,9 @@ func (p *planner) classBut(job *placement.Job, barred string) *class {
 	key := classKey{
 		groupKey: groupKey{policyKey(job.Policy), job.Kind, job.Spec.Site, job.Spec.NodeName},
 		res:      job.Spec.Resources, tenant: job.Tenant, size: job.Spec.Size(), barred: barred, wishes: p.wishes(job),
+	}
+	if p.promises {
+		key.lasts = job.Spec.Lasts()
 	}
 	if c, ok := p.classes[key]; ok {
 		return c

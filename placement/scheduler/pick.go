@@ -27,7 +27,9 @@ type planner struct {
 	lines   map[placement.TenantID]*tenancy
 	all     estate
 	kept    *reservation
-	tried   int // refused jobs that victims were looked for
+	// promises: some running times are known, and room may be kept in this plan.
+	promises bool
+	tried    int // refused jobs that victims were looked for
 	// avoiding: some job avoids another.
 	avoiding bool
 	named    []placement.Assignment // of this plan, of jobs that others may have to avoid
@@ -49,6 +51,7 @@ func (m *Scheduler) planner(s placement.Snapshot) *planner {
 		tenants: make(map[placement.TenantID][]int32),
 		lines:   make(map[placement.TenantID]*tenancy),
 	}
+	p.promises = s.Ends != nil && mayReserve(&s)
 	m.sync(p)
 	p.avoiding = s.Apart != nil || slices.ContainsFunc(s.Wanted, func(j *placement.Job) bool { return len(j.Spec.Avoid) > 0 })
 	for _, t := range s.Tasks {

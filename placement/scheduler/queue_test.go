@@ -339,3 +339,58 @@ func TestTheBoundThatBarsIsNamed(t *testing.T) {
 		}
 	}
 }
+
+func atMost(d time.Duration) func(*placement.Job) {
+	return func(j *placement.Job) { j.Spec.MaxRuntime = placement.Duration(d) }
+}
+
+// Where it is known when the kept room is free, who ends before is let in, and
+// nobody else: not one who ends later, nor one who says nothing; nobody once the
+// first of the queue has waited too long, and nobody where one end is not known.
+func TestWhoEndsInTimeIsLetIn(t *testing.T) {
+	four := asks(placement.Resources{CPU: 1000, GPUs: 4})
+	for name, c := range map[string]struct {
+		runs  func(*placement.Job)
+		head  time.Duration
+		after func(*placement.Job)
+		want  string
+	}{
+		"it ends in time":           {atMost(time.Hour), 2 * time.Minute, atMost(20 * time.Minute), "s"},
+		"to the second":             {atMost(time.Hour), 2 * time.Minute, atMost(29 * time.Minute), "s"},
+		"it may end later":          {atMost(time.Hour), 2 * time.Minute, atMost(29*time.Minute + time.Second), ""},
+		"it says nothing":           {atMost(time.Hour), 2 * time.Minute, urgent(0), ""},
+		"who runs says nothing":     {urgent(0), 2 * time.Minute, atMost(time.Second), ""},
+		"the first waited too long": {atMost(time.Hour), placement.AgedAfter, atMost(20 * time.Minute), ""},
+	} {
+		s := world([]*placement.Node{node("n1", gpus(4, h100, 80))}, job("big", four, waits(c.head), urgent(9)), job("s", oneGPU, waits(time.Second), c.after))
+		holds(&s, job("x", oneGPU, c.runs), "n1", 30*time.Minute, 0)
+		until := time.Time{}
+		s.Ends = func(placement.NodeID) (time.Time, bool) {
+			end, sure := s.Jobs["fra-1.x"].Spec.EndsBy(s.Tasks[0], s.Now)
+			if sure {
+				until = end
+			}
+			return end, sure
+		}
+		d := Plan(s)
+		if got := served(d); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+		if e := d.Refused[0].Explanation; e.Reserved == nil || !e.Reserved.Until.Equal(until) {
+			t.Errorf("%s: %+v, want %s", name, e.Reserved, until)
+		}
+	}
+}
+
+// Nodes that are known to end first are kept, though more runs there.
+func TestTheNodesThatEndFirstAreKept(t *testing.T) {
+	s := world([]*placement.Node{node("n1", gpus(4, h100, 80)), node("n2", gpus(4, h100, 80))}, job("big", asks(placement.Resources{CPU: 1000, GPUs: 4}), waits(2*time.Minute)))
+	holds(&s, job("x", oneGPU), "n1", time.Minute, 0)
+	holds(&s, job("y", asks(placement.Resources{CPU: 1000, GPUs: 3}), atMost(2*time.Minute)), "n2", time.Minute, 0, 1, 2)
+	s.Ends = func(id placement.NodeID) (time.Time, bool) { return noon.Add(time.Minute), id == "n2" }
+	small := job("s", asks(placement.Resources{CPU: 100, GPUs: 1}), waits(time.Second))
+	s.Wanted, s.Jobs[small.ID] = append(s.Wanted, small), small
+	if a := only(t, Plan(s)); a.Node != "n1" {
+		t.Errorf("the small one stands on %s", a.Node)
+	}
+}

@@ -25,7 +25,14 @@ type reservation struct {
 	job   *placement.Job
 	class *class
 	need  map[int32]int // tasks to be, by node
+	// until is when all that runs on those nodes has ended at the latest; zero if
+	// nobody knows. closed: nobody is let in before, whatever it promises.
+	until  time.Time
+	closed bool
 }
+
+// lookAhead bounds of how many nodes a reservation asks when they become empty.
+const lookAhead = 256
 
 // heldFrom reports whether so many tasks of the class would take room on the node
 // that is kept.
@@ -34,7 +41,7 @@ func (p *planner) heldFrom(c *class, at *space, tasks int) bool {
 		return false
 	}
 	n := p.kept.need[at.index]
-	if n == 0 {
+	if n == 0 || c.lasts > 0 && !p.kept.closed && !p.s.Now.Add(c.lasts).After(p.kept.until) {
 		return false
 	}
 	head := p.kept.class.res
@@ -83,8 +90,9 @@ func (head *class) common(c *class, at *space) (n int) {
 
 // reserve keeps room for a job that was refused, if it is the first of those
 // that could start once others end. Nodes that are nearly empty are kept first:
-// nothing new goes there, so what runs there ends and the job starts. No running
-// times are known, so nobody is let in on a promise to end in time.
+// nothing new goes there, so what runs there ends and the job starts. Where the
+// running times of all that is there are known, nodes that end first are kept, and
+// who ends before the last of them is let in until the job has waited too long.
 func (p *planner) reserve(job *placement.Job, c *class) {
 	since := waitedSince(job)
 	if p.kept != nil || since.IsZero() || p.s.Now.Sub(since) < reserveAfter {
@@ -94,6 +102,8 @@ func (p *planner) reserve(job *placement.Job, c *class) {
 		at   *space
 		most int // tasks that the empty node holds
 		used int64
+		end  time.Time // when it is empty at the latest, if sure
+		sure bool
 	}
 	var all []place
 	total := 0
@@ -101,7 +111,7 @@ func (p *planner) reserve(job *placement.Job, c *class) {
 		at := &p.spaces[i]
 		n := at.node
 		if most := c.fitsIn(n.Inventory.CPU, n.Inventory.Memory, c.seats(at, true)); most > 0 {
-			all = append(all, place{at, most, p.inUse(c, at)})
+			all = append(all, place{at: at, most: most, used: p.inUse(c, at)})
 			total += most
 		}
 	}
@@ -111,10 +121,28 @@ func (p *planner) reserve(job *placement.Job, c *class) {
 	slices.SortFunc(all, func(a, b place) int {
 		return cmp.Or(cmp.Compare(c.score(a.at)>>scorePrefer, c.score(b.at)>>scorePrefer), cmp.Compare(a.used, b.used), cmp.Compare(a.at.index, b.at.index))
 	})
-	r := &reservation{job: job, class: c, need: map[int32]int{}}
+	if p.s.Ends != nil {
+		few := all[:min(lookAhead, len(all))]
+		for i := range few {
+			if few[i].end, few[i].sure = p.s.Ends(few[i].at.node.ID); few[i].end.IsZero() {
+				few[i].end = p.s.Now
+			}
+		}
+		slices.SortStableFunc(few, func(a, b place) int {
+			return cmp.Or(cmp.Compare(c.score(a.at)>>scorePrefer, c.score(b.at)>>scorePrefer), cmp.Compare(b2i(b.sure), b2i(a.sure)),
+				cmp.Compare(b2i(a.sure)*int(a.end.Sub(p.s.Now)), b2i(b.sure)*int(b.end.Sub(p.s.Now))))
+		})
+	}
+	r := &reservation{job: job, class: c, need: map[int32]int{}, until: p.s.Now, closed: job.Aged(p.s.Now)}
 	for left := job.Spec.Size(); left > 0; all = all[1:] {
 		r.need[all[0].at.index] = min(left, all[0].most)
 		left -= all[0].most
+		switch at := all[0]; {
+		case !at.sure || r.until.IsZero():
+			r.until = time.Time{}
+		case at.end.After(r.until):
+			r.until = at.end
+		}
 	}
 	p.keep(r)
 }
@@ -158,7 +186,7 @@ func (p *planner) refuse(job *placement.Job, c *class) {
 		}
 		p.reserve(job, c)
 		if p.kept != nil {
-			e.Reserved = &Reserved{Nodes: len(p.kept.need), Job: p.kept.job.ID}
+			e.Reserved = &Reserved{Nodes: len(p.kept.need), Job: p.kept.job.ID, Until: p.kept.until}
 		}
 	}
 	p.out.Refused = append(p.out.Refused, Refusal{Job: job.ID, Explanation: e})
@@ -176,7 +204,7 @@ func (p *planner) tellKept(e Explanation) Explanation {
 	e.Outcome, e.Code = Full, QueueReserved
 	e.Reason = fmt.Sprintf("%s with room for it %s kept for a job that comes before it", nodes(n), isAre(n))
 	e.Hint = "it waits until that job has started, or for room elsewhere"
-	e.Reserved = &Reserved{Nodes: n, Job: p.kept.job.ID}
+	e.Reserved = &Reserved{Nodes: n, Job: p.kept.job.ID, Until: p.kept.until}
 	return e
 }
 

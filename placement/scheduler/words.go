@@ -62,7 +62,10 @@ func (c *class) lacks(code Constraint, n int) string {
 	if c.res.GPUProfile != "" {
 		return fmt.Sprintf("%s fewer than %d MIG instances %s free", has, c.res.GPUs, c.res.GPUProfile)
 	}
-	return fmt.Sprintf("%s fewer than %s free", has, count(c.res.GPUs, "GPU"))
+	if c.res.GPUs == 1 {
+		return has + " no GPU free for it"
+	}
+	return fmt.Sprintf("%s fewer than %d GPUs free", has, c.res.GPUs)
 }
 
 // pin names what the job is bound to.

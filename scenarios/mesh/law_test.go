@@ -40,7 +40,7 @@ var crossing = []struct {
 	{placement.Layer{}, "Origin Tag"},
 	// A job's bytes, under its policy.
 	{api.ForwardedJob{}, "Job Tenant Residency Policy Spec AllowAny Reservation SubmittedAt Hops HomeLeaf"},
-	{placement.JobSpec{}, "Name Kind Type Command Env Resources Priority Restart Singleton Evidence OnDrain StopGrace Models Upstream Image Site NodeName Preemptible Members Spread Avoid Near Rank"},
+	{placement.JobSpec{}, "Name Kind Type Command Env Resources Priority Restart Singleton Evidence OnDrain StopGrace Models Upstream Image Site NodeName Preemptible Members Spread Avoid Near Rank MaxRuntime"},
 	{placement.Rank{}, "Cost Carbon"},
 	{placement.Restart{}, "Policy Attempts"},
 	// The status of one's own forwarded job: the region, no node.
