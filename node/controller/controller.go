@@ -118,21 +118,39 @@ func (c *Controller) Lead(ctx context.Context) error {
 	return err
 }
 
-// propose logs a refusal once, where it happens: a plan made from an older
-// view may be refused by a newer state, and the next plan sees why.
+// outcome is what became of a proposal.
+type outcome int
+
+const (
+	failed  outcome = iota // whether it was committed is not known
+	refused                // by the state: it changes nothing
+	done
+)
+
+// propose is put for who needs to know only whether it was done.
 func (c *Controller) propose(ctx context.Context, cmd state.Command) (state.Result, bool) {
+	res, what := c.put(ctx, cmd)
+	return res, what == done
+}
+
+// put proposes and logs a refusal once, where it happens: a plan made from an older
+// view may be refused by a newer state, and the next plan sees why.
+func (c *Controller) put(ctx context.Context, cmd state.Command) (state.Result, outcome) {
 	res, err := c.cfg.Log.Propose(ctx, cmd, c.actor)
-	switch {
-	case err != nil:
-		if ctx.Err() == nil {
-			c.cfg.Logger.Warn("proposal failed", "kind", cmd.Kind(), "err", err)
-		}
-		return res, false
-	case res.Refused != nil:
-		c.cfg.Logger.Info("proposal refused", "kind", cmd.Kind(), "index", res.Index, "err", res.Refused)
-		return res, false
+	if err == nil {
+		err = res.Err()
 	}
-	return res, true
+	var no *state.Refused
+	switch {
+	case err == nil:
+		return res, done
+	case errors.As(err, &no):
+		c.cfg.Logger.Info("proposal refused", "kind", cmd.Kind(), "index", res.Index, "err", err)
+		return res, refused
+	case ctx.Err() == nil:
+		c.cfg.Logger.Warn("proposal failed", "kind", cmd.Kind(), "err", err)
+	}
+	return res, failed
 }
 
 // sleep waits for d or the end of the context, which it reports.

@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 
@@ -14,10 +13,13 @@ import (
 )
 
 const (
-	// proposalsInFlight bounds what one plan proposes at once; group commit makes
-	// a few raft entries of them. It is more than the clients that submit at once,
-	// whose proposals they share the entries with, so that placing keeps up.
-	proposalsInFlight = 512
+	// proposalsInFlight bounds the assignments that are proposed and not answered;
+	// group commit makes a few raft entries of them. More would wait longer for
+	// their turn without being placed sooner.
+	proposalsInFlight = 128
+	// planEvery is the least from one plan to the next while assignments are under
+	// way: every raft entry makes a newer view, and a plan looks at all nodes.
+	planEvery = 20 * time.Millisecond
 	// restMin and restMax bound the pause after a plan that changed nothing, so
 	// that a long queue of jobs without a place does not cost a core.
 	restMin = 2 * time.Millisecond
@@ -32,19 +34,24 @@ func (c *Controller) plan(ctx context.Context, h *homeless) error {
 	rest := restMin
 	var capacity []*placement.Node
 	var mind *scheduler.Scheduler
+	f := newFlight(proposalsInFlight)
+	defer f.flying.Wait()
 	for ctx.Err() == nil {
+		began := time.Now()
 		var p scheduler.Decisions
-		again := false
+		again, changed, undone := false, false, false
 		if !nothingToDecide(view) {
-			s := view.Snapshot(c.cfg.Now())
+			s := f.over(view, view.Snapshot(c.cfg.Now()))
 			if mind == nil {
 				mind = scheduler.New()
 				mind.Learn(s, view.Jobs("", view.JobCount(), nil))
 			}
 			p, again = c.decide(mind, s)
+			changed, undone = c.carryOut(ctx, f, s, p)
 		}
-		changed, undone := c.carryOut(ctx, p)
-		if stays := c.leaveIfDrained(ctx, view); again || undone || stays {
+		landed, failed, flying := f.tally()
+		changed, undone = changed || landed > 0, undone || failed > 0
+		if stays := c.leaveIfDrained(ctx, view); again || undone || stays || flying > 0 {
 			p.Wake = earlier(p.Wake, c.cfg.Now().Add(c.cfg.ContactEvery))
 		}
 		var ids []placement.JobID
@@ -58,10 +65,13 @@ func (c *Controller) plan(ctx context.Context, h *homeless) error {
 		// A node's record is replaced whenever anything about it changes.
 		if now := view.Nodes(); changed || !slices.Equal(now, capacity) {
 			capacity, rest = now, restMin
-		} else {
+		} else if flying == 0 || undone {
 			rest = min(rest*2, restMax)
 		}
-		next, err := c.wait(ctx, view.Index(), p.Wake, rest)
+		if flying > 0 && !sleep(ctx, planEvery-time.Since(began)) {
+			break
+		}
+		next, err := c.wait(ctx, f, view.Index(), p.Wake, rest)
 		if err != nil {
 			return err
 		}
@@ -114,19 +124,23 @@ func (c *Controller) silenced(s placement.Snapshot) (_ placement.Snapshot, doubt
 	return s, doubted
 }
 
-// wait returns the newest view once there is one after index, or wake has come.
-func (c *Controller) wait(ctx context.Context, index uint64, wake time.Time, rest time.Duration) (*state.View, error) {
+// wait returns the newest view once there is one after index, wake has come, or
+// an assignment in flight was refused.
+func (c *Controller) wait(ctx context.Context, f *flight, index uint64, wake time.Time, rest time.Duration) (*state.View, error) {
 	if rest > restMin && !sleep(ctx, rest) {
 		return c.cfg.Log.View(), nil
 	}
-	bounded, cancel := ctx, context.CancelFunc(func() {})
-	if !wake.IsZero() {
-		bounded, cancel = context.WithTimeout(ctx, max(wake.Sub(c.cfg.Now()), restMin))
-	}
+	bounded, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if !wake.IsZero() {
+		timer := time.AfterFunc(max(wake.Sub(c.cfg.Now()), restMin), cancel)
+		defer timer.Stop()
+	}
+	f.onRefusal(cancel)
+	defer f.onRefusal(nil)
 	view, err := c.cfg.Log.Wait(bounded, index)
 	if err != nil {
-		if errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+		if bounded.Err() != nil {
 			return c.cfg.Log.View(), nil
 		}
 		return nil, err
@@ -134,27 +148,25 @@ func (c *Controller) wait(ctx context.Context, index uint64, wake time.Time, res
 	return view, nil
 }
 
-// carryOut proposes a plan and reports whether anything came of it, and whether
-// anything did not. Every assignment, or gang, is a command of its own: one that
-// the newer state refuses takes no other with it.
-func (c *Controller) carryOut(ctx context.Context, p scheduler.Decisions) (changed, undone bool) {
+// carryOut proposes a plan. Every assignment, or gang, is a command of its own: one
+// that the newer state refuses takes no other with it. First starts and restarts
+// are left in flight, the rest is waited for; it reports whether anything came of
+// that, and whether anything did not.
+func (c *Controller) carryOut(ctx context.Context, f *flight, s placement.Snapshot, p scheduler.Decisions) (changed, undone bool) {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(proposalsInFlight)
-	done := make([]bool, len(p.Assign)+len(p.Stop)+len(p.Preempt)+len(p.Drained))
+	made := make([]bool, len(p.Assign)+len(p.Stop)+len(p.Preempt)+len(p.Drained))
 	at := 0
 	submit := func(cmd state.Command) {
 		i := at
 		at++
 		g.Go(func() error {
-			_, done[i] = c.propose(gctx, cmd)
+			_, made[i] = c.propose(gctx, cmd)
 			return nil
 		})
 	}
-	for _, s := range p.Stop {
-		submit(state.StopTasks{Tasks: []placement.TaskID{s.Task}, Reason: s.Reason, Again: s.Again})
-	}
-	for _, unit := range units(p.Assign) {
-		submit(state.Assign{Assignments: unit})
+	for _, t := range p.Stop {
+		submit(state.StopTasks{Tasks: []placement.TaskID{t.Task}, Reason: t.Reason, Again: t.Again})
 	}
 	for _, out := range p.Preempt {
 		submit(state.Preempt{For: out.For, Tasks: out.Tasks})
@@ -162,9 +174,20 @@ func (c *Controller) carryOut(ctx context.Context, p scheduler.Decisions) (chang
 	for _, n := range p.Drained {
 		submit(state.FinishDrain{Node: n})
 	}
+	all := units(s, p.Assign)
+	for _, unit := range all {
+		if unit[0].Replaces != "" {
+			submit(assign(unit))
+		}
+	}
+	for _, unit := range all {
+		if unit[0].Replaces == "" {
+			f.launch(ctx, c.put, unit)
+		}
+	}
 	_ = g.Wait()
-	done = done[:at]
-	return slices.Contains(done, true), slices.Contains(done, false)
+	made = made[:at]
+	return slices.Contains(made, true), slices.Contains(made, false)
 }
 
 // leaveIfDrained gives the leadership away when this node is being emptied:

@@ -201,10 +201,15 @@ func (w *world) pass(d time.Duration) {
 
 func (w *world) node(id string, tasks int) {
 	w.t.Helper()
-	sum := sha256.Sum256([]byte("join " + id))
+	w.join(nodeOf(id, tasks))
+}
+
+func (w *world) join(n placement.Node) {
+	w.t.Helper()
+	sum := sha256.Sum256([]byte("join " + n.ID))
 	hash := hex.EncodeToString(sum[:])
 	w.ok(state.CreateJoinToken{Hash: hash, Expires: w.now().Add(time.Minute)})
-	w.ok(state.JoinNode{TokenHash: hash, Node: nodeOf(id, tasks)})
+	w.ok(state.JoinNode{TokenHash: hash, Node: n})
 }
 
 func (w *world) peer(id, country string) {

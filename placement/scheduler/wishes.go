@@ -38,10 +38,7 @@ func (p *planner) apart(job *placement.Job) (out []placement.NodeID) {
 	}
 	for _, a := range p.named {
 		other := p.s.Jobs[a.Job]
-		if other == nil || other.Tenant != job.Tenant || other.ID == job.ID {
-			continue
-		}
-		if slices.Contains(job.Spec.Avoid, other.Name) || job.Name != "" && slices.Contains(other.Spec.Avoid, job.Name) {
+		if other != nil && (avoids(job, other) || avoids(other, job)) {
 			out = append(out, a.Node)
 		}
 	}
