@@ -10,7 +10,7 @@ import (
 const simulateText = `It works offline. Format openb reads the CSV files of the Alibaba GPU cluster
 trace v2023 as they are, gzip-compressed or not: nodes with sn, cpu_milli,
 memory_mib, gpu, model; jobs with name, cpu_milli, memory_mib, num_gpu,
-gpu_milli, gpu_spec.
+gpu_milli, gpu_spec (optional).
 
 A fill lets jobs arrive that never end: the jobs, sorted by name, shuffled by
 the seed, then uniform samples of them until they ask for --demand times the

@@ -33,6 +33,11 @@ func (c *Cluster) Learn(d Demand) {
 	}
 }
 
+// Refuse counts a demand that found no place and that some node, being empty,
+// could hold: from the next tables on, what it needs is spoiled less readily.
+// Refusals that a limit or the law made are none.
+func (c *Cluster) Refuse(d Demand) { c.mix.refuse(d) }
+
 // Settle makes the tables anew if the mix moved away from them, however few
 // arrivals that took: for a caller that learns of many demands and then decides.
 func (c *Cluster) Settle() {
@@ -74,9 +79,8 @@ func (c *Cluster) Renew() {
 			}
 		}
 	}
-	weights := weightsOf(&c.mix)
-	c.tables = compile(&c.mix, weights, c.kinds)
-	c.market = openMarket(&c.mix, weights, c.kinds, capacity, &c.cfg)
+	c.tables = compile(&c.mix, weightsOf(&c.mix, (*Class).weight), c.kinds)
+	c.market = openMarket(&c.mix, weightsOf(&c.mix, (*Class).count), c.kinds, capacity, &c.cfg)
 	for i := range c.nodes {
 		c.refresh(&c.nodes[i])
 	}
@@ -87,10 +91,10 @@ func (c *Cluster) Renew() {
 	}
 }
 
-// sum is the count of all classes.
-func sum(m *Mix) (n uint64) {
+// sum is what all classes count for.
+func sum(m *Mix, of func(*Class) uint64) (n uint64) {
 	for i := range m.Classes {
-		n += m.Classes[i].Count
+		n += of(&m.Classes[i])
 	}
 	return n
 }
@@ -100,7 +104,7 @@ func sum(m *Mix) (n uint64) {
 func (c *Cluster) moved() bool {
 	const unit = 1 << 20
 	a, b := &c.compiled, &c.mix
-	wholeA, wholeB := max(sum(a), 1), max(sum(b), 1)
+	wholeA, wholeB := max(sum(a, (*Class).weight), 1), max(sum(b, (*Class).weight), 1)
 	apart := uint64(0)
 	for i, j := 0, 0; i < len(a.Classes) || j < len(b.Classes); {
 		order := 0
@@ -114,11 +118,11 @@ func (c *Cluster) moved() bool {
 		}
 		var x, y uint64
 		if order <= 0 {
-			x = mulDiv(a.Classes[i].Count, unit, wholeA)
+			x = mulDiv(a.Classes[i].weight(), unit, wholeA)
 			i++
 		}
 		if order >= 0 {
-			y = mulDiv(b.Classes[j].Count, unit, wholeB)
+			y = mulDiv(b.Classes[j].weight(), unit, wholeB)
 			j++
 		}
 		apart += max(x, y) - min(x, y)

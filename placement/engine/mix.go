@@ -19,9 +19,17 @@ const (
 	// life: 2^(-1/16) in fixed point.
 	decayEvery = halfLife / 16
 	decayBy    = 62757
+	// pressing is for how many arrivals a device counts that was asked for and
+	// refused. Large demands are rare: by their number alone the engine would
+	// break up the whole nodes that they need, and by their size alone it would
+	// keep nodes whole for whom nobody comes. A refusal tells the two apart.
+	pressing = 4
+	// countMax bounds what a class counts for, so that no sum overflows.
+	countMax = math.MaxUint64 / one / mixMax
 )
 
-// Class is a kind of demand with how often it came, newer arrivals more.
+// Class is a kind of demand with how often it came and what of it was refused,
+// of late more than long ago.
 type Class struct {
 	CPU          int64  `json:"cpu,omitempty"`
 	Num          int    `json:"num,omitempty"`
@@ -30,8 +38,17 @@ type Class struct {
 	Profile      int    `json:"profile,omitempty"`
 	Zones        Set    `json:"zones,omitzero"`
 	Confidential bool   `json:"confidential,omitempty"`
-	Count        uint64 `json:"count"` // arrivals, in 1/65536
+	Count        uint64 `json:"count"`             // arrivals, in 1/65536
+	Refused      uint64 `json:"refused,omitempty"` // devices, in 1/65536
 }
+
+// weight is what the class counts for in fragmentation: what came, and more so
+// what came and found no place.
+func (c *Class) weight() uint64 { return c.Count + pressing*c.Refused }
+
+// count is what the class counts for in prices: what is refused presses on them
+// by the scarcity that refuses it.
+func (c *Class) count() uint64 { return c.Count }
 
 // Mix is what a cluster has learned of its demands: bounded, a plain value, so
 // that a region's state can keep it over a change of leader. Classes are sorted.
@@ -77,12 +94,7 @@ func (m *Mix) learn(d Demand) {
 	if m.Arrivals%decayEvery == 0 {
 		m.decay()
 	}
-	c := classOf(d)
-	at, found := slices.BinarySearchFunc(m.Classes, c, Class.compare)
-	if !found && len(m.Classes) >= mixMax {
-		c = classOf(d.rounded())
-		at, found = slices.BinarySearchFunc(m.Classes, c, Class.compare)
-	}
+	c, at, found := m.find(d)
 	if found {
 		m.Classes[at].Count += one
 		return
@@ -95,11 +107,34 @@ func (m *Mix) learn(d Demand) {
 	m.Classes = slices.Insert(m.Classes, at, c)
 }
 
+// find is the class of a demand, or the place where it belongs. A full mix tells
+// odd amounts apart less finely.
+func (m *Mix) find(d Demand) (c Class, at int, found bool) {
+	c = classOf(d)
+	at, found = slices.BinarySearchFunc(m.Classes, c, Class.compare)
+	if !found && len(m.Classes) >= mixMax {
+		c = classOf(d.rounded())
+		at, found = slices.BinarySearchFunc(m.Classes, c, Class.compare)
+	}
+	return c, at, found
+}
+
+// refuse counts the devices of a demand that found no place. What the mix has
+// forgotten, or never saw, is not brought back by it.
+func (m *Mix) refuse(d Demand) {
+	if _, at, found := m.find(d); found {
+		c := &m.Classes[at]
+		c.Refused = min(c.Refused+uint64(d.amount())*one/MilliDevice, countMax/pressing/2)
+	}
+}
+
 // decay lets the past count less and forgets what has not come for long: below
 // a sixteenth of an arrival, four half lives of a single one.
 func (m *Mix) decay() {
 	for i := range m.Classes {
-		m.Classes[i].Count = m.Classes[i].Count * decayBy / one
+		c := &m.Classes[i]
+		c.Count = c.Count * decayBy / one
+		c.Refused = c.Refused * decayBy / one
 	}
 	m.Classes = slices.DeleteFunc(m.Classes, func(c Class) bool { return c.Count < one/16 })
 }
@@ -125,8 +160,8 @@ func (m *Mix) Validate() error {
 			return fmt.Errorf("class %d of the mix stands out of order", i)
 		case c.CPU < 0 || c.Num < 0 || c.Num > devicesMax || c.Milli < 0 || c.Milli > MilliDevice || c.Profile < 0:
 			return fmt.Errorf("class %d of the mix asks for an impossible amount", i)
-		case c.Count > math.MaxUint64/one/mixMax:
-			return fmt.Errorf("class %d of the mix counts more arrivals than there can be", i)
+		case c.Count > countMax/2 || c.Refused > countMax/pressing/2:
+			return fmt.Errorf("class %d of the mix counts more arrivals or refusals than there can be", i)
 		}
 	}
 	return nil

@@ -112,6 +112,8 @@ func history(t *rapid.T, c *Cluster, look func(d Demand)) {
 					t.Fatalf("%+v at %+v: %v", d, at, err)
 				}
 				running = append(running, task{d, at})
+			} else {
+				c.Refuse(d)
 			}
 		}
 	}
@@ -210,11 +212,12 @@ func TestNothingThatFitsIsTurnedAwayAndNothingElseIsPlaced(t *testing.T) {
 // that it could not use, by weight.
 func textbook(c *Cluster, n *node) int64 {
 	total := int64(0)
+	weights := weightsOf(&c.mix, (*Class).weight)
 	for _, b := range n.banks {
 		for i := range c.mix.Classes {
 			class := &c.mix.Classes[i]
 			d := class.demand()
-			weight := int64(class.Count)
+			weight := weights[i]
 			free, small := 0, int64(0)
 			for _, v := range b.idle {
 				if int(v) >= d.Milli {
@@ -236,9 +239,6 @@ func TestFragmentationIsThatOfTheTextbook(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := anyCluster(t, DefaultConfig())
 		history(t, c, func(Demand) {
-			if sum(&c.mix) >= weightMax {
-				t.Skip("weights are cut to their bound: they are not those of the mix any more")
-			}
 			c.Renew()
 			for i := range c.nodes {
 				n := &c.nodes[i]
@@ -266,6 +266,10 @@ func TestAMixGoesOnElsewhere(t *testing.T) {
 			d := anyDemand(t)
 			one.learn(d)
 			two.learn(d)
+			if rapid.Bool().Draw(t, "refused") {
+				one.refuse(d)
+				two.refuse(d)
+			}
 		}
 		if err := two.Validate(); err != nil || !reflect.DeepEqual(one, two) {
 			t.Fatalf("%v\n%+v\n%+v", err, one, two)
@@ -283,5 +287,77 @@ func TestADemandForMoreDevicesThanANodeHasIsNotLearned(t *testing.T) {
 	c.Learn(Demand{Num: devicesMax + 1, Milli: MilliDevice, Zones: SetOf(0)})
 	if err := c.SetMix(c.Mix()); err != nil || c.Mix().Arrivals != 1 {
 		t.Errorf("%+v: %v", c.Mix(), err)
+	}
+}
+
+// A refusal counts for its devices, fades as arrivals do, and weighs in
+// fragmentation alone; what the mix does not know is not brought in by it.
+func TestRefusalsWeighAndFade(t *testing.T) {
+	eight, single := Demand{Num: 8, Milli: MilliDevice, Zones: SetOf(0)}, Demand{Num: 1, Milli: MilliDevice, Zones: SetOf(0)}
+	var m Mix
+	m.refuse(eight)
+	if len(m.Classes) > 0 {
+		t.Fatalf("a demand that never came counts: %+v", m)
+	}
+	m.learn(single)
+	m.learn(eight)
+	m.refuse(eight)
+	c, at, _ := m.find(eight)
+	if c = m.Classes[at]; c.Count != one || c.Refused != 8*one || c.weight() != (1+8*pressing)*one || c.count() != one {
+		t.Fatalf("%+v", c)
+	}
+	for range halfLife {
+		m.learn(single)
+		m.learn(eight)
+	}
+	_, at, _ = m.find(eight)
+	if half := m.Classes[at].Refused; half < one || half > 3*one {
+		t.Fatalf("after two half lives %d of %d are left", half, 8*one)
+	}
+	for range 5000 {
+		m.refuse(Demand{Num: devicesMax, Milli: MilliDevice, Zones: SetOf(0)})
+		m.refuse(eight)
+	}
+	if err := m.Validate(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Refused demand for whole nodes keeps nodes whole: the same cluster that would
+// break up an empty node for a small demand fills a broken one instead.
+func TestWhatIsRefusedIsSpoiledLess(t *testing.T) {
+	devices := func(idle ...int) (out []Device) {
+		for _, v := range idle {
+			out = append(out, Device{Idle: v})
+		}
+		return out
+	}
+	const free = MilliDevice
+	// The broken node has little processor left: filling it spoils shares, which
+	// come often; breaking the whole one spoils what came once.
+	nodes := []Node{
+		{Name: "broken", CPU: 8000, Devices: devices(free, free, 0, 0)},
+		{Name: "whole", CPU: 64000, Devices: devices(free, free, free, free)},
+	}
+	two := Demand{CPU: 8000, Num: 1, Milli: MilliDevice, Zones: SetOf(0)}
+	small := Demand{CPU: 1000, Num: 1, Milli: MilliDevice, Zones: SetOf(0)}
+	four := Demand{CPU: 32000, Num: 4, Milli: MilliDevice, Zones: SetOf(0)}
+	c, err := New(nodes, DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		c.Learn(small)
+	}
+	c.Learn(four)
+	c.Renew()
+	before, _ := c.Decide(two)
+	for range 20 {
+		c.Refuse(four)
+	}
+	c.Renew()
+	after, _ := c.Decide(two)
+	if c.Node(before.Node).Name != "whole" || c.Node(after.Node).Name != "broken" {
+		t.Fatalf("it goes to %s, and once four devices were refused to %s", c.Node(before.Node).Name, c.Node(after.Node).Name)
 	}
 }

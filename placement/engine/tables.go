@@ -50,12 +50,12 @@ func (t *table) row(rank int) []int32 {
 	return t.weights[rank*len(t.groups) : (rank+1)*len(t.groups)]
 }
 
-// weightsOf are the counts of the classes, shifted below their bound.
-func weightsOf(m *Mix) []int64 {
+// weightsOf are the classes' counts or weights, shifted below their bound.
+func weightsOf(m *Mix, of func(*Class) uint64) []int64 {
 	weights := make([]int64, len(m.Classes))
-	shift := max(0, bits.Len64(sum(m))-bits.Len64(weightMax-1))
-	for i, c := range m.Classes {
-		weights[i] = int64(c.Count >> shift)
+	shift := max(0, bits.Len64(sum(m, of))-bits.Len64(weightMax-1))
+	for i := range m.Classes {
+		weights[i] = int64(of(&m.Classes[i]) >> shift)
 	}
 	return weights
 }

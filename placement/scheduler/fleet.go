@@ -26,6 +26,7 @@ type Scheduler struct {
 	named   map[placement.NodeID]*space
 	states  map[string]int32 // see [Scheduler.stateOf]
 	seen    map[placement.JobID]bool
+	refused map[placement.JobID]bool // those that wait and were counted as refused
 }
 
 // LearnFrom is of how many of the ledger's newest jobs a new leader learns: what
@@ -44,14 +45,18 @@ func (s *Scheduler) Plan(snap placement.Snapshot) Decisions {
 	s.learnWanted(p)
 	p.tend()
 	p.serve()
+	s.learnRefused(p)
 	p.finishDrains()
 	return p.out
 }
 
-// Learn counts jobs as arrivals, oldest first.
+// Learn counts jobs as arrivals, oldest first. Those that still wait are refused
+// by the first plan, and count as refused then.
 func (s *Scheduler) Learn(snap placement.Snapshot, jobs []*placement.Job) {
 	p := s.planner(snap)
+	s.seen = make(map[placement.JobID]bool)
 	for _, j := range jobs[max(0, len(jobs)-LearnFrom):] {
+		s.seen[j.ID] = true
 		s.arrive(p, j)
 	}
 	s.settle()
@@ -82,13 +87,47 @@ func (s *Scheduler) arrive(p *planner, j *placement.Job) {
 	if s.cluster == nil {
 		return
 	}
-	// A class of its own: those of the plan know what was placed before them.
-	c := &class{p: p, group: &group{policy: p.court.policy(j.Policy)}}
-	c.res, c.site = j.Spec.Resources, j.Spec.Site
-	d := c.demand()
+	d := p.demandOf(j)
 	for range j.Spec.Size() {
 		s.cluster.Learn(d)
 	}
+}
+
+// learnRefused counts the jobs that this plan found no room for, each once while
+// it waits. What a limit, a law or a job's own impossible wish keeps waiting
+// would gain nothing from room that is kept together.
+func (s *Scheduler) learnRefused(p *planner) {
+	refused := make(map[placement.JobID]bool, len(p.out.Refused))
+	fresh := make(map[placement.JobID]bool)
+	for i := range p.out.Refused {
+		r := &p.out.Refused[i]
+		if e := &r.Explanation; e.Outcome != Full || e.Code == QuotaLimit || e.Code == QueueReserved {
+			continue
+		}
+		refused[r.Job] = true
+		fresh[r.Job] = !s.refused[r.Job]
+	}
+	s.refused = refused
+	if s.cluster == nil {
+		return
+	}
+	for _, j := range p.s.Wanted {
+		if !fresh[j.ID] {
+			continue
+		}
+		d := p.demandOf(j)
+		for range j.Spec.Size() {
+			s.cluster.Refuse(d)
+		}
+	}
+}
+
+// demandOf is what one task of a job asks of the engine. It takes a class of its
+// own: those of the plan know what was placed before them.
+func (p *planner) demandOf(j *placement.Job) engine.Demand {
+	c := &class{p: p, group: &group{policy: p.court.policy(j.Policy)}}
+	c.res, c.site = j.Spec.Resources, j.Spec.Site
+	return c.demand()
 }
 
 // sync reads the nodes that changed since the last plan, and tells the cluster of

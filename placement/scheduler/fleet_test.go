@@ -125,3 +125,63 @@ func TestScarcePlacesAreLeftToThoseWhoNeedThem(t *testing.T) {
 		t.Errorf("it went to %s, want n2: others can run nowhere but at n1", a.Node)
 	}
 }
+
+// Jobs that wait for whole nodes teach the engine to keep nodes whole, and a new
+// leader learns it from the queue. What waits for a limit, or for ever, does not.
+func TestWhatWaitsIsSpoiledLess(t *testing.T) {
+	cores := func(milli placement.MilliCPU) func(*placement.Node) {
+		return func(n *placement.Node) { n.Inventory.CPU = milli }
+	}
+	wide := []*placement.Node{
+		node("n1", cores(8000), gpus(4, h100, 80*placement.GiB), used(0, 0, "n1-gpu-0", "n1-gpu-1")),
+		node("n2", cores(64000), gpus(4, h100, 80*placement.GiB)),
+	}
+	full := []*placement.Node{wide[0], node("n2", cores(64000), gpus(4, h100, 80*placement.GiB), used(0, 0, "n2-gpu-0", "n2-gpu-1"))}
+	var came []*placement.Job
+	for i := range 100 {
+		came = append(came, job(fmt.Sprintf("s%d", i), asks(placement.Resources{CPU: 1000, GPUs: 1})))
+	}
+	fours := func(r placement.Resources) (out []*placement.Job) {
+		for i := range 4 {
+			out = append(out, job(fmt.Sprintf("four%d", i), asks(r)))
+		}
+		return out
+	}
+	mid := job("mid", asks(placement.Resources{CPU: 8000, GPUs: 1}), func(j *placement.Job) { j.Spec.Priority = 50 })
+	goesTo := func(s *Scheduler) placement.NodeID {
+		t.Helper()
+		return only(t, s.Plan(world(wide, mid))).Node
+	}
+	waiting := fours(placement.Resources{CPU: 32000, GPUs: 4})
+
+	fresh := New()
+	fresh.Learn(world(full), append(slices.Clone(came), waiting...))
+	if at := goesTo(fresh); at != "n2" {
+		t.Fatalf("before anybody waited it goes to %s", at)
+	}
+	lives := New()
+	lives.Learn(world(full), came)
+	lives.Plan(world(full, waiting...))
+	mix := lives.cluster.Mix()
+	lives.Plan(world(full, waiting...)) // still waiting: counted once
+	if again := lives.cluster.Mix(); !reflect.DeepEqual(mix, again) {
+		t.Fatalf("who waits for two plans is counted twice:\n%+v\n%+v", mix, again)
+	}
+	if at := goesTo(lives); at != "n1" {
+		t.Errorf("while four jobs wait for whole nodes it goes to %s", at)
+	}
+	next := New()
+	next.Learn(world(full), append(slices.Clone(came), waiting...))
+	next.Plan(world(full, waiting...))
+	if got := next.cluster.Mix(); !reflect.DeepEqual(got, mix) {
+		t.Errorf("a new leader learns\n%+v\nand the old one knew\n%+v", got, mix)
+	}
+	never := New()
+	never.Learn(world(full), came)
+	never.Plan(world(full, fours(placement.Resources{CPU: 32000, GPUs: 5})...))
+	for _, c := range never.cluster.Mix().Classes {
+		if c.Refused > 0 {
+			t.Errorf("five devices, which no node has, are waited for: %+v", c)
+		}
+	}
+}

@@ -170,7 +170,14 @@ func (t *table) next() (bool, error) {
 	return true, nil
 }
 
-func (t *table) text(name string) string { return t.row[t.column[name]] }
+// text is a field; a column that the file does not have is empty throughout.
+func (t *table) text(name string) string {
+	i, ok := t.column[name]
+	if !ok {
+		return ""
+	}
+	return t.row[i]
+}
 
 // fault is a fault in the named field of the current line.
 func (t *table) fault(name, format string, args ...any) error {
@@ -292,11 +299,11 @@ func (t *table) machine(seen map[string]int) (Machine, error) {
 }
 
 // ReadJobs reads a list of tasks: name, cpu_milli, memory_mib, num_gpu,
-// gpu_milli, gpu_spec; columns of times and states are not looked at. They come
-// back sorted by name. A model that no machine has is an error, unless unknown
+// gpu_milli, and gpu_spec if there is such a column; those of times and states
+// are not looked at. They come back sorted by name. A model that no machine has is an error, unless unknown
 // ones are allowed: then such a job finds no place, ever.
 func ReadJobs(r io.Reader, file string, machines []Machine, unknownModels bool) ([]Job, error) {
-	t, err := openTable(r, file, "name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli", "gpu_spec")
+	t, err := openTable(r, file, "name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli")
 	if err != nil {
 		return nil, err
 	}

@@ -92,6 +92,7 @@ func (p *plain) pick(i, gpu int, j *Job) []int {
 func (p *plain) take(j *Job, at place)    { p.move(j, at, -1) }
 func (p *plain) release(j *Job, at place) { p.move(j, at, 1) }
 func (p *plain) learn(*Job)               {}
+func (p *plain) refused(*Job)             {}
 
 func (p *plain) move(j *Job, at place, sign int) {
 	p.cpu[at.node] += int64(sign) * j.CPU

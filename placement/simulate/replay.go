@@ -69,6 +69,8 @@ type place struct {
 type placer interface {
 	// learn hears of every arrival, before it is decided.
 	learn(j *Job)
+	// refused hears of every arrival that found no place.
+	refused(j *Job)
 	decide(j *Job) (place, bool)
 	take(j *Job, at place)
 	release(j *Job, at place)
@@ -217,6 +219,7 @@ func (r *run) arrive(i int) (place, bool) {
 	r.out.Arrived++
 	if !ok {
 		r.out.Rejected++
+		r.placer.refused(j)
 		r.log.reject(j)
 		return at, false
 	}

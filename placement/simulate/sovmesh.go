@@ -62,6 +62,8 @@ func demandOf(j *Job, number func(string) int) engine.Demand {
 
 func (p *ours) learn(j *Job) { p.cluster.Learn(p.demands[j.Name]) }
 
+func (p *ours) refused(j *Job) { p.cluster.Refuse(p.demands[j.Name]) }
+
 func (p *ours) decide(j *Job) (place, bool) {
 	at, ok := p.cluster.Decide(p.demands[j.Name])
 	return place{node: at.Node, gpus: at.Devices, cost: at.Cost}, ok
