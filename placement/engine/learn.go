@@ -80,6 +80,7 @@ func (c *Cluster) Renew() {
 		}
 	}
 	c.tables = compile(&c.mix, weightsOf(&c.mix, (*Class).weight), c.kinds)
+	c.tables.unit = unitOf(&c.mix, c.tables.total)
 	c.market = openMarket(&c.mix, weightsOf(&c.mix, (*Class).count), c.kinds, capacity, &c.cfg)
 	for i := range c.nodes {
 		c.refresh(&c.nodes[i])
@@ -97,6 +98,15 @@ func sum(m *Mix, of func(*Class) uint64) (n uint64) {
 		n += of(&m.Classes[i])
 	}
 	return n
+}
+
+// unitOf is the part of a mix's total weight that arrivals make up. Costs are
+// counted in it, so that what is refused makes its own loss dearer, and that of
+// all others no cheaper: they would fall into one bin otherwise. It is at least
+// an eighth, so that costs stay bounded however much is refused.
+func unitOf(m *Mix, total int64) int64 {
+	arrivals := mulDiv(uint64(total), sum(m, (*Class).count), max(sum(m, (*Class).weight), 1))
+	return max(int64(arrivals), total/8, 1)
 }
 
 // moved reports whether the mix differs from that of the tables by enough:

@@ -23,7 +23,7 @@ const (
 	// refused. Large demands are rare: by their number alone the engine would
 	// break up the whole nodes that they need, and by their size alone it would
 	// keep nodes whole for whom nobody comes. A refusal tells the two apart.
-	pressing = 4
+	pressing = 8
 	// countMax bounds what a class counts for, so that no sum overflows.
 	countMax = math.MaxUint64 / one / mixMax
 )

@@ -99,7 +99,7 @@ func (c *Cluster) cost(k *class, n *node, b int) int32 {
 		}
 		left = c.others(n, rank, b) + c.usableBank(bank, rank, bank.idle[d.Num:])
 	}
-	return nearest(n.usable-left, c.cfg.BinMilli*c.tables.total)
+	return nearest(n.usable-left, c.cfg.BinMilli*c.tables.unit)
 }
 
 // others is what the mix could use of all banks but one with the processor left.
@@ -173,5 +173,5 @@ func (c *Cluster) costMixed(k *class, n *node, rank int) int32 {
 	if want > 0 {
 		return never
 	}
-	return mixed + nearest(n.usable-left, c.cfg.BinMilli*c.tables.total)
+	return mixed + nearest(n.usable-left, c.cfg.BinMilli*c.tables.unit)
 }

@@ -32,6 +32,7 @@ type table struct {
 // tables are a mix made ready to score with. They are read only.
 type tables struct {
 	total int64    // the weight of all classes
+	unit  int64    // the weight that costs are counted in, see unitOf
 	cpus  []int64  // the amounts of processor that classes ask for, ascending
 	kinds []*table // by number of the kind; kinds of one sort share theirs
 }
