@@ -84,3 +84,24 @@ func BenchmarkLarge(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkQueue is what a decision pays to look at a queue of 100,000 jobs, and how
+// many of them it is shown.
+func BenchmarkQueue(b *testing.B) {
+	f := &fixture{t: b, s: New(), now: day}
+	k := firstCommand()
+	k.Limits.Pending, k.Limits.Bytes = 10_000_000, 1<<40
+	f.ok(k)
+	for i := range 100_000 {
+		j := aJob(i+1, "EU")
+		j.Tenant, j.Spec.Priority = placement.TenantID(fmt.Sprintf("t%03d", i%200)), i%3
+		f.ok(SubmitJob{Job: j})
+		f.log = nil
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if n := len(f.s.Freeze().Snapshot(day.Add(time.Second)).Wanted); n != snapshotJobs {
+			b.Fatalf("%d jobs are shown", n)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -72,6 +73,61 @@ func BenchmarkPlans(b *testing.B) {
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/1000/1000, "µs/decision")
 		})
+	}
+}
+
+// crowd is a full region of 1,000 nodes for which so many jobs of 200 tenants wait,
+// in 20 classes; one in fifty has waited too long.
+func crowd(jobs int) placement.Snapshot {
+	var nodes []*placement.Node
+	for i := range 1000 {
+		n := node(fmt.Sprintf("n%04d", i), gpus(8, h100, 80*placement.GiB))
+		full := placement.Usage{CPU: 1000, Tasks: 1}
+		for d := range 8 {
+			full.Devices = append(full.Devices, n.Inventory.Devices[d].UUID)
+		}
+		n.Used = full
+		nodes = append(nodes, n)
+	}
+	var wanted []*placement.Job
+	for i := range jobs {
+		wait := time.Duration(i%50) * time.Second
+		if i%50 == 0 {
+			wait = 2 * placement.AgedAfter
+		}
+		wanted = append(wanted, job(fmt.Sprintf("j%06d", i), by(fmt.Sprintf("t%03d", i%200)), urgent(i%3), waits(wait),
+			asks(placement.Resources{CPU: placement.MilliCPU(100 + i%20), GPUs: 1 + i%8})))
+	}
+	return world(nodes, wanted...)
+}
+
+// BenchmarkQueue is one plan for which nobody has room, by how many wait: what the
+// state shows of its queue at once (4,096), and all of a queue that is full.
+func BenchmarkQueue(b *testing.B) {
+	for _, wanted := range []int{4096, 100_000} {
+		b.Run(fmt.Sprintf("nodes=1000/wanted=%d", wanted), func(b *testing.B) {
+			s := crowd(wanted)
+			lives := New()
+			b.ReportAllocs()
+			for b.Loop() {
+				if d := lives.Plan(s); len(d.Refused) != wanted {
+					b.Fatalf("%d of %d refused", len(d.Refused), wanted)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(wanted), "ns/job")
+		})
+	}
+}
+
+// What a plan takes grows with the jobs that wait by what it says of each, and by
+// nothing else: no job costs a look at the nodes of its own.
+func TestAPlanOfALongQueueIsBounded(t *testing.T) {
+	few, many := crowd(2000), crowd(8000)
+	cost := func(s placement.Snapshot) float64 {
+		return testing.AllocsPerRun(1, func() { New().Plan(s) })
+	}
+	if a, b := cost(few), cost(many); b-a > 6000*20 {
+		t.Errorf("2,000 jobs cost %.0f allocations, 8,000 cost %.0f: %.1f for each more", a, b, (b-a)/6000)
 	}
 }
 

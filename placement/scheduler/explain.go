@@ -141,13 +141,23 @@ func explainQueued(s placement.Snapshot, job *placement.Job, e Explanation) Expl
 	return e
 }
 
-// explainClass surveys the class once; every job of it gets the same answer.
+// explainClass surveys the class once; every job of it gets the same answer, and so
+// does whoever is refused and differs in what only orders nodes. Who finds room is
+// not told for another: the next may find it taken.
 func (p *planner) explainClass(c *class) Explanation {
-	if c.told == nil {
-		e := p.tell(c, p.survey(c))
-		c.told = &e
+	if c.told != nil {
+		return *c.told
 	}
-	return *c.told
+	alike := c.classKey
+	alike.tenant, alike.lasts, alike.near, alike.rank = "", 0, "", placement.Rank{}
+	e, known := p.told[alike]
+	if !known {
+		if e = p.tell(c, p.survey(c)); e.Outcome != Fits {
+			p.told[alike] = e
+		}
+	}
+	c.told = &e
+	return e
 }
 
 // tell turns a survey into the explanation.

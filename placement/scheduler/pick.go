@@ -26,6 +26,7 @@ type planner struct {
 	out     Decisions
 	lines   map[placement.TenantID]*tenancy
 	all     estate
+	told    map[classKey]Explanation // of those that were refused, see explainClass
 	kept    *reservation
 	// promises: some running times are known, and room may be kept in this plan.
 	promises bool
@@ -50,6 +51,7 @@ func (m *Scheduler) planner(s placement.Snapshot) *planner {
 		groups:  make(map[groupKey]*group),
 		tenants: make(map[placement.TenantID][]int32),
 		lines:   make(map[placement.TenantID]*tenancy),
+		told:    make(map[classKey]Explanation),
 	}
 	p.promises = s.Ends != nil && mayReserve(&s)
 	m.sync(p)
