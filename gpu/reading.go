@@ -79,6 +79,9 @@ type Sample struct {
 	Throttle    *uint64   `json:"throttle,omitempty"`
 	ECCErrors   *int64    `json:"ecc_uncorrected,omitempty"` // since the driver was loaded
 	PCIeReplays *int64    `json:"pcie_replays,omitempty"`
+	// LinkErrors are replays, recoveries and checksums that failed on all of its
+	// NVLinks since they came up.
+	LinkErrors *int64 `json:"nvlink_errors,omitempty"`
 }
 
 // Event is an XID that the driver told of. An empty UUID is a device that it

@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"slices"
 	"strings"
 	"time"
 )
@@ -61,6 +62,8 @@ type Device struct {
 	// instance's shape: 1g.10gb.
 	Parent  string `json:"parent,omitempty"`
 	Profile string `json:"profile,omitempty"`
+	// Profiles are the shapes that instances of the GPU may have, as its driver says.
+	Profiles []string `json:"profiles,omitempty"`
 	// Partitioned marks a GPU that is cut into instances: it is never offered
 	// whole.
 	Partitioned bool   `json:"partitioned,omitempty"`
@@ -80,6 +83,7 @@ type Device struct {
 const (
 	MaxDeviceText  = 128
 	MaxDeviceCause = 16
+	maxProfiles    = 32
 	maxCauseText   = 256
 	maxWord        = 64 // of a fixed list, or a cause's code
 )
@@ -105,6 +109,9 @@ func (d *Device) Plausible() string {
 	}
 	if len(d.Health) > maxWord {
 		return "its health is no state"
+	}
+	if len(d.Profiles) > maxProfiles || slices.ContainsFunc(d.Profiles, func(p string) bool { return !ValidProfile(p) }) {
+		return "the MIG profiles that it may be cut into cannot be read"
 	}
 	if len(d.Causes) > MaxDeviceCause {
 		return "it has too many causes"

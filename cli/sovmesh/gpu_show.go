@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/sovmesh/sovmesh/gpu"
 	"github.com/sovmesh/sovmesh/node/api"
@@ -32,7 +33,7 @@ func (p *program) writeGPU(w io.Writer, g *api.GPU) {
 	}
 	p.facts(w, "device", g.UUID, "node", string(g.Node), "index", strconv.Itoa(g.Index), "model", deviceModel(g.Device), "vendor", g.Vendor, "architecture", g.Architecture,
 		"memory", human(g.Memory), "health", deviceHealth(g.Device), "task", holders(g), "pci", g.PCI, "numa node", g.NUMA,
-		"nvlink island", g.Island, "fabric", g.Fabric, "part of", g.Parent, "cdi", gpu.CDI(g.Device), "confidential", confidential,
+		"nvlink island", g.Island, "fabric", g.Fabric, "part of", g.Parent, "can be cut into", strings.Join(g.Profiles, " "), "cdi", gpu.CDI(g.Device), "confidential", confidential,
 		"driver", g.DriverVersion, "cuda", g.CUDA, "cleared", cleared)
 	if len(g.Causes) == 0 {
 		return

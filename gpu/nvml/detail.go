@@ -132,11 +132,12 @@ func (d *Driver) islands(whole []part) {
 	}
 	switched := -1
 	for i := range whole {
-		if whole[i].seen.Facts.Lost {
+		if whole[i].seen.Facts.Lost || whole[i].shut {
 			continue
 		}
-		links, peers, onSwitch := d.links(whole[i].handle)
+		links, peers, onSwitch := d.linksOf(whole[i].handle)
 		whole[i].seen.Facts.NVLinks = links
+		d.links[whole[i].seen.UUID] = links
 		for _, pci := range peers {
 			if j, ok := byPCI[pci]; ok && pci != "" {
 				join(i, j)
@@ -160,8 +161,8 @@ func (d *Driver) islands(whole []part) {
 	}
 }
 
-// links counts the links that are up, and says where they lead.
-func (d *Driver) links(handle nvml.Device) (up int, peers []string, onSwitch bool) {
+// linksOf counts the links that are up, and says where they lead.
+func (d *Driver) linksOf(handle nvml.Device) (up int, peers []string, onSwitch bool) {
 	for link := range nvml.NVLINK_MAX_LINKS {
 		state, ret := handle.GetNvLinkState(link)
 		if ret == nvml.ERROR_INVALID_ARGUMENT || ret == nvml.ERROR_NOT_SUPPORTED {
@@ -262,6 +263,7 @@ func (d *Driver) sample(uuid string, handle nvml.Device) gpu.Sample {
 		return handle.GetTotalEccErrors(nvml.MEMORY_ERROR_TYPE_UNCORRECTED, nvml.VOLATILE_ECC)
 	})
 	s.PCIeReplays = count(canReplays, func() (uint64, nvml.Return) { v, ret := handle.GetPcieReplayCounter(); return uint64(v), ret })
+	s.LinkErrors = d.linkErrors(handle, d.links[uuid])
 	if bits, ret := d.throttle(handle); ret == nvml.SUCCESS {
 		s.Throttle = &bits
 	}

@@ -171,9 +171,10 @@ func TestEnumerationThroughTheRealChild(t *testing.T) {
 		{"a lost device is listed as lost", dir, []string{"DOUBLE_MEMORY=15"}, []string{"GPU-1", "Lost:true"}, ""},
 		{"what fails otherwise is said", dir, []string{"DOUBLE_MEMORY=3"}, []string{"Unreadable:its memory: Not Supported"}, "Lost:true"},
 		{"remaps and throttling", dir, []string{"DOUBLE_PENDING=1", "DOUBLE_FAILED=1", "DOUBLE_THROTTLE=64"}, []string{"RemapPending:true RemapFailed:true Throttle:64"}, ""},
-		{"an old driver lacks most", old, nil, []string{"driver  cuda  missing 2", "GPU-0 nvidia NVIDIA H100 80GB HBM3 81559MiB", `GPU-1`}, "hopper"},
+		{"an old driver lacks most", old, nil, []string{"driver  cuda  missing 3", "GPU-0 nvidia NVIDIA H100 80GB HBM3 81559MiB", `GPU-1`}, "hopper"},
 		{"a device that lies about its memory is dropped", dir, []string{"DOUBLE_LIE=memory", "DOUBLE_GPUS=3"}, []string{"GPU-0", "GPU-1"}, "GPU-2"},
 		{"devices that share a UUID are dropped", dir, []string{"DOUBLE_LIE=uuid", "DOUBLE_GPUS=3"}, []string{"GPU-0"}, "GPU-1"},
+		{"what the driver asks for", dir, []string{"DOUBLE_RECOVERY=4"}, []string{"Recovery:drain-and-reset}"}, ""},
 		{"no devices", dir, []string{"DOUBLE_GPUS=0"}, []string{"driver 580.65.06"}, "GPU-"},
 	}
 	for _, tt := range tests {
@@ -280,6 +281,82 @@ func TestSamples(t *testing.T) {
 	if mig.UUID != "MIG-0" || mig.Utilization != nil || mig.MemoryUsed == nil {
 		t.Errorf("sample of an instance %+v", mig)
 	}
+}
+
+// What GPUs can be cut into, what their links count, and what the driver wants
+// when it says that it wants something else.
+func TestWhatIsPossibleAndWhatIsAskedFor(t *testing.T) {
+	events := filepath.Join(t.TempDir(), "events")
+	m := &machine{t: t, dir: double(t), env: []string{"DOUBLE_MIG=1", "DOUBLE_LINKS=pair", "DOUBLE_RECOVERY=2", "DOUBLE_EVENTS=" + events}}
+	m.watch()
+	u := m.until("a first reading", sound)
+	for _, d := range u.Reading.Devices {
+		want := "1g.10gb 2g.20gb 3g.40gb 4g.40gb 7g.80gb"
+		if d.Parent != "" {
+			want = ""
+		}
+		if got := strings.Join(d.Profiles, " "); got != want {
+			t.Errorf("%s can be cut into %q, want %q", d.UUID, got, want)
+		}
+	}
+	u = m.until("samples", func(u gpu.Update) bool { return len(u.Samples) > 0 })
+	if n := u.Samples[0].LinkErrors; n == nil || *n != 18 {
+		t.Errorf("errors of links: %v", n)
+	}
+	tell(t, events, "1 154")
+	if u := m.until("an XID", func(u gpu.Update) bool { return u.Event != nil }); u.Event.Recovery != gpu.RecoverReboot {
+		t.Errorf("it asks for %q", u.Event.Recovery)
+	}
+	for action, want := range []gpu.Recovery{gpu.RecoverNone, gpu.RecoverReset, gpu.RecoverReboot, gpu.RecoverDrainP2P, gpu.RecoverDrain, gpu.RecoverFabric, gpu.RecoverReset, gpu.RecoverReboot, gpu.RecoverReset} {
+		if got := recoveryOf(uint32(action)); got != want {
+			t.Errorf("action %d is %s", action, got)
+		}
+	}
+}
+
+// A device whose handle fails for a while, a mode that cannot be asked and an
+// instance without a name stay in every reading, with what failed.
+func TestWhatCannotBeReadForAWhileIsStillListed(t *testing.T) {
+	shut, blind := filepath.Join(t.TempDir(), "shut"), filepath.Join(t.TempDir(), "blind")
+	failing := func(n int, id, what string) func(gpu.Update) bool {
+		return func(u gpu.Update) bool {
+			if u.Reading == nil || len(u.Reading.Devices) != n {
+				return false
+			}
+			for _, d := range u.Reading.Devices {
+				if d.UUID == id {
+					return strings.Contains(d.Facts.Unreadable, what) && !d.Facts.Lost
+				}
+			}
+			return false
+		}
+	}
+	lib := double(t)
+	m := &machine{t: t, dir: lib, env: []string{"DOUBLE_GPUS=3", "DOUBLE_SHUT=" + shut}}
+	m.watch()
+	m.until("a first reading", sound)
+	tell(t, shut, "")
+	m.until("a device without a handle is listed", failing(3, "GPU-2", "its handle"))
+	m.end()
+	// A child that never saw it open cannot say which it is, and says so.
+	if r, err := m.read(); err != nil || len(r.Devices) != 2 || !strings.Contains(strings.Join(r.Missing, ";"), "devices that cannot be opened: 2") {
+		t.Errorf("%v %v", text(r), err)
+	}
+
+	m = &machine{t: t, dir: lib, env: []string{"DOUBLE_MIG=2", "DOUBLE_BLIND=" + blind}}
+	m.watch()
+	m.until("a first reading", sound)
+	tell(t, blind, "")
+	m.until("a GPU whose mode cannot be asked says so", failing(2, "GPU-0", "its MIG mode"))
+	m.end()
+	if err := os.Remove(blind); err != nil {
+		t.Fatal(err)
+	}
+	m = &machine{t: t, dir: lib, env: []string{"DOUBLE_MIG=1", "DOUBLE_BLIND=" + blind}}
+	m.watch()
+	m.until("a first reading", sound)
+	tell(t, blind, "")
+	m.until("an instance without a name is listed", failing(3, "MIG-0", "its UUID"))
 }
 
 func TestADriverThatHangsTakesNothingDown(t *testing.T) {

@@ -3,7 +3,11 @@
 package nvml
 
 import (
+	"cmp"
+	"encoding/binary"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,6 +29,8 @@ type Driver struct {
 	listen bool                   // events is set
 	known  map[nvml.Device]string // UUIDs of the handles that events carry
 	places map[int]string         // UUIDs by index, for those that are lost later
+	cuts   map[string][]string    // by UUID: the profiles of instances that are possible
+	links  map[string]int         // by UUID: how many NVLinks were up
 	// failed are capabilities that a call refused for good: not to be asked again.
 	failed map[capability]string
 }
@@ -37,7 +43,7 @@ func Open() (*Driver, error) {
 	if err := library.Open(); err != nil {
 		return nil, fmt.Errorf("%w: %s not found", ErrNoNVML, Library)
 	}
-	d := &Driver{lib: nvml.New(), dl: library, sys: "/sys", known: map[nvml.Device]string{}, places: map[int]string{}, failed: map[capability]string{}}
+	d := &Driver{lib: nvml.New(), dl: library, sys: "/sys", known: map[nvml.Device]string{}, places: map[int]string{}, cuts: map[string][]string{}, links: map[string]int{}, failed: map[capability]string{}}
 	var err error
 	if d.has, err = lookUp(library.Lookup); err != nil {
 		_ = library.Close()
@@ -115,6 +121,9 @@ func (d *Driver) Wait(limit time.Duration) (*gpu.Event, error) {
 	if e.UUID == "" {
 		e.UUID, _ = data.Device.GetUUID() // empty: it counts for all
 	}
+	if e.XID == xidRecovery {
+		e.Recovery = d.recovery(data.Device)
+	}
 	if whole := ^uint32(0); data.GpuInstanceId != whole && data.ComputeInstanceId != whole {
 		if uuid := d.instance(data.Device, data.GpuInstanceId, data.ComputeInstanceId); uuid != "" {
 			e.UUID = uuid
@@ -173,20 +182,26 @@ func (d *Driver) Read() (gpu.Reading, error) {
 	}
 	confidential := d.confidential()
 	var whole []part
+	var shut []string
 	for i := range min(n, gpu.MaxDevices) {
 		p, ok := d.readOne(i)
 		if !ok {
+			shut = append(shut, strconv.Itoa(i))
 			continue
 		}
 		p.seen.Confidential = confidential
 		whole = append(whole, p)
 	}
+	if len(shut) > 0 {
+		r.Missing = append(r.Missing, clipList("devices that cannot be opened: "+strings.Join(shut, " ")))
+	}
+	whole = onceEach(whole)
 	d.islands(whole)
 	for i := range whole {
 		r.Devices = append(r.Devices, whole[i].seen)
 		r.Devices = append(r.Devices, d.readInstances(&whole[i])...)
 	}
-	r.Missing = lacking(d.has)
+	r.Missing = append(r.Missing, lacking(d.has)...)
 	for c, why := range d.failed {
 		r.Missing = append(r.Missing, string(c)+": "+why)
 	}
@@ -197,7 +212,21 @@ func (d *Driver) Read() (gpu.Reading, error) {
 type part struct {
 	seen   gpu.Observed
 	handle nvml.Device
+	shut   bool // it has no handle; which one it is follows from its place
 }
+
+// onceEach leaves those out that seemed to be what another one is: places move
+// when a device leaves the bus.
+func onceEach(all []part) []part {
+	open := map[string]bool{}
+	for i := range all {
+		open[all[i].seen.UUID] = open[all[i].seen.UUID] || !all[i].shut
+	}
+	return slices.DeleteFunc(all, func(p part) bool { return p.shut && open[p.seen.UUID] })
+}
+
+// clipList bounds a line for the operator.
+func clipList(text string) string { return text[:min(len(text), 200)] }
 
 // readOne describes one GPU; false if not even its UUID can be had, for a
 // device without a key cannot be given to anybody.
@@ -207,11 +236,9 @@ func (d *Driver) readOne(index int) (part, bool) {
 	o.Vendor, o.Health, o.Index, o.Model = "nvidia", placement.DeviceOK, index, "NVIDIA"
 	handle, ret := d.lib.DeviceGetHandleByIndex(index)
 	if ret != nvml.SUCCESS {
-		if o.UUID = d.places[index]; ret == nvml.ERROR_GPU_IS_LOST && o.UUID != "" {
-			o.Facts.Lost = true
-			return p, true
-		}
-		return p, false
+		o.UUID, p.shut = d.places[index], true
+		fail(o, "its handle", ret)
+		return p, o.UUID != ""
 	}
 	p.handle = handle
 	if o.UUID, ret = handle.GetUUID(); ret != nvml.SUCCESS || o.UUID == "" {
@@ -270,14 +297,21 @@ func (d *Driver) describe(handle nvml.Device, o *gpu.Observed) {
 		}
 	}
 	if d.has[canMIG] {
-		if mode, _, ret := handle.GetMigMode(); ret == nvml.SUCCESS && mode == nvml.DEVICE_MIG_ENABLE {
-			o.Facts.MIG, o.Partitioned = true, true
+		mode, _, ret := handle.GetMigMode()
+		switch {
+		case ret == nvml.SUCCESS:
+			o.Facts.MIG = mode == nvml.DEVICE_MIG_ENABLE
+			o.Partitioned = o.Facts.MIG
+			o.Profiles = d.profiles(handle, o)
+		case ret != nvml.ERROR_NOT_SUPPORTED: // it must not be taken for whole
+			fail(o, "its MIG mode", ret)
 		}
 	}
 }
 
 // judge asks for what health depends on.
 func (d *Driver) judge(handle nvml.Device, o *gpu.Observed) {
+	o.Facts.Recovery = d.recovery(handle)
 	if d.has[canRemap] {
 		if _, _, pending, failed, ret := handle.GetRemappedRows(); ret == nvml.SUCCESS {
 			o.Facts.RemapPending, o.Facts.RemapFailed = pending, failed
@@ -304,16 +338,20 @@ func (d *Driver) throttle(handle nvml.Device) (uint64, nvml.Return) {
 
 // readInstances describes the MIG instances of a GPU.
 func (d *Driver) readInstances(p *part) (out []gpu.Observed) {
-	if !p.seen.Facts.MIG || p.seen.Facts.Lost {
+	if !p.seen.Facts.MIG || p.seen.Facts.Lost || p.shut {
 		return nil
 	}
 	for _, handle := range d.instances(p.handle) {
 		o := gpu.Observed{Device: p.seen.Device}
+		o.Facts.Recovery, o.Facts.Unreadable = p.seen.Facts.Recovery, p.seen.Facts.Unreadable
 		uuid, ret := handle.GetUUID()
 		if ret != nvml.SUCCESS || uuid == "" {
-			continue
+			if uuid = d.known[handle]; uuid == "" {
+				continue
+			}
+			fail(&o, "its UUID", ret)
 		}
-		o.UUID, o.Parent, o.Partitioned, o.Island, o.Profile = uuid, p.seen.UUID, false, "", ""
+		o.UUID, o.Parent, o.Partitioned, o.Island, o.Profile, o.Profiles = uuid, p.seen.UUID, false, "", "", nil
 		if total, _, ret := d.memory(handle); ret == nvml.SUCCESS {
 			o.Memory = total
 		} else {
@@ -335,4 +373,70 @@ func (d *Driver) readInstances(p *part) (out []gpu.Observed) {
 		out = append(out, o)
 	}
 	return out
+}
+
+// xidRecovery is the XID by which the driver says that the recovery it asks for
+// changed.
+const xidRecovery = 154
+
+// recovery is what the driver asks for before the device is worked with again;
+// empty if it cannot say.
+func (d *Driver) recovery(handle nvml.Device) gpu.Recovery {
+	if !d.has[canFields] {
+		return ""
+	}
+	field := []nvml.FieldValue{{FieldId: nvml.FI_DEV_GET_GPU_RECOVERY_ACTION}}
+	if ret := handle.GetFieldValues(field); ret != nvml.SUCCESS || nvml.Return(field[0].NvmlReturn) != nvml.SUCCESS {
+		return ""
+	}
+	return recoveryOf(binary.NativeEndian.Uint32(field[0].Value[:]))
+}
+
+// recoveryOf names a recovery action. Those above 5 are of drivers newer than the
+// binding: a reset of the bus, a reboot.
+func recoveryOf(action uint32) gpu.Recovery {
+	names := []gpu.Recovery{gpu.RecoverNone, gpu.RecoverReset, gpu.RecoverReboot, gpu.RecoverDrainP2P, gpu.RecoverDrain, gpu.RecoverFabric, gpu.RecoverReset, gpu.RecoverReboot}
+	if action < uint32(len(names)) {
+		return names[action]
+	}
+	return gpu.RecoverReset // it asks for something
+}
+
+// profiles are the shapes that instances of a GPU may have. They do not change
+// while it is there.
+func (d *Driver) profiles(handle nvml.Device, o *gpu.Observed) []string {
+	if known, ok := d.cuts[o.UUID]; ok || !d.has[canProfiles] || o.Memory == 0 {
+		return known
+	}
+	var out []string
+	for p := range nvml.GPU_INSTANCE_PROFILE_COUNT {
+		info, ret := handle.GetGpuInstanceProfileInfo(p)
+		if ret != nvml.SUCCESS {
+			continue
+		}
+		if name := profileOf(info.SliceCount, info.SliceCount, info.MemorySizeMB<<20, uint64(o.Memory)); placement.ValidProfile(name) {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	d.cuts[o.UUID] = slices.Compact(out)
+	return d.cuts[o.UUID]
+}
+
+// linkErrors adds up what went wrong on the NVLinks of a device; nil if it has
+// none, or cannot say.
+func (d *Driver) linkErrors(handle nvml.Device, links int) *int64 {
+	if !d.has[canLinkErrors] || links == 0 {
+		return nil
+	}
+	var sum *int64
+	for link := range min(links, nvml.NVLINK_MAX_LINKS) {
+		for _, kind := range []nvml.NvLinkErrorCounter{nvml.NVLINK_ERROR_DL_REPLAY, nvml.NVLINK_ERROR_DL_RECOVERY, nvml.NVLINK_ERROR_DL_CRC_FLIT} {
+			if n, ret := handle.GetNvLinkErrorCounter(link, kind); ret == nvml.SUCCESS && n < 1<<48 {
+				sum = cmp.Or(sum, new(int64))
+				*sum += int64(n)
+			}
+		}
+	}
+	return sum
 }

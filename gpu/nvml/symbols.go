@@ -56,6 +56,9 @@ const (
 	canConfidential capability = "confidential computing"
 	canReady        capability = "confidential computing, ready state"
 	canEvents       capability = "events"
+	canFields       capability = "recovery action"
+	canProfiles     capability = "possible MIG profiles"
+	canLinkErrors   capability = "NVLink errors"
 )
 
 // optional are the symbols that each capability takes: all lines, one name of
@@ -92,6 +95,9 @@ func optional() map[capability][][]string {
 		canReplays:      one("nvmlDeviceGetPcieReplayCounter"),
 		canConfidential: one("nvmlSystemGetConfComputeState"),
 		canReady:        one("nvmlSystemGetConfComputeGpusReadyState"),
+		canFields:       one("nvmlDeviceGetFieldValues"),
+		canProfiles:     one("nvmlDeviceGetGpuInstanceProfileInfo"),
+		canLinkErrors:   one("nvmlDeviceGetNvLinkErrorCounter"),
 		canEvents:       {{"nvmlEventSetCreate"}, {"nvmlEventSetFree"}, {"nvmlEventSetWait_v2", "nvmlEventSetWait"}, {"nvmlDeviceRegisterEvents"}, {"nvmlDeviceGetSupportedEventTypes"}},
 	}
 }

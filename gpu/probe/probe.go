@@ -93,7 +93,7 @@ func (m *message) check() error {
 		s := &m.Samples[i]
 		if s.UUID == "" || len(s.UUID) > 128 || beyond(s.Utilization, 100) || beyond(s.MemoryBusy, 100) || beyond(s.Temperature, 1000) ||
 			beyond(s.Power, 1e8) || beyond(s.PowerLimit, 1e8) || beyond(s.Energy, 1<<62) || beyond(s.MemoryUsed, 1<<56) || beyond(s.MemoryTotal, 1<<56) ||
-			beyond(s.ClockSM, 1e5) || beyond(s.ClockMemory, 1e5) || beyond(s.ECCErrors, 1<<62) || beyond(s.PCIeReplays, 1<<62) {
+			beyond(s.ClockSM, 1e5) || beyond(s.ClockMemory, 1e5) || beyond(s.ECCErrors, 1<<62) || beyond(s.PCIeReplays, 1<<62) || beyond(s.LinkErrors, 1<<62) {
 			return fmt.Errorf("a sample of %q that no device gives", s.UUID)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -107,6 +108,13 @@ func TestCheckKeepsNeverAndNotNowApart(t *testing.T) {
 	fra := w.add("fra-1", "FR", 8)
 	c := fra.admin()
 	sick := fra.ledger.View().Node(fra.node).Inventory
+	// What GPUs can be cut into is named; into what they cannot is never.
+	cut := sick
+	cut.Version++
+	cut.Devices = slices.Clone(sick.Devices)
+	cut.Devices[0].Profiles = []string{"1g.10gb", "3g.40gb"}
+	sick.Version = cut.Version
+	fra.ledger.must(t, state.ReportInventory{Node: fra.node, Inventory: cut})
 	for _, tt := range []struct {
 		resources, answer, words string
 	}{
@@ -115,7 +123,8 @@ func TestCheckKeepsNeverAndNotNowApart(t *testing.T) {
 		{`"gpus":1,"gpu_model":"B200"`, CheckNoHardware, "none has 1 GPU of model B200"},
 		{`"gpus":1,"gpu_model":"B200|H100"`, CheckPlaceable, ""},
 		{`"gpus":1,"gpu_memory":"100GiB"`, CheckNoHardware, "100GiB"},
-		{`"gpus":1,"gpu_profile":"7g.80gb"`, CheckNoHardware, "none has 1 MIG instance of the profile 7g.80gb"},
+		{`"gpus":1,"gpu_profile":"7g.80gb"`, CheckNoHardware, "none has 1 MIG instance of the profile 7g.80gb; no GPU can be cut into it, those here into 1g.10gb, 3g.40gb"},
+		{`"gpus":1,"gpu_profile":"3g.40gb"`, CheckNoHardware, "none has 1 MIG instance of the profile 3g.40gb; an operator could cut a GPU into it"},
 		{`"gpus":1,"confidential":true`, CheckNoHardware, "confidential-computing mode"},
 		{`"gpus":1,"gpu_share":"300m"`, CheckPlaceable, ""},
 	} {

@@ -103,6 +103,7 @@ func deviceRows() []row[GPUs] {
 		measured("gpu_clock_sm_hertz", "The clock of its processors.", gauge, func(s *gpu.Sample) (float64, bool) { return scaled(s.ClockSM, 1e6) }),
 		measured("gpu_clock_memory_hertz", "The clock of its memory.", gauge, func(s *gpu.Sample) (float64, bool) { return scaled(s.ClockMemory, 1e6) }),
 		measured("gpu_ecc_uncorrected_errors_total", "Memory errors that could not be corrected, since its driver was loaded.", counter, func(s *gpu.Sample) (float64, bool) { return scaled(s.ECCErrors, 1) }),
+		measured("gpu_nvlink_errors_total", "Replays, recoveries and failed checksums on its NVLinks since they came up.", counter, func(s *gpu.Sample) (float64, bool) { return scaled(s.LinkErrors, 1) }),
 		measured("gpu_pcie_replays_total", "Packets on its bus that were sent again.", counter, func(s *gpu.Sample) (float64, bool) { return scaled(s.PCIeReplays, 1) }),
 		measured("gpu_throttled", "1 while an alarm (hardware slowdown, heat, power brake) holds its clocks down.", gauge, func(s *gpu.Sample) (float64, bool) {
 			if s.Throttle == nil {

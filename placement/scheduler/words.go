@@ -21,7 +21,7 @@ func (c *class) wants(code Constraint) string {
 	case FreeMemory:
 		return fmt.Sprintf("none has %s of memory", c.res.Memory)
 	case GPUProfile:
-		return fmt.Sprintf("none has %s of the profile %s", count(c.res.GPUs, "MIG instance"), c.res.GPUProfile)
+		return fmt.Sprintf("none has %s of the profile %s%s", count(c.res.GPUs, "MIG instance"), c.res.GPUProfile, c.cuts())
 	case GPUModel:
 		return fmt.Sprintf("none has %s of model %s", count(c.res.GPUs, "GPU"), c.models())
 	case GPUMemory:
@@ -30,6 +30,25 @@ func (c *class) wants(code Constraint) string {
 		return fmt.Sprintf("none has %s in confidential-computing mode", count(c.res.GPUs, "such GPU"))
 	}
 	return fmt.Sprintf("none has %s", count(c.res.GPUs, "GPU"))
+}
+
+// cuts says what the GPUs of the region can be cut into, as far as their drivers say.
+func (c *class) cuts() string {
+	var all []string
+	for _, n := range c.p.s.Nodes {
+		for i := range n.Inventory.Devices {
+			all = append(all, n.Inventory.Devices[i].Profiles...)
+		}
+	}
+	slices.Sort(all)
+	all = slices.Compact(all)
+	switch {
+	case len(all) == 0:
+		return ""
+	case slices.Contains(all, c.res.GPUProfile):
+		return "; an operator could cut a GPU into it"
+	}
+	return "; no GPU can be cut into it, those here into " + strings.Join(all, ", ")
 }
 
 // lacks says what so many nodes lack at the moment, with its verb.

@@ -13,6 +13,9 @@
  *   DOUBLE_PENDING, DOUBLE_FAILED, DOUBLE_THROTTLE   of the last device
  *   DOUBLE_LIE      memory: the last device has more than there is; uuid: it has the UUID of the one before
  *   DOUBLE_EVENTS   a file of lines "device xid": told once each; 79 loses the device
+ *   DOUBLE_RECOVERY what the driver asks for the last device, by its number (0)
+ *   DOUBLE_SHUT     a file: while it is there, the last device has no handle
+ *   DOUBLE_BLIND    a file: while it is there, nobody can say whether MIG is on, nor the UUID of the first instance
  *   DOUBLE_HANG     a file: while it is there, the call for utilisation does not return
  *   DOUBLE_CRASH    a file: while it is there, the same call crashes
  */
@@ -56,7 +59,11 @@ API const char *nvmlErrorString(nvmlReturn_t code) {
 	}
 }
 API nvmlReturn_t nvmlDeviceGetCount_v2(unsigned *count) { *count = gpus(); return NVML_SUCCESS; }
-API nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevice_t *d) { *d = handle(index); return NVML_SUCCESS; }
+static int there(const char *name) { const char *file = getenv(name); return file && !access(file, F_OK); }
+API nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevice_t *d) {
+	*d = handle(index);
+	return last(*d) && there("DOUBLE_SHUT") ? NVML_ERROR_UNKNOWN : NVML_SUCCESS;
+}
 API nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t d, char *name, unsigned size) {
 	if (state(d)) return state(d);
 	snprintf(name, size, isInstance(d) ? "NVIDIA H100 80GB HBM3 MIG 1g.10gb" : "NVIDIA H100 80GB HBM3");
@@ -74,6 +81,7 @@ API nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t d, nvmlMemory_t *m) {
 #ifndef NO_UUID
 API nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t d, char *uuid, unsigned size) {
 	if (state(d)) return state(d);
+	if (of(d) == 1000 && there("DOUBLE_BLIND")) return NVML_ERROR_UNKNOWN;
 	snprintf(uuid, size, isInstance(d) ? "MIG-%ld" : "GPU-%ld", isInstance(d) ? of(d) - 1000 : of(d) - (last(d) && lies("uuid")));
 	return NVML_SUCCESS;
 }
@@ -116,7 +124,7 @@ API nvmlReturn_t nvmlDeviceGetRemappedRows(nvmlDevice_t d, unsigned *correctable
 	return state(d);
 }
 API nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t d, unsigned long long *bits) { *bits = last(d) ? number("DOUBLE_THROTTLE", 1) : 1; return state(d); }
-API nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t d, unsigned *now, unsigned *pending) { *now = *pending = of(d) == 0 && number("DOUBLE_MIG", 0); return state(d); }
+API nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t d, unsigned *now, unsigned *pending) { *now = *pending = of(d) == 0 && number("DOUBLE_MIG", 0); return there("DOUBLE_BLIND") && number("DOUBLE_MIG", 0) != 1 ? NVML_ERROR_UNKNOWN : state(d); }
 API nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t d, unsigned *n) { *n = 7; return state(d); }
 API nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t d, unsigned index, nvmlDevice_t *m) {
 	if (of(d) != 0 || (int)index >= number("DOUBLE_MIG", 0)) return NVML_ERROR_NOT_FOUND;
@@ -128,6 +136,25 @@ API nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t d, nvmlDeviceAttributes
 	a->gpuInstanceSliceCount = a->computeInstanceSliceCount = 1;
 	a->memorySizeMB = 9984;
 	return state(d);
+}
+API nvmlReturn_t nvmlDeviceGetGpuInstanceProfileInfo(nvmlDevice_t d, unsigned profile, nvmlGpuInstanceProfileInfo_t *info) {
+	static const unsigned slices[] = {1, 2, 3, 4, 7}, eighths[] = {1, 2, 4, 4, 8};
+	if (profile >= 5) return NVML_ERROR_NOT_SUPPORTED;
+	memset(info, 0, sizeof *info);
+	info->sliceCount = slices[profile];
+	info->memorySizeMB = 81559 * eighths[profile] / 8;
+	return state(d);
+}
+API nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int n, nvmlFieldValue_t *v) {
+	for (; n-- > 0; v++) {
+		v->nvmlReturn = v->fieldId == NVML_FI_DEV_GET_GPU_RECOVERY_ACTION ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
+		v->value.uiVal = last(d) ? number("DOUBLE_RECOVERY", 0) : 0;
+	}
+	return state(d);
+}
+API nvmlReturn_t nvmlDeviceGetNvLinkErrorCounter(nvmlDevice_t d, unsigned link, nvmlNvLinkErrorCounter_t kind, unsigned long long *n) {
+	*n = kind == NVML_NVLINK_ERROR_DL_REPLAY;
+	return link < 18 ? state(d) : NVML_ERROR_INVALID_ARGUMENT;
 }
 API nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t d, unsigned *id) { *id = 7 + of(d) - 1000; return state(d); }
 API nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t d, unsigned *id) { *id = 0; return state(d); }
