@@ -292,6 +292,28 @@ func (p *program) writeChurn(w io.Writer, d simulateDocument) {
 		t.add(append(row, percent(simulate.Median(held)))...)
 	}
 	t.write(w)
+	p.writeUnheld(w, d)
+}
+
+// writeUnheld says of which seeds the figures are not those of the load that was
+// asked for: a cluster that is not full rejects less, and one that cannot be
+// filled so far rejects what no departure would have made room for.
+func (p *program) writeUnheld(w io.Writer, d simulateDocument) {
+	never, late := 0, 0
+	for _, one := range d.Runs {
+		switch {
+		case one.Full == 0:
+			never++
+		case one.Full > one.Arrived/3:
+			late++
+		}
+	}
+	if never > 0 {
+		fmt.Fprintf(w, "\nnever held %s %% of the GPUs: %d of %d replays; nothing ended in them, and these are not the figures of that load: raise --arrivals, or lower --churn\n", percent(d.Load), never, len(d.Runs))
+	}
+	if late > 0 {
+		fmt.Fprintf(w, "\nheld %s %% of the GPUs only after a third of the jobs: %d of %d replays; what came before counts in these figures: raise --arrivals\n", percent(d.Load), late, len(d.Runs))
+	}
 }
 
 func (p *program) tags(groups []simulate.Group) []string {

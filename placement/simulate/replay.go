@@ -135,6 +135,9 @@ type Result struct {
 	Rejected int     `json:"rejected"`
 	Marks    []Mark  `json:"marks,omitempty"` // of a fill
 	Churn    []Group `json:"churn,omitempty"` // of what counts in a churn; "all" first
+	// Full is how many jobs of a churn had arrived when its load was first held,
+	// 0 if it never was: then nothing ended, and the figures are those of a fill.
+	Full int `json:"load_held_after,omitempty"`
 	// Allocated is the share of the GPUs held, at the end of a fill, or on
 	// average over what counts in a churn.
 	Allocated float64 `json:"allocated"`
@@ -294,6 +297,9 @@ func (r *run) churn(ctx context.Context) error {
 		i := dice.IntN(len(r.jobs))
 		if at, ok := r.arrive(i); ok {
 			running = append(running, live{i, at})
+		}
+		if r.out.Full == 0 && r.held >= most {
+			r.out.Full = step + 1
 		}
 		if step >= n/3 {
 			sum += r.share(r.held)
