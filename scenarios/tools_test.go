@@ -19,7 +19,7 @@ import (
 // tools are the words of scripts beside sovmesh and what every machine has.
 var tools = map[string]func(args []string) int{"await": await, "field": field, "http": request}
 
-const awaitWithin = 30 * time.Second
+const awaitWithin = time.Minute
 
 // exitAwaited ends an await that waited in vain: the script has failed, also
 // where its output is being rewritten.
