@@ -361,3 +361,42 @@ func TestWhatIsRefusedIsSpoiledLess(t *testing.T) {
 		t.Fatalf("it goes to %s, and once four devices were refused to %s", c.Node(before.Node).Name, c.Node(after.Node).Name)
 	}
 }
+
+// However much is refused, what other demands spoil costs what it did, and no
+// cost leaves its bounds.
+func TestRefusalsMakeNothingCheaper(t *testing.T) {
+	// No four devices here: only shares have anything to lose.
+	nodes := []Node{{Name: "n1", CPU: 64000, Devices: []Device{{Idle: MilliDevice}, {Idle: 700}}}}
+	share := Demand{CPU: 1000, Num: 1, Milli: 600, Zones: SetOf(0)}
+	whole := Demand{CPU: 1000, Num: 1, Milli: MilliDevice, Zones: SetOf(0)}
+	four := Demand{CPU: 1000, Num: 4, Milli: MilliDevice, Zones: SetOf(0)}
+	c, err := New(nodes, DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 40 {
+		c.Learn(share)
+		c.Learn(whole)
+	}
+	c.Learn(four)
+	c.Renew()
+	before, ok := c.Rater(whole).Cost(0)
+	if !ok || before == 0 {
+		t.Fatalf("a whole device costs %d", before)
+	}
+	for range 20 {
+		c.Refuse(four)
+	}
+	c.Renew()
+	// Weights are whole numbers: a bin more or less is rounding.
+	if after, _ := c.Rater(whole).Cost(0); after < before-1 || after > before+1 {
+		t.Errorf("it costs %d, and once others were refused %d", before, after)
+	}
+	for range 1 << 20 {
+		c.Refuse(whole)
+	}
+	c.Renew()
+	if cost, ok := c.Rater(whole).Cost(0); !ok || cost < 0 || cost > 8*2*MilliDevice/80 {
+		t.Errorf("after a million refusals it costs %d", cost)
+	}
+}
