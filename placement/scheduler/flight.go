@@ -74,7 +74,7 @@ func shareWith(s placement.Snapshot, flying []Flying) func(placement.TenantID) p
 				continue
 			}
 			if f.Spec.Tenant == id {
-				share.GPUs += int64(f.Spec.Spec.Resources.PerDevice()) * int64(len(f.Devices))
+				share.GPUs += int64(f.Spec.Spec.Resources.Weight()) * int64(len(f.Devices))
 				share.CPU += f.Spec.Spec.Resources.CPU
 				share.Memory += f.Spec.Spec.Resources.Memory
 			}
