@@ -2,10 +2,11 @@
 // once: for planning capacity, and to measure the placement engine against
 // published policies.
 //
-// The rule that must hold: what it measures is what runs. The policy sovmesh is
-// package engine, which the scheduler of a live region decides with; every
-// figure can be counted again from the decision log, and [Check] does so without
-// any part of the engine.
+// The rule that must hold: what it measures is what ranks. The policy sovmesh is
+// package engine, by whose costs the scheduler of a live region ranks its nodes,
+// in an index of its own and behind tags and wishes, which traces have none of.
+// Every figure can be counted again from the decision log, and [Check] does so
+// without any part of the engine.
 //
 // The command simulate and the benchmark rely on it. It is pure: it reads what
 // it is given, and the same seed gives the same log.
