@@ -40,7 +40,7 @@ scenarios=$("$go" list ./scenarios/...)
 status=0
 "$go" test $race -timeout 20m $parts || status=1
 "$go" test -timeout 15m $single || status=1
-"$go" test -p 1 -timeout 15m $scenarios || status=1
+"$go" test -p 1 -timeout 25m $scenarios || status=1
 if [ -n "$race" ]; then
 	"$go" test -race -timeout 15m -run 'OneNode|RegionOfThree|TaggedDE|IsForwarded|IsolatedRegion' ./scenarios/mesh || status=1
 fi
