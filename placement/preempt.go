@@ -11,6 +11,15 @@ const MinimumRun = time.Minute
 // MaxPreempted bounds the tasks that one command ends for another job.
 const MaxPreempted = 256
 
+// How many tasks may be ended for others within PreemptWindow: for the jobs of one
+// tenant, unless its settings say otherwise, and in a region. Work that is ended
+// again and again gets nowhere.
+const (
+	PreemptWindow    = time.Hour
+	PreemptsOfTenant = 1000
+	PreemptsOfRegion = 4000
+)
+
 // The grounds on which a task is ended for another job.
 const (
 	PreemptPriority = "priority" // it is preemptible, and the other's priority is higher

@@ -25,6 +25,9 @@ type Snapshot struct {
 	TasksOn func(NodeID) []*Task
 	TasksOf func(JobID) []*Task
 	JobOf   func(JobID) *Job
+	// MayEnd is how many tasks may still be ended for a tenant's jobs, and when that
+	// is more; nil for no bound.
+	MayEnd func(TenantID) (left int, again time.Time)
 	// Ends is when all live tasks of a node have ended at the latest, false if
 	// nobody knows; nil for nobody knows of any.
 	Ends func(NodeID) (time.Time, bool)

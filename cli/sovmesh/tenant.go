@@ -22,11 +22,11 @@ func (p *program) tenantCommands() *cli.Command {
 func (p *program) tenantSet() *cli.Command {
 	return &cli.Command{
 		Name: "set", Usage: "create or change a tenant", ArgsUsage: "T",
-		Description: "The tag narrows every job of the tenant, whatever the job says; an empty one\nremoves it. A quota of 0 is no bound. What is not given stays as it is. T may be a\ntenant of another region, REGION/T, or all of that region's together, 'REGION/*'.\n\n--quota bounds what is submitted: beyond it a submit is refused. --limit bounds what\nruns, by class of hardware: gpus, cpu (whole cores), or a word of a model (H100);\nbeyond it a job waits. What --guarantee names is the tenant's whatever others run:\nwhat they hold beyond their own may be taken back for it. --weight divides what a\ntenant holds beyond its guarantee when the queue is ordered.",
+		Description: "The tag narrows every job of the tenant, whatever the job says; an empty one\nremoves it. A quota of 0 is no bound. What is not given stays as it is. T may be a\ntenant of another region, REGION/T, or all of that region's together, 'REGION/*'.\n\n--quota bounds what is submitted: beyond it a submit is refused. --limit bounds what\nruns, by class of hardware: gpus, cpu (whole cores), or a word of a model (H100);\nbeyond it a job waits. What --guarantee names is the tenant's whatever others run:\nwhat they hold beyond their own may be taken back for it. --weight divides what a\ntenant holds beyond its guarantee when the queue is ordered. The quota preempts is how many\ntasks of others may be ended within an hour for its jobs: 1000 unless set, and 4000\nin a region.",
 		UsageText:   "sovmesh tenant set acme --residency EEA --quota gpus=16,jobs=1000\nsovmesh tenant set acme --guarantee gpus=8,H100=4 --limit gpus=16,cpu=256 --weight 2",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "residency", Usage: "`TAG` that narrows every job"},
-			&cli.StringSliceFlag{Name: "quota", Usage: "`NAME=N`: gpus, jobs or pending; may be repeated, or joined by commas"},
+			&cli.StringSliceFlag{Name: "quota", Usage: "`NAME=N`: gpus, jobs, pending or preempts; may be repeated, or joined by commas"},
 			&cli.StringSliceFlag{Name: "guarantee", Usage: "`CLASS=N` that is the tenant's: gpus, cpu, or a word of a model; 0 ends it"},
 			&cli.StringSliceFlag{Name: "limit", Usage: "`CLASS=N` that it may hold at most; 0 ends it"},
 			&cli.IntFlag{Name: "weight", Usage: "`N` from 1 to 1000: how much it may hold beside others"},
@@ -79,11 +79,11 @@ func (p *program) tenantChange(c *cli.Context) (func(*state.Tenant), error) {
 		for _, pair := range strings.Split(list, ",") {
 			name, value, _ := strings.Cut(pair, "=")
 			n, err := strconv.Atoi(value)
-			if err != nil || n < 0 || name != "gpus" && name != "jobs" && name != "pending" {
-				return nil, usage("write gpus=16, jobs=1000 or pending=100; 0 is no bound", "--quota cannot be %s", quoteWord(pair))
+			if err != nil || n < 0 || name != "gpus" && name != "jobs" && name != "pending" && name != "preempts" {
+				return nil, usage("write gpus=16, jobs=1000, pending=100 or preempts=100; 0 is no bound, of preempts the usual", "--quota cannot be %s", quoteWord(pair))
 			}
 			changes = append(changes, func(t *state.Tenant) {
-				*map[string]*int{"gpus": &t.Quota.GPUs, "jobs": &t.Quota.Jobs, "pending": &t.Quota.Pending}[name] = n
+				*map[string]*int{"gpus": &t.Quota.GPUs, "jobs": &t.Quota.Jobs, "pending": &t.Quota.Pending, "preempts": &t.Quota.Preempts}[name] = n
 			})
 		}
 	}

@@ -385,6 +385,9 @@ type Quota struct {
 	// Weight divides what the tenant holds beyond its guarantee when the queue is
 	// ordered; 0 is 1.
 	Weight int `json:"weight,omitempty"`
+	// Preempts is how many tasks of others may be ended within an hour for the
+	// tenant's jobs; 0 is [placement.PreemptsOfTenant].
+	Preempts int `json:"preempts,omitempty"`
 }
 
 // Refused is why Apply did not accept a command. It is recorded as a leaf

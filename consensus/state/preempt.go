@@ -1,6 +1,10 @@
 package state
 
 import (
+	"cmp"
+	"slices"
+	"time"
+
 	"github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -69,6 +73,10 @@ func (s *State) preempt(c *call, k Preempt) *Refused {
 		held.GiveBack(has)
 		grounds[victim.ID] = why
 	}
+	if left, again := s.mayEnd(job.Tenant, s.Clock); len(victims) > left {
+		return refuse("preempt.budget", "wait until "+again.Format(time.RFC3339), "%d tasks of others may still be ended for tenant %s within this hour, not %d", left, job.Tenant, len(victims))
+	}
+	s.countPreempted(job.Tenant, len(victims))
 	for _, t := range victims {
 		s.stopTask(t, stopPreempted[grounds[t.Job]], true)
 		if r, ok := s.jobs.get(string(t.Job)); ok {
@@ -90,4 +98,59 @@ func (s *State) takenBy(job placement.JobID) placement.Takes {
 		}
 		return n
 	}
+}
+
+// preempted is how many tasks were ended for a tenant's jobs, or in the region, in
+// the hour that began with the first of them.
+type preempted struct {
+	Tenant placement.TenantID `json:"tenant,omitempty"` // empty: the whole region
+	Since  time.Time          `json:"since"`
+	Tasks  int                `json:"tasks"`
+}
+
+func (r *preempted) over(now time.Time) bool { return now.Sub(r.Since) >= placement.PreemptWindow }
+
+// mayEnd is how many tasks may still be ended for a tenant's jobs at that time, and
+// when that is more; zero if none was.
+func (v *View) mayEnd(t placement.TenantID, now time.Time) (left int, again time.Time) {
+	left = placement.PreemptsOfTenant
+	for _, over := range slices.Backward(v.TenantsOver(t)) { // its own settings come last
+		if over.Quota.Preempts > 0 {
+			left = over.Quota.Preempts
+		}
+	}
+	region := placement.PreemptsOfRegion
+	for i := range v.Preempted {
+		switch r := &v.Preempted[i]; {
+		case r.over(now):
+		case r.Tenant == "":
+			if region -= r.Tasks; region < left {
+				again = r.Since.Add(placement.PreemptWindow)
+			}
+		case r.Tenant == t:
+			if left -= r.Tasks; left < region {
+				again = r.Since.Add(placement.PreemptWindow)
+			}
+		}
+	}
+	return max(0, min(left, region)), again
+}
+
+// countPreempted adds to the rows of the region and of the tenant, and drops those
+// of an hour that is over. Views share the old rows.
+func (s *State) countPreempted(t placement.TenantID, tasks int) {
+	var rows []preempted
+	for _, r := range s.Preempted {
+		if !r.over(s.Clock) {
+			rows = append(rows, r)
+		}
+	}
+	for _, tenant := range []placement.TenantID{"", t} {
+		i, found := slices.BinarySearchFunc(rows, tenant, func(r preempted, t placement.TenantID) int { return cmp.Compare(r.Tenant, t) })
+		if !found {
+			rows = slices.Insert(rows, i, preempted{Tenant: tenant, Since: s.Clock})
+		}
+		rows[i].Tasks += tasks
+	}
+	s.Preempted = rows
 }

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
@@ -115,4 +116,48 @@ func TestWhatIsLeavingIsNotTakenBackAgain(t *testing.T) {
 		t.Errorf("after it left: %+v", b)
 	}
 	checkInvariants(t, f.s)
+}
+
+// Within an hour only so many tasks are ended for a tenant's jobs; what was counted
+// is in the snapshot.
+func TestPreemptionsOfAnHourAreBounded(t *testing.T) {
+	f := newFixture(t)
+	f.ok(SetTenant{Tenant: Tenant{ID: "default", Quota: Quota{Preempts: 2}}})
+	var soft []placement.JobID
+	for i := range 4 {
+		id := f.submit(i+1, "EU", yields)
+		f.report(f.assign(id, "n1"), placement.TaskRunning)
+		soft = append(soft, id)
+	}
+	high := f.submit(9, "EU", urgent(9))
+	end := func(n int) Preempt { return Preempt{For: high, Tasks: []placement.TaskID{soft[n].Task(0, 1)}} }
+	f.now = f.now.Add(2 * placement.MinimumRun)
+	f.ok(end(0))
+	f.now = f.now.Add(placement.PreemptWindow / 2)
+	f.refused("preempt.budget", Preempt{For: high, Tasks: []placement.TaskID{soft[1].Task(0, 1), soft[2].Task(0, 1)}})
+	f.ok(end(1))
+	f.refused("preempt.budget", end(2))
+	if left, again := f.s.mayEnd("default", f.s.Clock); left != 0 || !again.Equal(f.s.Preempted[1].Since.Add(placement.PreemptWindow)) {
+		t.Errorf("%d left until %s", left, again)
+	}
+	if left, _ := f.s.mayEnd("bank", f.s.Clock); left != placement.PreemptsOfTenant {
+		t.Errorf("another tenant has %d left", left)
+	}
+	var b bytes.Buffer
+	if err := f.s.Freeze().Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Restore(&b)
+	if err != nil || again.Digest() != f.s.Digest() {
+		t.Fatalf("%v", err)
+	}
+	if left, _ := again.mayEnd("default", again.Clock); left != 0 {
+		t.Errorf("a restored replica has %d left", left)
+	}
+	f.now = f.now.Add(placement.PreemptWindow / 2)
+	f.ok(end(2))
+	if len(f.s.Preempted) != 2 || f.s.Preempted[0].Tasks != 1 {
+		t.Errorf("%+v", f.s.Preempted)
+	}
+	f.refused("tenant.quota", SetTenant{Tenant: Tenant{ID: "default", Quota: Quota{Preempts: -1}}})
 }

@@ -159,6 +159,9 @@ func (q *Quota) check() *Refused {
 	if q.GPUs < 0 || q.Jobs < 0 || q.Pending < 0 || q.Weight < 0 || q.Weight > maxWeight {
 		return refuse("tenant.quota", "use 0 for no bound, and a weight from 1 to 1000", "a quota cannot be negative, nor a weight above 1000")
 	}
+	if q.Preempts < 0 || q.Preempts > maxAmount {
+		return refuse("tenant.quota", "use 1 to 1000000, and 0 for the usual", "%d tasks an hour cannot be bounded so", q.Preempts)
+	}
 	classes := q.classes()
 	if len(classes) > maxClasses {
 		return refuse("tenant.quota", "bound at most 16 classes of hardware", "%d classes are too many", len(classes))

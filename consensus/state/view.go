@@ -76,6 +76,9 @@ type scalars struct {
 	Marks    []Mark `json:"marks,omitempty"`
 	// Waiting counts jobs in status pending.
 	Waiting int `json:"waiting"`
+	// Preempted counts the tasks that were ended for others within the hour: all in
+	// the row of no tenant, and those for each tenant's jobs; sorted by tenant.
+	Preempted []preempted `json:"preempted,omitempty"`
 	// Removed is the raft index at which a node was last removed.
 	Removed uint64 `json:"removed,omitempty"`
 }

@@ -82,6 +82,7 @@ func (v *View) Snapshot(now time.Time) placement.Snapshot {
 	s.Share = v.Share
 	if v.yielding > 0 || v.guaranteed() {
 		s.TasksOn, s.TasksOf, s.JobOf = v.TasksOn, v.TasksOf, v.Job
+		s.MayEnd = func(t placement.TenantID) (int, time.Time) { return v.mayEnd(t, now) }
 	}
 	if v.timed > 0 {
 		s.Ends = func(node placement.NodeID) (time.Time, bool) { return v.ends(node, now) }

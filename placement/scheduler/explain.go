@@ -123,7 +123,7 @@ func explainQueued(s placement.Snapshot, job *placement.Job, e Explanation) Expl
 	p := newPlanner(s)
 	p.serve()
 	for i := range p.out.Refused {
-		if r := &p.out.Refused[i]; r.Job == job.ID && (p.kept != nil || !r.Explanation.NextTry.IsZero()) {
+		if r := &p.out.Refused[i]; r.Job == job.ID && (p.kept != nil || p.noted[job.ID]) {
 			return r.Explanation
 		}
 	}

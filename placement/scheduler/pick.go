@@ -27,6 +27,7 @@ type planner struct {
 	lines   map[placement.TenantID]*tenancy
 	all     estate
 	told    map[classKey]Explanation // of those that were refused, see explainClass
+	noted   map[placement.JobID]bool // jobs for which room may be made, but not yet
 	kept    *reservation
 	// promises: some running times are known, and room may be kept in this plan.
 	promises bool
@@ -52,6 +53,7 @@ func (m *Scheduler) planner(s placement.Snapshot) *planner {
 		tenants: make(map[placement.TenantID][]int32),
 		lines:   make(map[placement.TenantID]*tenancy),
 		told:    make(map[classKey]Explanation),
+		noted:   make(map[placement.JobID]bool),
 	}
 	p.promises = s.Ends != nil && mayReserve(&s)
 	m.sync(p)

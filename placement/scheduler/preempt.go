@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 
@@ -49,10 +50,11 @@ func b2i(b bool) int {
 // preempt looks for tasks whose end gives the job room, simulates it, and asks
 // for their end only if all of the job fits then. Room that is being made
 // already is waited for. What is made, and what is free beside it, is kept. If
-// only the first minute of some tasks stands in the way, it says when that is over.
-func (p *planner) preempt(job *placement.Job, c *class) (early time.Time) {
+// only the first minute of some tasks stands in the way, or how many may be ended
+// within an hour, it says when that is over.
+func (p *planner) preempt(job *placement.Job, c *class) (not notYet) {
 	if p.kept != nil || p.s.TasksOn == nil || p.tried >= preemptTries {
-		return early
+		return not
 	}
 	p.tried++
 	leaving, all := p.victims(job, c)
@@ -73,6 +75,7 @@ func (p *planner) preempt(job *placement.Job, c *class) (early time.Time) {
 	size := job.Spec.Size()
 	need, total := room()
 	var chosen []*victim
+	var early time.Time
 	for _, v := range all {
 		if total >= size {
 			break
@@ -89,13 +92,16 @@ func (p *planner) preempt(job *placement.Job, c *class) (early time.Time) {
 	}
 	switch {
 	case total < size:
-		return time.Time{} // it would not fit: nothing is ended
+		return not // it would not fit: nothing is ended
 	case !early.IsZero():
-		return early
+		return notYet{early, "nobody is ended for another in the first minute"}
 	}
 	chosen = p.spare(c, size, total, gone, chosen)
 	if len(chosen) == 0 && len(leaving) == 0 {
-		return early
+		return not
+	}
+	if not = p.affords(job, chosen); not.why != "" {
+		return not
 	}
 	var tasks []placement.TaskID
 	for _, v := range chosen {
@@ -111,7 +117,31 @@ func (p *planner) preempt(job *placement.Job, c *class) (early time.Time) {
 		p.out.Preempt = append(p.out.Preempt, Preemption{For: job.ID, Tasks: some})
 	}
 	p.keep(&reservation{job: job, class: c, need: p.berthsMade(c, size, gone)})
-	return early
+	return not
+}
+
+// notYet is why room is not made for a job that could have it, and until when; at
+// is zero if time alone changes nothing.
+type notYet struct {
+	at  time.Time
+	why string
+}
+
+// affords says what is wrong with ending all of the chosen: too many within an hour.
+func (p *planner) affords(job *placement.Job, chosen []*victim) (not notYet) {
+	if p.s.MayEnd == nil || len(chosen) == 0 {
+		return not
+	}
+	tasks := 0
+	for _, v := range chosen {
+		tasks += len(v.tasks)
+	}
+	left, again := p.s.MayEnd(job.Tenant)
+	if tasks <= left {
+		return not
+	}
+	p.wake(again)
+	return notYet{again, fmt.Sprintf("%s would be ended for it, and within an hour %d more may be for its tenant's jobs", count(tasks, "task"), left)}
 }
 
 // room2 is the room once a victim is gone, counted anew where it stood.

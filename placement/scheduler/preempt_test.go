@@ -212,3 +212,32 @@ func TestTheFirstMinuteIsAReason(t *testing.T) {
 		t.Errorf("it would not fit all the same: %+v", e)
 	}
 }
+
+// What an hour allows is not exceeded, by no part of what a job needs: who waits for
+// it is told.
+func TestHowManyAreEndedInAnHour(t *testing.T) {
+	a := job("a", asks(placement.Resources{CPU: 100, GPUs: 2}), urgent(9))
+	s := world([]*placement.Node{node("n1", gpus(2, h100, 80))}, a)
+	holds(&s, job("x", oneGPU, yields), "n1", time.Hour, 0)
+	holds(&s, job("y", oneGPU, yields), "n1", time.Hour, 1)
+	s = seen(s)
+	again := noon.Add(40 * time.Minute)
+	for left, want := range map[int]int{2: 2, 1: 0} {
+		s.MayEnd = func(placement.TenantID) (int, time.Time) { return left, again }
+		d, ends := Plan(s), 0
+		for _, p := range d.Preempt {
+			ends += len(p.Tasks)
+		}
+		if ends != want {
+			t.Errorf("%d may be ended, %d are", left, ends)
+		}
+		if want > 0 {
+			continue
+		}
+		for _, e := range []Explanation{d.Refused[0].Explanation, Explain(s, a)} {
+			if !e.NextTry.Equal(again) || !d.Wake.Equal(again) || !strings.Contains(e.Reason, "at 12:40:00: 2 tasks would be ended for it, and within an hour 1 more may be for its tenant's jobs") {
+				t.Errorf("%+v", e)
+			}
+		}
+	}
+}

@@ -181,8 +181,9 @@ func (p *planner) refuse(job *placement.Job, c *class) {
 	case e.Outcome == Fits && p.kept != nil:
 		e = p.tellKept(e)
 	case e.Outcome == Full:
-		if early := p.preempt(job, c); !early.IsZero() {
-			tellEarly(&e, early)
+		if not := p.preempt(job, c); not.why != "" {
+			not.tell(&e)
+			p.noted[job.ID] = true
 		}
 		p.reserve(job, c)
 		if p.kept != nil {
@@ -192,10 +193,14 @@ func (p *planner) refuse(job *placement.Job, c *class) {
 	p.out.Refused = append(p.out.Refused, Refusal{Job: job.ID, Explanation: e})
 }
 
-// tellEarly says that room can be made for the job, and why not yet.
-func tellEarly(e *Explanation, at time.Time) {
-	e.Reason += fmt.Sprintf("; room may be made for it at %s: nobody is ended for another in the first minute", at.UTC().Format("15:04:05"))
-	e.NextTry = at
+// tell says that room can be made for the job, and why not yet.
+func (n notYet) tell(e *Explanation) {
+	when := ""
+	if !n.at.IsZero() {
+		when = " at " + n.at.UTC().Format("15:04:05")
+	}
+	e.Reason += "; room may be made for it" + when + ": " + n.why
+	e.NextTry = n.at
 }
 
 // tellKept says that room is free and not for this job.
