@@ -33,14 +33,19 @@ type Takes func(class string) int64
 // MayPreempt says on what ground a task of a victim's may be ended for a job that
 // waits, empty for none. has is what the victim's tasks hold; held and mine are
 // what its tenant and the job's own hold.
+//
+// Neither ground cuts another tenant's guarantee for a job that is guaranteed
+// nothing: in the queue guaranteed work comes before priority, so the victim would
+// take its room back at once, and would be ended again a minute later, without end.
 func MayPreempt(job, victim *Job, has Takes, mine, held *TenantShare) string {
 	if victim.ID == job.ID {
 		return ""
 	}
-	if victim.Spec.Preemptible && victim.Spec.Priority < job.Spec.Priority {
+	covered, borrowed := mine.Covers(job.Tenant, job), held.borrows(victim.Tenant, has)
+	if victim.Spec.Preemptible && victim.Spec.Priority < job.Spec.Priority && (victim.Tenant == job.Tenant || covered || borrowed) {
 		return PreemptPriority
 	}
-	if victim.Tenant != job.Tenant && mine.Covers(job.Tenant, job) && held.borrows(victim.Tenant, has) {
+	if victim.Tenant != job.Tenant && covered && borrowed {
 		return PreemptReclaim
 	}
 	return ""

@@ -88,6 +88,24 @@ func TestAVictimBeginsAgainInsideItsTag(t *testing.T) {
 	f.assign(id, "n2")
 }
 
+// A higher priority alone cuts no guarantee, whatever the leader proposes: the
+// victim would be the first to have its room back.
+func TestAPriorityCutsNoGuarantee(t *testing.T) {
+	f := newFixture(t)
+	f.ok(SetTenant{Tenant: Tenant{ID: "bank", Quota: Quota{Guarantee: map[string]int{"gpus": 1}}}})
+	id := f.submit(1, "EU", of("bank"), withGPUs(1), yields)
+	a := f.assignment(id, "n1")
+	a.Devices = []string{"n1-gpu0"}
+	f.ok(Assign{Assignments: []placement.Assignment{a}})
+	f.report(a.Task, placement.TaskRunning)
+	f.now = f.now.Add(2 * placement.MinimumRun)
+	high := f.submit(2, "EU", of("acme"), withGPUs(1), urgent(90))
+	f.refused("preempt.ground", Preempt{For: high, Tasks: []placement.TaskID{a.Task}})
+	f.ok(SetTenant{Tenant: Tenant{ID: "bank"}})
+	f.ok(Preempt{For: high, Tasks: []placement.TaskID{a.Task}})
+	checkInvariants(t, f.s)
+}
+
 // What is leaving already is not borrowed any more: two jobs that take back at
 // once do not cut what the other tenant is guaranteed.
 func TestWhatIsLeavingIsNotTakenBackAgain(t *testing.T) {

@@ -133,6 +133,32 @@ func TestBorrowedRoomIsTakenBack(t *testing.T) {
 	}
 }
 
+// A higher priority alone cuts no guarantee: in the queue what is guaranteed comes
+// first, so the victim would have its room back at once, to be ended again.
+func TestPriorityCutsNoGuarantee(t *testing.T) {
+	for name, c := range map[string]struct {
+		held, mine int64 // of bank's guarantee of 2, and of acme's of 1
+		by         string
+		want       string
+	}{
+		"what is guaranteed stays":             {2000, 1000, "bank", ""},
+		"what is borrowed goes":                {3000, 1000, "bank", "fra-1.a[fra-1.x/0.1]"},
+		"guaranteed work is ended for such":    {2000, 0, "bank", "fra-1.a[fra-1.x/0.1]"},
+		"a tenant's own job goes by priority":  {2000, 1000, "acme", "fra-1.a[fra-1.x/0.1]"},
+		"who is guaranteed nothing has no say": {0, 1000, "other", "fra-1.a[fra-1.x/0.1]"},
+	} {
+		s := world([]*placement.Node{node("n1", gpus(1, h100, 80))}, job("a", oneGPU, by("acme"), urgent(90)))
+		holds(&s, job("x", oneGPU, by(c.by), yields), "n1", time.Hour, 0)
+		s = tenantsHold(seen(s), map[placement.TenantID]placement.TenantShare{
+			"acme": {Bounds: []placement.Bound{{Tenant: "acme", Class: "gpus", Guarantee: 1, Held: c.mine}}},
+			"bank": {Bounds: []placement.Bound{{Tenant: "bank", Class: "gpus", Guarantee: 2, Held: c.held}}},
+		})
+		if got := ended(Plan(s)); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}
+
 // More victims than one command may name are ended by several.
 func TestManyVictimsAreEndedInSeveralCommands(t *testing.T) {
 	var nodes []*placement.Node
