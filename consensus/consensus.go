@@ -128,6 +128,7 @@ type Group struct {
 	log     *slog.Logger
 	machine *machine
 	queue   chan *proposal
+	jobs    chan struct{} // one for each new job that is being committed
 	lead    *leadership
 	clock   *clockWatch
 	ready   chan struct{} // closed once raft runs
@@ -152,7 +153,7 @@ func New(cfg Config) (*Group, error) {
 		return nil, err
 	}
 	g := &Group{
-		cfg: cfg, log: cfg.Log, queue: make(chan *proposal), lead: newLeadership(),
+		cfg: cfg, log: cfg.Log, queue: make(chan *proposal), jobs: make(chan struct{}, jobsInFlight), lead: newLeadership(),
 		ready: make(chan struct{}), done: make(chan struct{}), fatal: make(chan error, 1),
 	}
 	g.machine = newMachine(g.fail)

@@ -62,6 +62,13 @@ const (
 	batchBytes      = 1 << 20
 )
 
+// jobsInFlight bounds the new jobs that are being committed; further ones wait
+// their turn. However many clients submit, most of what is committed is what places
+// their jobs (the controller has twice as many assignments in flight) and what
+// ends them: a region that can do no more accepts more slowly, and nothing that it
+// accepted lies about.
+const jobsInFlight = 128
+
 type proposal struct {
 	raw  []byte
 	done chan outcome
@@ -211,6 +218,16 @@ func (g *Group) ProposeRaw(ctx context.Context, raw []byte) (state.Result, error
 func (g *Group) commit(ctx context.Context, raw []byte) (state.Result, error) {
 	if skew := g.clock.off(); skew != 0 {
 		return state.Result{}, &WrongClock{skew, g.cfg.MaxSkew}
+	}
+	if _, kind, err := state.DecodeHead(raw); err == nil && kind == state.KindSubmitJob {
+		select {
+		case g.jobs <- struct{}{}:
+			defer func() { <-g.jobs }()
+		case <-ctx.Done():
+			return state.Result{}, context.Cause(ctx)
+		case <-g.done:
+			return state.Result{}, raft.ErrRaftShutdown
+		}
 	}
 	p := &proposal{raw: raw, done: make(chan outcome, 1)}
 	select {

@@ -14,9 +14,10 @@ import (
 
 const (
 	// proposalsInFlight bounds the assignments that are proposed and not answered;
-	// group commit makes a few raft entries of them. More would wait longer for
-	// their turn without being placed sooner.
-	proposalsInFlight = 128
+	// group commit makes a few raft entries of them. They are twice as many as the
+	// new jobs that it lets in at once, so that placing keeps up with accepting;
+	// more would wait longer for their turn without being placed sooner.
+	proposalsInFlight = 256
 	// planEvery is the least from one plan to the next while assignments are under
 	// way: every raft entry makes a newer view, and a plan looks at all nodes.
 	planEvery = 20 * time.Millisecond

@@ -232,17 +232,25 @@ type calm struct{}
 func (calm) Alive(placement.NodeID) (alive, known bool) { return true, true }
 func (calm) Suspect(placement.NodeID) bool              { return false }
 
-// BenchmarkDecide has 64 clients submit as fast as they are answered, while the
-// leader's controller places what they submit among 10,000 nodes, through raft.
+// number is the environment's word, or another.
+func number(b *testing.B, name string, otherwise int) int {
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		b.Fatalf("%s=%s is no number of at least 1", name, text)
+	}
+	return n
+}
+
+// BenchmarkDecide has 64 clients (SOVMESH_CLIENTS) submit as fast as they are answered, while the
+// leader's controller places what they submit among 10,000 nodes (SOVMESH_CROWD),
+// through raft.
 // One round is b.N submits; it says how far placing lags behind accepting.
 func BenchmarkDecide(b *testing.B) {
-	nodes := 10_000
-	if text := os.Getenv("SOVMESH_CROWD"); text != "" {
-		var err error
-		if nodes, err = strconv.Atoi(text); err != nil {
-			b.Fatal(err)
-		}
-	}
+	nodes, submitters := number(b, "SOVMESH_CROWD", 10_000), number(b, "SOVMESH_CLIENTS", 64)
 	c := newCrowd(b, nodes)
 	l := &ledgerOf{Group: c.leader, accepted: map[placement.JobID]time.Time{}, early: map[placement.JobID]struct{}{}}
 	cfg := controller.DefaultConfig()
@@ -260,7 +268,7 @@ func BenchmarkDecide(b *testing.B) {
 	var clients sync.WaitGroup
 	b.ResetTimer()
 	began := time.Now()
-	for range 64 {
+	for range submitters {
 		clients.Go(func() {
 			for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
 				job := jobOf(i)
