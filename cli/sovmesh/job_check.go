@@ -94,7 +94,7 @@ func (p *program) writeFilters(w io.Writer, e *api.Explanation) {
 		fmt.Fprintf(w, "region %s had no place: %s\n", a.Region, clean(a.Reason))
 	}
 	for _, r := range e.Relax {
-		fmt.Fprintf(w, "it would start if: %s\n", clean(r))
+		fmt.Fprintf(w, "what would help: %s\n", clean(r))
 	}
 }
 

@@ -102,6 +102,29 @@ func TestCheckWarnsOfTheOwnQuota(t *testing.T) {
 	}
 }
 
+// A job that has its room is told of no waiting, and of nothing that would help.
+func TestExplainOfARunningJobAsksForNothing(t *testing.T) {
+	w := newWorld(t)
+	fra := w.add("fra-1", "FR", 8)
+	c := fra.admin()
+	sub, err := c.Submit(t.Context(), readJob(t, `{"kind":"process","command":["x"],"residency":"FR","resources":{"gpus":8}}`), SubmitOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var devices []string
+	for i := range 8 {
+		devices = append(devices, fmt.Sprintf("GPU-fra-1-%d", i))
+	}
+	fra.ledger.must(t, state.Assign{Assignments: []placement.Assignment{{Task: sub.Job.ID.Task(0, 1), Job: sub.Job.ID, Node: fra.node, Devices: devices}}})
+	e, err := c.Explain(t.Context(), sub.Job.ID)
+	if err != nil || e.Status == placement.JobPending || e.Fit != 0 || len(e.Failed) != 1 {
+		t.Fatalf("%+v %v; want a job that fills its node", e, err)
+	}
+	if e.Hint != "" || len(e.Relax) > 0 || e.Summary != "" || e.Reserved != nil || !e.NextTry.IsZero() {
+		t.Errorf("%+v; want no way in: it is in", e)
+	}
+}
+
 // What never can be and what is not now have different exits.
 func TestCheckKeepsNeverAndNotNowApart(t *testing.T) {
 	w := newWorld(t)

@@ -133,15 +133,16 @@ func explainJob(s *Server, c *call) error {
 	out.summarise()
 	out.Job, out.Status = j.ID, j.Status
 	if j.Status != placement.JobPending {
-		out.Summary = "" // why it waits
+		// It has its room: what it would wait for, and what would help, are questions
+		// of those that wait.
+		out.Summary, out.Hint, out.Relax, out.Reserved, out.NextTry = "", "", nil, nil, time.Time{}
 	}
 	if j.Status != placement.JobPending || j.Code != "" {
 		out.Code, out.Reason = j.Code, j.Reason
 	}
 	if j.Status.Terminal() {
-		// Who would take it, and what would help, are questions of the living.
-		out.Hint, out.Relax, out.Nodes, out.Fit, out.Failed = "", nil, 0, 0, []FilterCount{}
-		out.Summary, out.LargestHole, out.Quota, out.Reserved, out.NextTry = "", 0, nil, nil, time.Time{}
+		// Who would take it is a question of the living.
+		out.Nodes, out.Fit, out.Failed, out.LargestHole, out.Quota = 0, 0, []FilterCount{}, 0, nil
 	}
 	if c.caller.Kind == CallerToken {
 		for _, t := range v.TasksOf(j.ID) {

@@ -231,7 +231,7 @@ func (s *Server) view() (*state.View, error) {
 	}
 	v := s.cfg.Ledger.View()
 	if v == nil || v.Self() == nil {
-		return nil, newProblem(http.StatusServiceUnavailable, CodeUnavailable, "the region is not set up yet", "wait a moment, or create it: sovmesh region init NAME").retry(time.Second)
+		return nil, newProblem(http.StatusServiceUnavailable, CodeUnavailable, "this node has nothing of its region yet", "wait a moment: after a start it reads its log and catches up; only where there is no region at all: sovmesh region init NAME").retry(time.Second)
 	}
 	return v, nil
 }

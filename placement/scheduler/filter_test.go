@@ -119,6 +119,11 @@ func TestTheBriefSaysTheLargestHole(t *testing.T) {
 	if want := "5 nodes: 2 gpu-free<4 (largest hole 3), 1 cordoned, 1 gpus<4, 1 cpu"; e.Brief != want {
 		t.Errorf("%q, want %q", e.Brief, want)
 	}
+	// With a node that takes it, the largest hole is there and says nothing of the others.
+	e = Explain(world(append(nodes, node("n6", h)), j), j)
+	if want := "6 nodes: 1 fit, 2 gpu-free<4, 1 cordoned, 1 gpus<4, 1 cpu"; e.Brief != want || e.Counts[len(e.Counts)-1].Detail != "4 asked for" {
+		t.Errorf("%q, %+v; want %q", e.Brief, e.Counts, want)
+	}
 }
 
 func TestANodeCountsForTheFirstFilterItFails(t *testing.T) {

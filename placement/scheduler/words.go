@@ -234,6 +234,9 @@ func (c *class) short(code Constraint, hole int) string {
 		if c.res.GPUShare > 0 {
 			return fmt.Sprintf("gpu-free<%s", c.res.GPUShare)
 		}
+		if hole >= c.res.GPUs { // on another node, which takes it
+			return fmt.Sprintf("gpu-free<%d", c.res.GPUs)
+		}
 		return fmt.Sprintf("gpu-free<%d (largest hole %d)", c.res.GPUs, hole)
 	}
 	return string(code)
@@ -265,6 +268,9 @@ func (c *class) detail(code Constraint, hole int) string {
 	case GPUFree:
 		if c.res.GPUShare > 0 {
 			return c.res.GPUShare.String() + " of one asked for"
+		}
+		if hole >= c.res.GPUs {
+			return fmt.Sprintf("%d asked for", c.res.GPUs)
 		}
 		return fmt.Sprintf("%d asked for, the largest hole has %d", c.res.GPUs, hole)
 	}
