@@ -245,9 +245,9 @@ func number(b *testing.B, name string, otherwise int) int {
 	return n
 }
 
-// BenchmarkDecide has 64 clients (SOVMESH_CLIENTS) submit as fast as they are answered, while the
-// leader's controller places what they submit among 10,000 nodes (SOVMESH_CROWD),
-// through raft.
+// BenchmarkDecide has 64 clients (SOVMESH_CLIENTS) submit as fast as they are
+// answered, while the leader's controller places what they submit among 10,000
+// nodes (SOVMESH_CROWD), through raft.
 // One round is b.N submits; it says how far placing lags behind accepting.
 func BenchmarkDecide(b *testing.B) {
 	nodes, submitters := number(b, "SOVMESH_CROWD", 10_000), number(b, "SOVMESH_CLIENTS", 64)
