@@ -165,10 +165,16 @@ func (d *devices) take(u gpu.Update, holders map[string][]gpu.Holder) {
 		d.tracker.Read(*u.Reading, now)
 	case u.Event != nil:
 		fault, concerned := d.tracker.Fault(*u.Event, holders, now)
-		d.log.Warn("a device told of a fault", "device", u.Event.UUID, "xid", u.Event.XID, "class", string(fault.Class), "reason", fault.Reason, "concerns", len(concerned))
-		if key := (xidKey{u.Event.UUID, u.Event.XID}); d.xids[key] > 0 || len(d.xids) < 4096 {
-			d.xids[key]++
-			d.last[u.Event.UUID] = u.Event.XID
+		key := xidKey{u.Event.UUID, u.Event.XID}
+		if d.xids[key] == 0 && len(d.xids) >= 4096 {
+			break
+		}
+		d.xids[key]++
+		d.last[u.Event.UUID] = u.Event.XID
+		// A program that faults in a loop does so thousands of times a minute: the
+		// first, second, fourth, eighth... of a kind is a line.
+		if n := d.xids[key]; n&(n-1) == 0 {
+			d.log.Warn("a device told of a fault", "device", u.Event.UUID, "xid", u.Event.XID, "times", n, "class", string(fault.Class), "reason", fault.Reason, "concerns", len(concerned))
 		}
 	case u.Down != "":
 		if d.down == "" {

@@ -133,10 +133,11 @@ func Serve(driver Driver, out io.Writer, pace Pace, once bool) error {
 	if err := w.Encode(message{Hello: protocol}); err != nil {
 		return err
 	}
-	var nextReading, nextSample time.Time
+	var lastReading, nextReading, nextSample time.Time
 	for {
 		now := time.Now()
 		if !now.Before(nextReading) {
+			lastReading = now
 			r, err := driver.Read()
 			if err != nil {
 				return End(out, false, err)
@@ -164,12 +165,24 @@ func Serve(driver Driver, out io.Writer, pace Pace, once bool) error {
 			return End(out, false, err)
 		case event != nil:
 			m = message{Event: event}
-			nextReading = time.Now() // what it did to the device is news too
+			// What it did to the device is news too; a program that faults in a loop
+			// is no reason to read all devices each time.
+			nextReading = earlier(nextReading, lastReading.Add(afterFault))
 		}
 		if err := w.Encode(m); err != nil {
 			return err
 		}
 	}
+}
+
+// afterFault is how soon after a reading a fault makes another one.
+const afterFault = time.Second
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // End is the last word of a child that cannot go on: there is nothing to read

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sovmesh/sovmesh/gpu"
@@ -95,7 +97,8 @@ func TestAProgramThatIsNotThere(t *testing.T) {
 	}
 }
 
-// scripted is a driver that plays a list of events and then fails.
+// scripted is a driver that plays a list of events and then fails; an event
+// without a device is two seconds without one.
 type scripted struct {
 	events []gpu.Event
 	reads  int
@@ -113,15 +116,41 @@ func (s *scripted) Wait(time.Duration) (*gpu.Event, error) {
 	}
 	e := s.events[0]
 	s.events = s.events[1:]
+	if e.UUID == "" {
+		time.Sleep(2 * time.Second) // virtual
+		return nil, nil
+	}
 	return &e, nil
+}
+
+// A program that faults in a loop is heard each time, and makes the child read
+// all devices once a second at most.
+func TestFaultsInALoopDoNotReadInALoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &scripted{}
+		for range 3 {
+			d.events = append(d.events, slices.Repeat([]gpu.Event{{UUID: "a", XID: 13}}, 1000)...)
+			d.events = append(d.events, gpu.Event{})
+		}
+		var out bytes.Buffer
+		_ = Serve(d, &out, Pace{Reading: time.Hour, Sample: time.Hour, Beat: time.Second}, false)
+		if d.reads != 4 {
+			t.Errorf("%d readings of three bursts, two seconds apart", d.reads)
+		}
+		if n := strings.Count(out.String(), `"event"`); n != 3000 {
+			t.Errorf("%d of 3000 events were told", n)
+		}
+	})
 }
 
 func TestWhatIsServedIsUnderstood(t *testing.T) {
 	var out bytes.Buffer
-	d := &scripted{events: []gpu.Event{{UUID: "a", XID: 79}}}
-	if err := Serve(d, &out, DefaultPace(), false); err == nil {
-		t.Error("the child goes on without its driver")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		d := &scripted{events: []gpu.Event{{}, {UUID: "a", XID: 79}}}
+		if err := Serve(d, &out, Pace{Reading: time.Hour, Sample: time.Hour, Beat: time.Second}, false); err == nil {
+			t.Error("the child goes on without its driver")
+		}
+	})
 	var said []string
 	for l := range strings.Lines(out.String()) {
 		m, err := parse([]byte(l))
