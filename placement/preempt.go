@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"slices"
 	"strings"
 	"time"
 )
@@ -37,11 +38,18 @@ type Takes func(class string) int64
 // Neither ground cuts another tenant's guarantee for a job that is guaranteed
 // nothing: in the queue guaranteed work comes before priority, so the victim would
 // take its room back at once, and would be ended again a minute later, without end.
+// What is guaranteed to all tenants of a region together they share out among
+// themselves: it protects none of them from one that is guaranteed the room alone.
 func MayPreempt(job, victim *Job, has Takes, mine, held *TenantShare) string {
 	if victim.ID == job.ID {
 		return ""
 	}
-	covered, borrowed := mine.Covers(job.Tenant, job), held.borrows(victim.Tenant, has)
+	whose := mine.guarantor(job.Tenant, job)
+	shared := TenantID("")
+	if whose == job.Tenant && victim.Tenant.Region() == job.Tenant.Region() && job.Tenant.Region() != "" {
+		shared = EveryTenant(job.Tenant.Region())
+	}
+	covered, borrowed := whose != "", held.borrows(victim.Tenant, shared, has)
 	if victim.Spec.Preemptible && victim.Spec.Priority < job.Spec.Priority && (victim.Tenant == job.Tenant || covered || borrowed) {
 		return PreemptPriority
 	}
@@ -51,14 +59,33 @@ func MayPreempt(job, victim *Job, has Takes, mine, held *TenantShare) string {
 	return ""
 }
 
-// Covers reports whether the tenant is guaranteed what the job asks for beside
-// what it holds, of every class that its guarantees name, and whatever it is given.
-func (t *TenantShare) Covers(own TenantID, job *Job) bool {
+// Covers reports whether the tenant, or all tenants of its region together, are
+// guaranteed what the job asks for beside what they hold, of every class that those
+// guarantees name, and whatever it is given.
+func (t *TenantShare) Covers(own TenantID, job *Job) bool { return t.guarantor(own, job) != "" }
+
+// guarantor is whose guarantees cover the job: the tenant itself, all tenants of
+// its region, or nobody.
+func (t *TenantShare) guarantor(own TenantID, job *Job) TenantID {
+	whose := []TenantID{own}
+	if region := own.Region(); region != "" {
+		whose = append(whose, EveryTenant(region))
+	}
+	for _, one := range whose {
+		if t.guarantees(one, job) {
+			return one
+		}
+	}
+	return ""
+}
+
+// guarantees reports whether the bounds of one row alone cover the job.
+func (t *TenantShare) guarantees(whose TenantID, job *Job) bool {
 	some := false
 	for i := range t.Bounds {
 		b := &t.Bounds[i]
 		needs := b.Needs(job.Spec.Resources, job.Spec.Size())
-		if b.Guarantee == 0 || b.Tenant != own || needs == 0 || b.Class == ClassCPUs && job.Spec.Resources.GPUs > 0 {
+		if b.Guarantee == 0 || b.Tenant != whose || needs == 0 || b.Class == ClassCPUs && job.Spec.Resources.GPUs > 0 {
 			continue
 		}
 		if b.Held+needs > int64(b.Guarantee)*1000 {
@@ -84,25 +111,45 @@ func (b *Bound) only(r Resources) bool {
 	return true
 }
 
-// borrows reports whether the tenant holds all that the victim has beyond its
-// guarantees: without it, and without what is leaving already, none of them would
-// be cut.
-func (t *TenantShare) borrows(own TenantID, has Takes) bool {
+// borrows reports whether the tenant, and all tenants of its region together, hold
+// all that the victim has beyond their guarantees: without it, and without what is
+// leaving already, none of them would be cut. The bounds of but are left out.
+func (t *TenantShare) borrows(own, but TenantID, has Takes) bool {
 	for i := range t.Bounds {
 		b := &t.Bounds[i]
 		takes := has(b.Class)
-		if b.Tenant == own && b.Guarantee > 0 && takes > 0 && b.Held-b.Leaving-takes < int64(b.Guarantee)*1000 {
+		if b.Binds(own) && b.Tenant != but && b.Guarantee > 0 && takes > 0 && b.Held-b.Leaving-takes < int64(b.Guarantee)*1000 {
 			return false
 		}
 	}
 	return true
 }
 
-// GiveBack takes from what the tenant holds what a job's tasks hold.
-func (t *TenantShare) GiveBack(has Takes) {
-	for i := range t.Bounds {
-		t.Bounds[i].Held -= has(t.Bounds[i].Class)
+// GivenBack is what victims chosen so far give back, by the bounds that it counts
+// for: two tenants of one region share that of all of them.
+type GivenBack map[boundKey]int64
+
+type boundKey struct {
+	tenant TenantID
+	class  string
+}
+
+// Add counts what the tasks of a victim hold, whose tenant's share that is.
+func (g GivenBack) Add(share *TenantShare, has Takes) {
+	for i := range share.Bounds {
+		b := &share.Bounds[i]
+		g[boundKey{b.Tenant, b.Class}] += has(b.Class)
 	}
+}
+
+// From is a share without what was given back. It leaves that one as it is.
+func (g GivenBack) From(share TenantShare) *TenantShare {
+	share.Bounds = slices.Clone(share.Bounds)
+	for i := range share.Bounds {
+		b := &share.Bounds[i]
+		b.Held -= g[boundKey{b.Tenant, b.Class}]
+	}
+	return &share
 }
 
 // Protected is until when the task is not ended for another job.

@@ -23,6 +23,12 @@ type Bound struct {
 	Leaving int64 `json:"-"`
 }
 
+// Binds reports whether what a tenant holds counts for the bound: its own, or that
+// of all tenants of its region.
+func (b *Bound) Binds(t TenantID) bool {
+	return b.Tenant == t || t.Region() != "" && b.Tenant == EveryTenant(t.Region())
+}
+
 // Of reports whether devices of a model count for the bound's class.
 func (b *Bound) Of(model string) bool { return OfClass(b.Class, model) }
 

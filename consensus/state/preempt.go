@@ -41,7 +41,7 @@ func (s *State) preempt(c *call, k Preempt) *Refused {
 		return refuse("preempt.job", "plan again", "job %s waits for no room", clip(string(k.For)))
 	}
 	mine := s.Share(job.Tenant)
-	shares := map[placement.TenantID]*placement.TenantShare{}
+	back := placement.GivenBack{}
 	grounds := map[placement.JobID]string{}
 	var victims []*taskRecord
 	for _, id := range k.Tasks {
@@ -53,13 +53,7 @@ func (s *State) preempt(c *call, k Preempt) *Refused {
 		if grounds[victim.ID] != "" {
 			continue // another member of a gang that is judged already
 		}
-		held := shares[victim.Tenant]
-		if held == nil {
-			share := s.Share(victim.Tenant)
-			held = &share
-			shares[victim.Tenant] = held
-		}
-		has := s.takenBy(victim.ID)
+		held, has := back.From(s.Share(victim.Tenant)), s.takenBy(victim.ID)
 		why := placement.MayPreempt(&job.Job, &victim.Job, has, &mine, held)
 		if why == "" {
 			return refuse("preempt.ground", "plan again", "task %s may not be ended for job %s: it is not preemptible by it, and its tenant borrowed nothing of that tenant's", t.ID, job.ID)
@@ -70,7 +64,7 @@ func (s *State) preempt(c *call, k Preempt) *Refused {
 			}
 			victims = append(victims, member)
 		}
-		held.GiveBack(has)
+		back.Add(held, has)
 		grounds[victim.ID] = why
 	}
 	if left, again := s.mayEnd(job.Tenant, s.Clock); len(victims) > left {

@@ -179,3 +179,28 @@ func TestPreemptionsOfAnHourAreBounded(t *testing.T) {
 	}
 	f.refused("tenant.quota", SetTenant{Tenant: Tenant{ID: "default", Quota: Quota{Preempts: -1}}})
 }
+
+// What all tenants of another region are guaranteed together is one count: two
+// victims of two tenants are not both taken from it.
+func TestTheVictimsOfARegionShareItsGuarantee(t *testing.T) {
+	f := limited(t, Limits{})
+	f.ok(SetTenant{Tenant: Tenant{ID: "ber-1/*", Quota: Quota{Guarantee: map[string]int{"gpus": 1}}}})
+	f.ok(SetTenant{Tenant: Tenant{ID: "bank", Quota: Quota{Guarantee: map[string]int{"gpus": 2}}}})
+	var theirs []placement.TaskID
+	for i, tenant := range []placement.TenantID{"ber-1/acme", "ber-1/other"} {
+		k := f.granted(i+1, "ber-1", "EU")
+		k.Job.Tenant, k.Job.Spec.Resources.GPUs = tenant, 1
+		f.ok(k)
+		a := f.assignment(k.Job.ID, "n1")
+		a.Devices = []string{fmt.Sprintf("n1-gpu%d", i)}
+		f.ok(Assign{Assignments: []placement.Assignment{a}})
+		f.report(a.Task, placement.TaskRunning)
+		theirs = append(theirs, a.Task)
+	}
+	f.now = f.now.Add(2 * placement.MinimumRun)
+	waits := f.submit(3, "EU", of("bank"), withGPUs(2))
+	f.refused("preempt.ground", Preempt{For: waits, Tasks: theirs})
+	f.ok(Preempt{For: waits, Tasks: theirs[1:]})
+	f.refused("preempt.ground", Preempt{For: waits, Tasks: theirs[:1]})
+	checkInvariants(t, f.s)
+}

@@ -79,19 +79,13 @@ func shareWith(s placement.Snapshot, flying []Flying) func(placement.TenantID) p
 				share.Memory += f.Spec.Spec.Resources.Memory
 			}
 			for b := range share.Bounds {
-				if b := &share.Bounds[b]; binds(b, f.Spec.Tenant) {
+				if b := &share.Bounds[b]; b.Binds(f.Spec.Tenant) {
 					b.Held += takes(b, f, s.Nodes[at])
 				}
 			}
 		}
 		return share
 	}
-}
-
-// binds reports whether what a tenant holds counts for a bound: its own, or that
-// of all tenants of its region.
-func binds(b *placement.Bound, t placement.TenantID) bool {
-	return b.Tenant == t || t.Region() != "" && b.Tenant == placement.EveryTenant(t.Region())
 }
 
 // takes is what an assignment takes of a bound's class, in thousandths.

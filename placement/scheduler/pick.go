@@ -25,6 +25,7 @@ type planner struct {
 	fates   []Fate
 	out     Decisions
 	lines   map[placement.TenantID]*tenancy
+	joint   map[placement.RegionID]*joint
 	all     estate
 	told    map[classKey]Explanation // of those that were refused, see explainClass
 	noted   map[placement.JobID]bool // jobs for which room may be made, but not yet
@@ -52,6 +53,7 @@ func (m *Scheduler) planner(s placement.Snapshot) *planner {
 		groups:  make(map[groupKey]*group),
 		tenants: make(map[placement.TenantID][]int32),
 		lines:   make(map[placement.TenantID]*tenancy),
+		joint:   make(map[placement.RegionID]*joint),
 		told:    make(map[classKey]Explanation),
 		noted:   make(map[placement.JobID]bool),
 	}

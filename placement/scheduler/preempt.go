@@ -226,19 +226,13 @@ func (p *planner) victims(job *placement.Job, c *class) (leaving []*placement.Ta
 		}
 	}
 	slices.SortFunc(out, cheaper)
-	held := map[placement.TenantID]*placement.TenantShare{}
+	back := placement.GivenBack{}
 	return leaving, slices.DeleteFunc(out, func(v *victim) bool { // what is borrowed is less with each
-		share := held[v.job.Tenant]
-		if share == nil {
-			one := p.tenancy(v.job.Tenant).share
-			one.Bounds = slices.Clone(one.Bounds)
-			share = &one
-			held[v.job.Tenant] = share
-		}
+		share := back.From(p.tenancy(v.job.Tenant).share)
 		if placement.MayPreempt(job, v.job, p.takenBy(v.job), mine, share) == "" {
 			return true
 		}
-		share.GiveBack(p.takenBy(v.job))
+		back.Add(share, p.takenBy(v.job))
 		return false
 	})
 }

@@ -267,3 +267,38 @@ func TestHowManyAreEndedInAnHour(t *testing.T) {
 		}
 	}
 }
+
+// What all tenants of another region are guaranteed together is one count, in the
+// order of the queue and among victims.
+func TestTheTenantsOfARegionShareItsGuarantee(t *testing.T) {
+	together := func(held int64) placement.TenantShare {
+		return placement.TenantShare{GPUs: held, Bounds: []placement.Bound{{Tenant: "ber-1/*", Class: "gpus", Guarantee: 1, Held: held}}}
+	}
+	jobs := []*placement.Job{job("home", oneGPU, urgent(9)), job("a", oneGPU, by("ber-1/a")), job("b", oneGPU, by("ber-1/b"))}
+	s := tenantsHold(world([]*placement.Node{node("n1", gpus(3, h100, 80))}, jobs...), map[placement.TenantID]placement.TenantShare{"ber-1/a": together(0), "ber-1/b": together(0)})
+	if got := served(Plan(s)); got != "a home b" {
+		t.Errorf("served %s: one of theirs is guaranteed", got)
+	}
+	for devices, want := range map[int]int{1: 1, 2: 0} {
+		waits := job("waits", asks(placement.Resources{CPU: 100, GPUs: devices}), by("bank"))
+		s := world([]*placement.Node{node("n1", gpus(2, h100, 80))}, waits)
+		holds(&s, job("a", oneGPU, by("ber-1/a")), "n1", time.Hour, 0)
+		holds(&s, job("b", oneGPU, by("ber-1/b")), "n1", time.Hour, 1)
+		bank := placement.TenantShare{Bounds: []placement.Bound{{Tenant: "bank", Class: "gpus", Guarantee: 2}}}
+		s = tenantsHold(seen(s), map[placement.TenantID]placement.TenantShare{"ber-1/a": together(2000), "ber-1/b": together(2000), "bank": bank})
+		if d := Plan(s); len(d.Preempt) != want {
+			t.Errorf("%d devices: ended %+v, one of the two is guaranteed", devices, d.Preempt)
+		}
+	}
+}
+
+// A limit of all tenants of another region binds them together within one plan.
+func TestTheTenantsOfARegionShareItsLimit(t *testing.T) {
+	together := placement.TenantShare{Bounds: []placement.Bound{{Tenant: "ber-1/*", Class: "gpus", Limit: 1}}}
+	s := tenantsHold(world([]*placement.Node{node("n1", gpus(2, h100, 80))}, job("a", oneGPU, by("ber-1/a")), job("b", oneGPU, by("ber-1/b"))),
+		map[placement.TenantID]placement.TenantShare{"ber-1/a": together, "ber-1/b": together})
+	d := Plan(s)
+	if a := only(t, d); len(d.Refused) != 1 || d.Refused[0].Explanation.Code != QuotaLimit || a.Job == d.Refused[0].Job {
+		t.Errorf("assigned %s, refused %+v", a.Job, d.Refused)
+	}
+}

@@ -36,6 +36,50 @@ type tenancy struct {
 	rank  int      // of the first
 	stale bool     // rank and over are older than what it was given
 	over  int64    // dominant share over guarantee, by weight, in millionths
+	joint *joint   // with the other tenants of its region; nil for one of the own region
+	knows int      // changes of joint that its bounds show
+}
+
+// joint is what binds all tenants of another region together, as this plan leaves
+// it: what one of them is given, all of them hold.
+type joint struct {
+	of      placement.TenantID
+	bounds  []placement.Bound
+	changes int
+}
+
+// refresh brings the bounds that the tenant has in common with others up to date.
+func (t *tenancy) refresh() {
+	if t.joint == nil || t.knows == t.joint.changes {
+		return
+	}
+	t.knows, t.stale = t.joint.changes, true
+	next := 0
+	for i := range t.share.Bounds {
+		if t.share.Bounds[i].Tenant == t.joint.of {
+			t.share.Bounds[i] = t.joint.bounds[next]
+			next++
+		}
+	}
+}
+
+// tell lets the others know what the tenant was given.
+func (t *tenancy) tell() {
+	if t.joint == nil || len(t.joint.bounds) == 0 {
+		return
+	}
+	t.joint.changes++
+	t.joint.bounds, t.knows = t.common(), t.joint.changes
+}
+
+// common are the bounds that the tenant has in common with others.
+func (t *tenancy) common() (out []placement.Bound) {
+	for _, b := range t.share.Bounds {
+		if b.Tenant == t.joint.of {
+			out = append(out, b)
+		}
+	}
+	return out
 }
 
 // queued is a waiting job and its place in the snapshot, where a tenant's jobs
@@ -96,6 +140,7 @@ func (p *planner) serve() {
 	done := make(map[placement.JobID]bool, len(p.s.Wanted))
 	for len(all) > 0 {
 		t := all[0]
+		t.refresh()
 		switch {
 		case done[t.jobs[0].ID]:
 			t.jobs = t.jobs[1:]
@@ -132,12 +177,28 @@ func (p *planner) tenancy(id placement.TenantID) *tenancy {
 			t.share.Bounds = slices.Clone(t.share.Bounds) // counted on in this plan
 		}
 		p.lines[id] = t
+		p.join(t)
 	}
+	t.refresh()
 	return t
+}
+
+// join finds those with whom the tenant has bounds in common.
+func (p *planner) join(t *tenancy) {
+	region := t.id.Region()
+	if region == "" {
+		return
+	}
+	if t.joint = p.joint[region]; t.joint == nil {
+		t.joint = &joint{of: placement.EveryTenant(region)}
+		t.joint.bounds = t.common()
+		p.joint[region] = t.joint
+	}
 }
 
 // rank works out where the first job of a tenant's line stands.
 func (p *planner) rank(t *tenancy) {
+	t.refresh()
 	t.over, t.stale = p.dominant(t), false
 	t.rank = rankRest
 	if t.share.Covers(t.id, t.jobs[0].Job) {
@@ -202,6 +263,7 @@ func (p *planner) charge(job *placement.Job, at *space, devices []string) {
 			}
 		}
 	}
+	t.tell()
 }
 
 func modelOf(n *placement.Node, device string) string {
