@@ -200,7 +200,7 @@ func (d *driller) move(must []*Fall, now time.Time) {
 		s.Jobs[f.Job] = j
 		s.Wanted = append(s.Wanted, j)
 	}
-	d.vacate(&s, going)
+	vacate(&s, func(t *placement.Task) bool { return going[t.Job] != nil })
 	plan := scheduler.Plan(s)
 	for _, a := range plan.Assign {
 		if f := going[a.Job]; f != nil && f.Fate == "" {
@@ -233,14 +233,18 @@ func (d *driller) noon(now time.Time) time.Time {
 	return at.Add(12 * time.Hour)
 }
 
-// vacate gives back the room of those that have to go.
-func (d *driller) vacate(s *placement.Snapshot, going map[placement.JobID]*Fall) {
+// vacate takes the tasks away that have to go, and gives their room back.
+func vacate(s *placement.Snapshot, goes func(*placement.Task) bool) {
 	used := make(map[placement.NodeID]placement.Usage)
+	at := make(map[placement.NodeID]*placement.Node, len(s.Nodes))
+	for _, n := range s.Nodes {
+		at[n.ID] = n
+	}
 	s.Tasks = slices.DeleteFunc(s.Tasks, func(t *placement.Task) bool {
-		if going[t.Job] == nil {
+		if !goes(t) {
 			return false
 		}
-		if n := d.nodes[t.Node]; n != nil && t.Status.Live() {
+		if n := at[t.Node]; n != nil && t.Status.Live() {
 			u, ok := used[n.ID]
 			if !ok {
 				u = n.Used
@@ -264,6 +268,9 @@ func (d *driller) vacate(s *placement.Snapshot, going map[placement.JobID]*Fall)
 func (d *driller) abroad(f *Fall, j *placement.Job, e scheduler.Explanation) {
 	unknown := e.Outcome == scheduler.Unknown
 	for _, r := range d.w.Regions {
+		if j.Spec.Gang() {
+			break // room abroad is held for single tasks: a gang goes nowhere else
+		}
 		if r.ID == d.w.Region || r.ID == f.In || r.State != "" && r.State != placement.PeerActive {
 			continue
 		}

@@ -132,7 +132,10 @@ func without(s *placement.Snapshot, remove []placement.NodeID) ([]placement.JobI
 			lost[t.Job] = true
 		}
 	}
-	s.Tasks = slices.DeleteFunc(slices.Clone(s.Tasks), func(t *placement.Task) bool { return gone(t.Node) })
+	s.Tasks = slices.Clone(s.Tasks)
+	vacate(s, func(t *placement.Task) bool {
+		return gone(t.Node) || lost[t.Job] && s.Jobs[t.Job].Spec.Gang() // a gang starts again as a whole
+	})
 	ids := slices.Sorted(maps.Keys(lost))
 	again := make([]*placement.Job, 0, len(ids))
 	s.Jobs = maps.Clone(s.Jobs)

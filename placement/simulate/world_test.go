@@ -274,3 +274,46 @@ func TestADrillJudgesEveryMemberOfAGang(t *testing.T) {
 		}
 	}
 }
+
+// twoOf lets a gang of two run on n1 and n2, with so many devices each.
+func twoOf(t *testing.T, tag string, devices int, more ...*placement.Job) *World {
+	j := aJob(1, tag, devices, "n1")
+	j.Spec.Members = 2
+	w := aWorld(t, append(more, j)...)
+	second := *w.Tasks[slices.IndexFunc(w.Tasks, func(t *placement.Task) bool { return t.Job == j.ID })]
+	second.ID, second.Node, second.Devices = j.ID.Task(1, 1), "n2", nil
+	n := w.Nodes[slices.IndexFunc(w.Nodes, func(n *placement.Node) bool { return n.ID == "n2" })]
+	for i := range devices {
+		second.Devices = append(second.Devices, n.Inventory.Devices[len(n.Used.Devices)+i].UUID)
+	}
+	n.Used = n.Used.With(second.Resources, second.Devices, 1)
+	n.Used.Tasks++
+	w.Tasks = append(w.Tasks, &second)
+	return w
+}
+
+// A gang that loses one member's node starts again as a whole: the others hold no
+// room against it.
+func TestADisplacedGangLeavesAllItsRoom(t *testing.T) {
+	w := twoOf(t, "GB", 2)
+	out, err := w.Change(aDay, nil, nil, []placement.NodeID{"n1"})
+	if err != nil || out.Displaced != 1 || len(out.Homeless) != 0 || out.Then.Placed != 1 || out.Then.Room.Free != 0 {
+		t.Errorf("%+v %+v %v", out, out.Then, err)
+	}
+	if len(w.Tasks) != 2 || len(w.Nodes[1].Used.Devices) != 2 {
+		t.Error("asking changed the world")
+	}
+}
+
+// A gang goes to no other region, whatever the law there: no drill says so.
+func TestADrillLetsNoGangLeave(t *testing.T) {
+	w := twoOf(t, "FR", 1)
+	d := w.Drill(w.Pack(), residency.DateOf(aDay), aDay)
+	if d.Counts[FateLeaves] != 0 || d.Counts[FateStranded] != 1 || len(d.Jobs) != 1 || len(d.Jobs[0].Regions) != 0 || d.ExitCode() != 20 {
+		t.Errorf("%+v", d)
+	}
+	w = aWorld(t, aJob(1, "FR", 1, "n1"))
+	if d = w.Drill(w.Pack(), residency.DateOf(aDay), aDay); d.Counts[FateLeaves] != 1 {
+		t.Errorf("a single task: %+v", d)
+	}
+}
