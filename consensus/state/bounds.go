@@ -114,7 +114,7 @@ func (s *State) mayHoldMore(k *Reserve) *Refused {
 	}
 	var region peerHold
 	s.nodes.ascend("", func(_ string, n *placement.Node) bool {
-		region.cpu, region.memory, region.gpus = region.cpu+n.Inventory.CPU, region.memory+n.Inventory.Memory, region.gpus+len(n.Inventory.Devices)
+		region = region.and(n)
 		return true
 	})
 	if own.with(k.Resources, 1).beyond(region, 1, 2) || all.with(k.Resources, 1).beyond(region, 3, 4) {
@@ -123,25 +123,43 @@ func (s *State) mayHoldMore(k *Reserve) *Refused {
 	return nil
 }
 
-// peerHold is what the reservations of a peer, or of all, hold. It is derived.
+// peerHold is what the reservations of a peer, or of all, hold. It is derived. Memory
+// that a node claims or a peer asks for has hardly a bound of its own: in MiB no sum
+// of it, and no multiple that is compared, overflows.
 type peerHold struct {
 	count, gpus int
 	cpu         placement.MilliCPU
-	memory      placement.Bytes
+	mib         int64 // of memory
 }
 
 func (h peerHold) with(r placement.Resources, sign int) peerHold {
 	h.count += sign
 	h.gpus += sign * r.GPUs
 	h.cpu += placement.MilliCPU(sign) * r.CPU
-	h.memory += placement.Bytes(sign) * r.Memory
+	h.mib += int64(sign) * int64(r.Memory/placement.MiB)
+	if r.Memory%placement.MiB > 0 {
+		h.mib += int64(sign)
+	}
+	return h
+}
+
+// and adds what a node has: of a device that is cut its instances, which alone can
+// be held.
+func (h peerHold) and(n *placement.Node) peerHold {
+	for i := range n.Inventory.Devices {
+		if !n.Inventory.Devices[i].Partitioned {
+			h.gpus++
+		}
+	}
+	h.cpu += n.Inventory.CPU
+	h.mib += int64(n.Inventory.Memory / placement.MiB)
 	return h
 }
 
 // beyond reports whether it is more than num/den of the region's room.
 func (h peerHold) beyond(region peerHold, num, den int) bool {
 	return h.gpus*den > region.gpus*num || h.cpu*placement.MilliCPU(den) > region.cpu*placement.MilliCPU(num) ||
-		h.memory*placement.Bytes(den) > region.memory*placement.Bytes(num)
+		h.mib*int64(den) > region.mib*int64(num)
 }
 
 // holdFor counts a reservation, or takes it away again.

@@ -65,6 +65,46 @@ func TestAPeerThatFloodsReservationsLeavesRoom(t *testing.T) {
 	}
 }
 
+// Of a device that is cut its instances count, not the device besides.
+func TestADeviceThatIsCutIsNoRoomBesides(t *testing.T) {
+	f := limited(t, Limits{})
+	for i := 1; i <= 4; i++ {
+		n := f.s.Node(placement.NodeID(fmt.Sprintf("n%d", i)))
+		inventory := n.Inventory
+		inventory.Version++
+		inventory.Devices = nil
+		for k := range 2 {
+			whole := fmt.Sprintf("%s-cut%d", n.ID, k)
+			inventory.Devices = append(inventory.Devices, placement.Device{UUID: whole, Model: "NVIDIA H100", Memory: 80 * placement.GiB, Health: placement.DeviceOK, Partitioned: true})
+			inventory.Devices = append(inventory.Devices, placement.Device{UUID: fmt.Sprintf("%s-gpu%d", n.ID, k), Model: "NVIDIA H100", Memory: 10 * placement.GiB, Health: placement.DeviceOK, Parent: whole, Profile: "1g.10gb"})
+		}
+		f.ok(ReportInventory{Node: n.ID, Inventory: inventory})
+	}
+	two := placement.Resources{CPU: 100, GPUs: 2, GPUProfile: "1g.10gb"}
+	f.ok(f.hold("ber-1", 1, two, "n1"))
+	f.ok(f.hold("ber-1", 2, two, "n2")) // four of eight
+	f.refused("quota.reservations", f.hold("ber-1", 3, two, "n3"))
+}
+
+// What nodes claim to have overflows no sum: a region of giants keeps its share.
+func TestNodesThatClaimEverythingOverflowNothing(t *testing.T) {
+	f := limited(t, Limits{})
+	for i := 1; i <= 8; i++ {
+		if i > 4 {
+			f.node(fmt.Sprintf("n%d", i))
+		}
+		n := f.s.Node(placement.NodeID(fmt.Sprintf("n%d", i)))
+		inventory := n.Inventory
+		inventory.Version, inventory.Memory = inventory.Version+1, 1<<60
+		f.ok(ReportInventory{Node: n.ID, Inventory: inventory})
+	}
+	big := placement.Resources{CPU: 1000, Memory: 1 << 59}
+	for i := 1; i <= 8; i++ {
+		f.ok(f.hold("ber-1", i, big, fmt.Sprintf("n%d", i)))
+	}
+	f.refused("quota.reservations", f.hold("ber-1", 9, big, "n1")) // beyond half
+}
+
 // The number of reservations is bounded too: small ones cost state, not room.
 func TestAPeerHoldsSoManyReservations(t *testing.T) {
 	f := limited(t, Limits{})
