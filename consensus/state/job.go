@@ -352,10 +352,10 @@ func (s *State) account(r *jobRecord, sign int) {
 		key := queueKey(r.Spec.Priority, r.Tenant, r.Seq)
 		if sign > 0 {
 			s.queue.put(key, r.ID)
-			s.byAge.put(seqKey(r.Seq), r.ID)
+			s.byAge.put(ageKey(r), r.ID)
 		} else {
 			s.queue.delete(key)
-			s.byAge.delete(seqKey(r.Seq))
+			s.byAge.delete(ageKey(r))
 		}
 	}
 	if r.Status.Terminal() {

@@ -2,6 +2,7 @@ package state
 
 import (
 	"encoding/binary"
+	"math"
 	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
@@ -10,10 +11,8 @@ import (
 const (
 	// snapshotJobs bounds how many waiting jobs one placement decision looks at.
 	snapshotJobs = 4096
-	// snapshotAged is how many of those may be there for their age alone, and
-	// agedLook how many of the oldest are looked at for them.
+	// snapshotAged is how many of those may be there for their age alone.
 	snapshotAged = 64
-	agedLook     = 512
 )
 
 // queueKey sorts by priority, highest first, then by tenant, then by order of
@@ -25,18 +24,32 @@ func queueKey(priority int, tenant placement.TenantID, seq uint64) string {
 	return string(binary.BigEndian.AppendUint64(key, seq))
 }
 
+// ageKey sorts by since when a job waits, then by order of submission. A job that
+// ran and waits again is old by its submission, and hides nobody who waits longer.
+func ageKey(r *jobRecord) string {
+	since := r.QueuedAt
+	if since.IsZero() {
+		since = r.SubmittedAt
+	}
+	at := uint64(math.MaxUint64) // who has no time is never aged
+	if !since.IsZero() {
+		at = uint64(since.UnixNano())
+	}
+	return string(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, at), r.Seq))
+}
+
 // waiting are the jobs that a decision looks at: the oldest that have waited too
 // long, then the highest priority first, and within one priority as many of each
 // tenant's as of any other's. Who submits 100,000 jobs hides nobody's one.
 func (v *View) waiting(now time.Time) []*jobRecord {
 	w := waiting{v: v, seen: map[placement.JobID]bool{}}
-	looked := 0
 	v.byAge.ascend("", func(_ string, id placement.JobID) bool {
-		looked++
-		if r, ok := v.jobs.get(string(id)); ok && r.Aged(now) {
-			w.add(r)
+		r, ok := v.jobs.get(string(id))
+		if !ok || !r.Aged(now) {
+			return false // whoever follows waits for less long
 		}
-		return looked < agedLook && len(w.out) < snapshotAged
+		w.add(r)
+		return len(w.out) < snapshotAged
 	})
 	for level := ""; len(w.out) < snapshotJobs; {
 		first, _, ok := next(v.queue, level)

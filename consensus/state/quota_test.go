@@ -137,3 +137,27 @@ func TestAJobThatWaitsAgainKeepsItsAge(t *testing.T) {
 		t.Errorf("first is %s, queued at %s", first.ID, first.QueuedAt)
 	}
 }
+
+// Jobs that ran for long and wait again are old by their submission alone: however
+// many there are, they do not hide one that has waited too long.
+func TestJobsThatWaitAgainHideNoAgedOne(t *testing.T) {
+	f := newFixture(t)
+	var again []placement.TaskID
+	for n := range 600 {
+		id := f.submit(n+20_000, "EU", of("again"))
+		again = append(again, f.assign(id, "n1"))
+	}
+	old := f.submit(1, "EU", of("patient"))
+	f.now = f.now.Add(placement.AgedAfter)
+	f.ok(StopTasks{Tasks: again, Again: true})
+	for _, id := range again {
+		f.report(id, placement.TaskStopped)
+	}
+	for n := range snapshotJobs {
+		f.submit(n+30_000, "EU", of("flood"), urgent(90))
+	}
+	if s := f.s.Freeze().Snapshot(f.now); s.Jobs[old] == nil {
+		t.Error("who has waited for an hour is hidden")
+	}
+	checkInvariants(t, f.s)
+}

@@ -36,7 +36,7 @@ type View struct {
 	timed        int                    // live tasks of jobs with a max_runtime; derived
 	beside       table[int]             // see besideKey; derived
 	avoiding     int                    // live tasks of jobs that avoid others, by name avoided; derived
-	byAge        table[placement.JobID] // the queue by order of submission
+	byAge        table[placement.JobID] // the queue by since when they wait
 	packs        table[*residency.Pack]
 	invites      table[*Invite]
 	reservations table[*Reservation]
