@@ -10,6 +10,7 @@ import (
 
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/scheduler"
 	"github.com/sovmesh/sovmesh/transport"
 	"github.com/sovmesh/sovmesh/transport/identity"
 )
@@ -166,5 +167,31 @@ func TestARefusedForwardGivesItsRoomBack(t *testing.T) {
 	}
 	if got := ber.ledger.View().Job(j.Job); got.Tenant != "fra-1/iad-1/acme" || got.Origin != "fra-1" {
 		t.Errorf("%+v", got)
+	}
+}
+
+// However often a peer asks for room, the queue that comes before it is looked at
+// once a second.
+func TestAFloodOfQuestionsPlansTheQueueOnce(t *testing.T) {
+	w, _, ber, _ := mesh3(t)
+	m := NewMeshClient(speaker{w.net, identity.ID{Region: "fra-1", Mesh: testMesh, Node: "fra-1-n1"}, ber.ledger})
+	peer := transport.Peer{ID: identity.ID{Region: "ber-1", Mesh: testMesh}, Addr: "127.0.0.1:1"}
+	ask := func() *scheduler.Ahead {
+		t.Helper()
+		answer, err := m.Reserve(t.Context(), peer, ReserveRequest{Job: placement.NewJobID("fra-1", w.clock.now()), Attempt: 1, Kind: "process",
+			Resources: placement.Resources{CPU: 100, Memory: placement.MiB}, Policy: []placement.Layer{{Origin: "job", Tag: "EU"}},
+			LawPack: ber.ledger.View().Pack().Hash(), Expires: w.clock.now().Add(time.Minute), DryRun: true})
+		if err != nil || answer.Outcome != string(scheduler.Fits) {
+			t.Fatalf("%+v %v", answer, err)
+		}
+		return ber.server.ahead.newest
+	}
+	first := ask()
+	if first == nil || ask() != first {
+		t.Error("the queue is planned for each of two questions")
+	}
+	w.clock.add(2 * time.Second)
+	if ask() == first {
+		t.Error("the queue is not looked at again")
 	}
 }

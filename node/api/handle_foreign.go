@@ -171,7 +171,7 @@ func (s *Server) tryReserve(c *call, v *state.View, in ReserveRequest, key strin
 		ID: in.Job, Kind: in.Kind, Policy: layers, Status: placement.JobPending, Origin: c.caller.Region,
 		Spec: placement.JobSpec{Kind: in.Kind, Type: placement.TypeBatch, Resources: in.Resources, Site: in.Site, Members: in.Gang},
 	}
-	place, e := scheduler.Place(v.Snapshot(s.now()), job)
+	place, e := s.ahead.place(v, s.now(), job)
 	answer := &ReserveAnswer{Key: key, Outcome: string(e.Outcome), Code: string(e.Code)}
 	answer.Reason, answer.Hint = outcomeAbroad(s.cfg.Region, e.Outcome)
 	if in.DryRun {

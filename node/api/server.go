@@ -174,6 +174,7 @@ type Server struct {
 	openapi []byte
 	streams chan struct{} // one place for each stream
 	reads   auditReads
+	ahead   ahead
 	waitsMu sync.Mutex
 	waits   map[placement.RegionID]int // questions of peers that wait; guarded by waitsMu
 }

@@ -77,32 +77,10 @@ const (
 func Plan(s placement.Snapshot) Decisions { return New().Plan(s) }
 
 // Place finds room for one job now, as [Plan] would if it were alone in the
-// queue; nil if there is none. The explanation is the state before it.
+// queue, behind whoever waits in it; nil if there is none. The explanation is the
+// state before it. Whoever asks often keeps the [Ahead].
 func Place(s placement.Snapshot, job *placement.Job) (*placement.Assignment, Explanation) {
-	p := newPlanner(s)
-	if mayReserve(&s) {
-		p.serve() // whoever waits here comes before who asks from elsewhere
-		p.out = Decisions{}
-	}
-	tenant := p.tenancy(job.Tenant)
-	whole, barred := tenant.limited(job)
-	if whole != nil {
-		return nil, p.overLimit(job, whole)
-	}
-	class := p.classBut(job, barred)
-	told := p.explainClass(class)
-	if barred != "" && told.Outcome != Fits && p.explainClass(p.class(job)).Outcome == Fits {
-		return nil, p.overLimit(job, tenant.barredBound(job, barred))
-	}
-	if job.Spec.Gang() {
-		return nil, told // its members are placed by [Plan] alone, together
-	}
-	at := p.pick(class, failedOn(job))
-	if at == nil {
-		return nil, told
-	}
-	p.assign(job, class, at, WhyNew, "")
-	return &p.out.Assign[0], told
+	return AheadOf(s).Place(s, job)
 }
 
 // want finds a node for one more task of a job.
