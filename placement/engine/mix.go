@@ -149,6 +149,49 @@ func (m *Mix) dropRarest() {
 	m.Classes = slices.Delete(m.Classes, rarest, rarest+1)
 }
 
+// Renumber gives what the mix names the numbers that it has in a cluster whose nodes
+// were numbered anew; false is for what is not there any more, and a class of which
+// nothing else is left is forgotten.
+func (m *Mix) Renumber(model, zone, profile func(int) (int, bool)) {
+	kept := m.Classes[:0:0]
+	for _, c := range m.Classes {
+		models, zones := c.Models.renumbered(model), c.Zones.renumbered(zone)
+		if !c.Models.Empty() && models.Empty() || !c.Zones.Empty() && zones.Empty() {
+			continue // an empty set would mean another demand
+		}
+		c.Models, c.Zones = models, zones
+		if c.Profile > 0 {
+			var there bool
+			if c.Profile, there = profile(c.Profile); !there {
+				continue
+			}
+		}
+		kept = append(kept, c)
+	}
+	slices.SortFunc(kept, Class.compare)
+	m.Classes = nil
+	for _, c := range kept { // classes that differed by what is gone alone are one
+		if n := len(m.Classes); n > 0 && m.Classes[n-1].compare(c) == 0 {
+			one := &m.Classes[n-1]
+			one.Count, one.Refused = min(one.Count+c.Count, countMax/2), min(one.Refused+c.Refused, countMax/pressing/2)
+			continue
+		}
+		m.Classes = append(m.Classes, c)
+	}
+}
+
+func (s Set) renumbered(number func(int) (int, bool)) (out Set) {
+	for id := range SetMax {
+		if !s.Has(id) {
+			continue
+		}
+		if n, ok := number(id); ok {
+			out = out.With(n)
+		}
+	}
+	return out
+}
+
 // Validate says what is wrong with a mix that came from elsewhere.
 func (m *Mix) Validate() error {
 	if len(m.Classes) > mixMax {

@@ -22,11 +22,13 @@ type Scheduler struct {
 	drivers [][]string // the lists of drivers that nodes have
 	cluster *engine.Cluster
 	mix     engine.Mix // what was learned, while no cluster holds it
+	counted int        // numbers given away when nodes were last read as a whole
+	was     *numbers   // those that the mix is in, while spaces have others
 	spaces  []space    // of the newest plan: those of whose node nothing changed serve the next
 	named   map[placement.NodeID]*space
 	states  map[string]int32 // see [Scheduler.stateOf]
 	seen    map[placement.JobID]bool
-	refused map[placement.JobID]bool // those that wait and were counted as refused
+	refused map[placement.JobID]bool // those that wait since they were counted as refused
 }
 
 // LearnFrom is of how many of the ledger's newest jobs a new leader learns: what
@@ -93,19 +95,24 @@ func (s *Scheduler) arrive(p *planner, j *placement.Job) {
 	}
 }
 
-// learnRefused counts the jobs that this plan found no room for, each once while
-// it waits. What a limit, a law or a job's own impossible wish keeps waiting
-// would gain nothing from room that is kept together.
+// learnRefused counts the jobs that this plan found no room for, each once until it
+// is placed, whatever else it waits for meanwhile. What a limit, a law or a job's
+// own impossible wish keeps waiting would gain nothing from room that is kept together.
 func (s *Scheduler) learnRefused(p *planner) {
 	refused := make(map[placement.JobID]bool, len(p.out.Refused))
+	for _, j := range p.s.Wanted {
+		if s.refused[j.ID] {
+			refused[j.ID] = true
+		}
+	}
 	fresh := make(map[placement.JobID]bool)
 	for i := range p.out.Refused {
 		r := &p.out.Refused[i]
 		if e := &r.Explanation; e.Outcome != Full || e.Code == QuotaLimit || e.Code == QueueReserved {
 			continue
 		}
+		fresh[r.Job] = !refused[r.Job]
 		refused[r.Job] = true
-		fresh[r.Job] = !s.refused[r.Job]
 	}
 	s.refused = refused
 	if s.cluster == nil {
@@ -161,6 +168,11 @@ func (s *Scheduler) rebuild(p *planner) {
 	if s.cluster != nil {
 		mix = s.cluster.Mix()
 	}
+	if s.was != nil {
+		s.was.renumber(&mix, s)
+		s.was = nil
+	}
+	s.counted = s.given()
 	clear(s.states)
 	machines := make([]engine.Node, len(p.spaces))
 	for i := range p.spaces {

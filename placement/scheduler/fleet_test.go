@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/engine"
 )
 
 // What a scheduler keeps between plans is what is there: of nodes that changed,
@@ -167,6 +168,14 @@ func TestWhatWaitsIsSpoiledLess(t *testing.T) {
 	if again := lives.cluster.Mix(); !reflect.DeepEqual(mix, again) {
 		t.Fatalf("who waits for two plans is counted twice:\n%+v\n%+v", mix, again)
 	}
+	limited := tenantsHold(world(full, waiting...), map[placement.TenantID]placement.TenantShare{"acme": {Bounds: []placement.Bound{{Tenant: "acme", Class: "gpus", Limit: 5, Held: 5000}}}})
+	if d := lives.Plan(limited); d.Refused[0].Explanation.Code != QuotaLimit {
+		t.Fatalf("refused %+v", d.Refused)
+	}
+	lives.Plan(world(full, waiting...)) // waited for something else meanwhile: the same wait
+	if again := lives.cluster.Mix(); !reflect.DeepEqual(mix, again) {
+		t.Fatalf("who waits for this and that is counted each time:\n%+v\n%+v", mix, again)
+	}
 	if at := goesTo(lives); at != "n1" {
 		t.Errorf("while four jobs wait for whole nodes it goes to %s", at)
 	}
@@ -182,6 +191,43 @@ func TestWhatWaitsIsSpoiledLess(t *testing.T) {
 	for _, c := range never.cluster.Mix().Classes {
 		if c.Refused > 0 {
 			t.Errorf("five devices, which no node has, are waited for: %+v", c)
+		}
+	}
+}
+
+// Models and sites of nodes that left are forgotten, and what was learned of those
+// that stay is not: a leader may live for years.
+func TestNumbersOfWhatLeftAreUsedAgain(t *testing.T) {
+	model := func(i int) string { return fmt.Sprintf("NVIDIA A%d", i) }
+	guest := func(name string, i int) []*placement.Node {
+		return []*placement.Node{
+			node(name, at(fmt.Sprintf("site-%d", i)), gpus(1, model(i), 40*placement.GiB)),
+			node("n2", at("home"), gpus(1, h100, 80*placement.GiB)),
+		}
+	}
+	of := func(name string, n int) (out []*placement.Job) {
+		for i := range n {
+			out = append(out, job(fmt.Sprintf("%s-%d", name[len(name)-2:], i), asks(placement.Resources{CPU: 1000, GPUs: 1, GPUModel: name})))
+		}
+		return out
+	}
+	s := New()
+	s.Learn(world(guest("n10", 10)), append(of("H100", 50), of(model(10), 30)...))
+	for i := 10; i < 10+2*engine.SetMax; i++ {
+		s.Plan(world(guest(fmt.Sprint("n", i), i)))
+	}
+	if len(s.shapes.list) != 2 || len(s.sites) != 2 || s.cluster == nil {
+		t.Fatalf("%d shapes and %d sites are numbered, two of each are there", len(s.shapes.list), len(s.sites))
+	}
+	id := int(s.shapes.ids[shape{model: h100, memory: 80 * placement.GiB}])
+	mix := s.cluster.Mix()
+	if len(mix.Classes) != 1 || mix.Classes[0].Models != engine.SetOf(id) || mix.Classes[0].Count != 50<<16 {
+		t.Errorf("of 50 arrivals for an H100, number %d, it knows %+v", id, mix.Classes)
+	}
+	for i := range 2 * engine.SetMax { // one node that tells another story each time
+		s.Plan(world(guest("n1", i)))
+		if s.given() > engine.SetMax/2 {
+			t.Fatalf("%d numbers are given away, four are needed", s.given())
 		}
 	}
 }

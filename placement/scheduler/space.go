@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/sovmesh/sovmesh/placement"
+	"github.com/sovmesh/sovmesh/placement/engine"
 )
 
 // space is the room of one node while a plan is made.
@@ -42,6 +43,45 @@ type shapes struct {
 	list     []shape
 	ids      map[shape]int32
 	profiles []string
+}
+
+// numbers are what a scheduler called the shapes and sites of nodes that were there.
+type numbers struct {
+	shapes shapes
+	sites  []string
+}
+
+// given is how many numbers are given away.
+func (s *Scheduler) given() int { return len(s.shapes.list) + len(s.shapes.profiles) + len(s.sites) }
+
+// forgetNumbers begins to number anew, for nodes that are all read again: what left
+// the region would keep its numbers as long as the leader lives, and the engine tells
+// apart only so many.
+func (s *Scheduler) forgetNumbers() {
+	s.was = &numbers{s.shapes, s.sites}
+	s.shapes, s.sites = shapes{ids: make(map[shape]int32)}, nil
+}
+
+// renumber gives what a mix names the numbers that it has now.
+func (n *numbers) renumber(mix *engine.Mix, now *Scheduler) {
+	mix.Renumber(func(id int) (int, bool) {
+		if id >= len(n.shapes.list) {
+			return 0, false
+		}
+		is, ok := now.shapes.ids[n.shapes.list[id]]
+		return min(int(is), engine.SetMax-1), ok
+	}, func(id int) (int, bool) {
+		if id >= len(n.sites) {
+			return 0, false
+		}
+		is := slices.Index(now.sites, n.sites[id])
+		return min(max(is, 0), engine.SetMax-1), is >= 0
+	}, func(id int) (int, bool) {
+		if id > len(n.shapes.profiles) {
+			return 0, false
+		}
+		return now.shapes.profile(n.shapes.profiles[id-1]), true
+	})
 }
 
 // of numbers the device's shape; last is tried first, since the devices of a
@@ -84,11 +124,12 @@ func (s *shapes) count(n *placement.Node, include func(*placement.Device) bool) 
 // readSpaces works out the free room of every node: anew where the record is not
 // the one that the last plan saw, or that plan gave something of it away, which
 // may never be committed. It names those; all reports that the nodes are others
-// than those of the last plan.
+// than those of the last plan, or that most numbers are of nothing any more.
 func (p *planner) readSpaces() (changed []int32, all bool) {
 	m, nodes := p.mind, p.s.Nodes
 	same := func(at space, n *placement.Node) bool { return at.node.ID == n.ID }
-	if all = !slices.EqualFunc(m.spaces, nodes, same); all {
+	if all = !slices.EqualFunc(m.spaces, nodes, same) || m.given() > 2*m.counted+64; all {
+		m.forgetNumbers()
 		m.spaces, m.drivers = make([]space, len(nodes)), nil
 		m.named = make(map[placement.NodeID]*space, len(nodes))
 		for i, n := range nodes {
