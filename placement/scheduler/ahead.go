@@ -8,12 +8,12 @@ import (
 
 // Ahead is what a region's own queue takes and keeps before anybody who asks from
 // elsewhere: the places of its jobs that fit now, and the room kept for the first
-// that does not. To work it out costs a plan of the whole queue, so it serves all
+// that do not. To work it out costs a plan of the whole queue, so it serves all
 // that is asked within a moment. Nothing changes it, and several may use it at once.
 type Ahead struct {
 	at     time.Time
 	flying []Flying
-	kept   *keeping
+	kept   []keeping
 }
 
 // keeping is a reservation that outlives its plan.
@@ -45,11 +45,12 @@ func AheadOf(s placement.Snapshot) *Ahead {
 		hold, held := s.Held[one.Job]
 		a.flying = append(a.flying, Flying{Assignment: one, Spec: job, Kept: held && hold.Node == one.Node && !job.Spec.Gang()})
 	}
-	if r := p.kept; r != nil {
-		a.kept = &keeping{job: r.job, barred: r.class.barred, need: make(map[placement.NodeID]int, len(r.need)), until: r.until, closed: r.closed}
+	for _, r := range p.kept {
+		k := keeping{job: r.job, barred: r.class.barred, need: make(map[placement.NodeID]int, len(r.need)), until: r.until, closed: r.closed}
 		for i, n := range r.need {
-			a.kept.need[p.spaces[i].node.ID] = n
+			k.need[p.spaces[i].node.ID] = n
 		}
+		a.kept = append(a.kept, k)
 	}
 	return a
 }
@@ -104,16 +105,16 @@ func (a *Ahead) still(s *placement.Snapshot) (out []Flying) {
 	return out
 }
 
-// keep puts the reservation into force for a plan, on the nodes that it still has.
+// keep puts the reservations into force for a plan, on the nodes that it still has.
 func (a *Ahead) keep(p *planner) {
-	if a.kept == nil {
-		return
-	}
-	r := &reservation{job: a.kept.job, class: p.classBut(a.kept.job, a.kept.barred), need: make(map[int32]int, len(a.kept.need)), until: a.kept.until, closed: a.kept.closed}
-	for id, n := range a.kept.need {
-		if at := p.nodes[id]; at != nil {
-			r.need[at.index] = n
+	for i := range a.kept {
+		k := &a.kept[i]
+		r := &reservation{job: k.job, class: p.classBut(k.job, k.barred), need: make(map[int32]int, len(k.need)), until: k.until, closed: k.closed}
+		for id, n := range k.need {
+			if at := p.nodes[id]; at != nil {
+				r.need[at.index] = n
+			}
 		}
+		p.keep(r)
 	}
-	p.keep(r)
 }

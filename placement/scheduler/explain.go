@@ -123,11 +123,11 @@ func explainQueued(s placement.Snapshot, job *placement.Job, e Explanation) Expl
 	p := newPlanner(s)
 	p.serve()
 	for i := range p.out.Refused {
-		if r := &p.out.Refused[i]; r.Job == job.ID && (p.kept != nil || p.noted[job.ID]) {
+		if r := &p.out.Refused[i]; r.Job == job.ID && (len(p.kept) > 0 || p.noted[job.ID]) {
 			return r.Explanation
 		}
 	}
-	if p.kept == nil {
+	if len(p.kept) == 0 {
 		return e
 	}
 	if _, waits := s.Jobs[job.ID]; waits || e.Outcome != Fits {

@@ -29,7 +29,7 @@ type planner struct {
 	all     estate
 	told    map[classKey]Explanation // of those that were refused, see explainClass
 	noted   map[placement.JobID]bool // jobs for which room may be made, but not yet
-	kept    *reservation
+	kept    []*reservation           // of different nodes, in queue order
 	// promises: some running times are known, and room may be kept in this plan.
 	promises bool
 	tried    int // refused jobs that victims were looked for

@@ -52,19 +52,24 @@ func b2i(b bool) int {
 // already is waited for. What is made, and what is free beside it, is kept. If
 // only the first minute of some tasks stands in the way, or how many may be ended
 // within an hour, it says when that is over.
+//
+// Room is made for one job at a time. For those behind it that could have some on
+// other nodes it is kept there meanwhile: who is ended for the first would else
+// start again on those, and be safe for its first minute.
 func (p *planner) preempt(job *placement.Job, c *class) (not notYet) {
-	if p.kept != nil || p.s.TasksOn == nil || p.tried >= preemptTries {
+	if len(p.kept) > 0 && !p.kept[0].made || p.s.TasksOn == nil || p.tried >= preemptTries {
 		return not
 	}
 	p.tried++
-	leaving, all := p.victims(job, c)
+	open := slices.DeleteFunc(slices.Clone(c.open), func(i int32) bool { return p.keptOn(&p.spaces[i]) != nil })
+	leaving, all := p.victims(job, open)
 	gone := map[placement.NodeID][]*placement.Task{}
 	for _, t := range leaving {
 		gone[t.Node] = append(gone[t.Node], t)
 	}
 	room := func() (need map[int32]int, total int) {
 		need = map[int32]int{}
-		for _, i := range c.open {
+		for _, i := range open {
 			if n := p.roomWithout(c, &p.spaces[i], gone[p.spaces[i].node.ID]); n > 0 {
 				need[i] = n
 				total += n
@@ -103,6 +108,14 @@ func (p *planner) preempt(job *placement.Job, c *class) (not notYet) {
 	if not = p.affords(job, chosen); not.why != "" {
 		return not
 	}
+	behind := len(p.kept) > 0
+	p.keep(&reservation{job: job, class: c, need: p.berthsMade(c, open, size, gone), made: true})
+	switch {
+	case behind && len(chosen) > 0:
+		return notYet{why: "it is being made for a job that comes before it"}
+	case behind:
+		return not // what leaves is enough
+	}
 	var tasks []placement.TaskID
 	for _, v := range chosen {
 		if v.job.Spec.Gang() {
@@ -116,7 +129,6 @@ func (p *planner) preempt(job *placement.Job, c *class) (not notYet) {
 	for some := range slices.Chunk(tasks, placement.MaxPreempted) {
 		p.out.Preempt = append(p.out.Preempt, Preemption{For: job.ID, Tasks: some})
 	}
-	p.keep(&reservation{job: job, class: c, need: p.berthsMade(c, size, gone)})
 	return not
 }
 
@@ -148,7 +160,7 @@ func (p *planner) affords(job *placement.Job, chosen []*victim) (not notYet) {
 func room2(p *planner, c *class, gone map[placement.NodeID][]*placement.Task, need map[int32]int, total int, v *victim) (map[int32]int, int) {
 	for _, t := range v.tasks {
 		at := p.nodes[t.Node]
-		if at == nil || c.fixed[at.index] != 0 {
+		if at == nil || c.fixed[at.index] != 0 || p.keptOn(at) != nil {
 			continue
 		}
 		n := p.roomWithout(c, at, gone[t.Node])
@@ -166,7 +178,7 @@ func (p *planner) spare(c *class, size, total int, gone map[placement.NodeID][]*
 		seen := map[placement.NodeID]bool{}
 		for _, t := range v.tasks {
 			at := p.nodes[t.Node]
-			if seen[t.Node] || at == nil || c.fixed[at.index] != 0 {
+			if seen[t.Node] || at == nil || c.fixed[at.index] != 0 || p.keptOn(at) != nil {
 				continue
 			}
 			seen[t.Node] = true
@@ -186,10 +198,10 @@ func (p *planner) spare(c *class, size, total int, gone map[placement.NodeID][]*
 }
 
 // berthsMade are the nodes to keep: first those on which room is made.
-func (p *planner) berthsMade(c *class, size int, gone map[placement.NodeID][]*placement.Task) map[int32]int {
+func (p *planner) berthsMade(c *class, open []int32, size int, gone map[placement.NodeID][]*placement.Task) map[int32]int {
 	need := map[int32]int{}
 	for _, made := range []bool{true, false} {
-		for _, i := range c.open {
+		for _, i := range open {
 			at := &p.spaces[i]
 			if made != (len(gone[at.node.ID]) > 0) || size == 0 {
 				continue
@@ -203,13 +215,13 @@ func (p *planner) berthsMade(c *class, size int, gone map[placement.NodeID][]*pl
 	return need
 }
 
-// victims are the tasks that are ending already on nodes that the job may use,
+// victims are the tasks that are ending already on nodes that the job may have,
 // and the jobs that may be ended for it, the cheapest first; those that have not
 // run long enough yet are the last.
-func (p *planner) victims(job *placement.Job, c *class) (leaving []*placement.Task, out []*victim) {
+func (p *planner) victims(job *placement.Job, open []int32) (leaving []*placement.Task, out []*victim) {
 	mine := &p.tenancy(job.Tenant).share
 	found := map[placement.JobID]*victim{}
-	for _, i := range c.open {
+	for _, i := range open {
 		for _, t := range p.s.TasksOn(p.spaces[i].node.ID) {
 			if t.Stop {
 				leaving = append(leaving, t)

@@ -117,6 +117,47 @@ func TestRoomThatIsMadeIsWaitedFor(t *testing.T) {
 	}
 }
 
+// While room is made for one job, that of the next is kept elsewhere: who was ended
+// for the first does not start there, to be safe for its first minute, and the next
+// has it as soon as the first has started.
+func TestRoomOfTheNextIsKeptMeanwhile(t *testing.T) {
+	eight, four := asks(placement.Resources{CPU: 100, GPUs: 8}), asks(placement.Resources{CPU: 100, GPUs: 4})
+	first, second, back := job("a", eight, urgent(9)), job("b", eight, urgent(8)), job("back", four, yields)
+	s := world([]*placement.Node{node("n1", gpus(8, h100, 80)), node("n2", gpus(8, h100, 80))}, first, second, back)
+	holds(&s, job("x1", four, yields), "n1", time.Hour, 0, 1, 2, 3)
+	holds(&s, job("x2", four, yields), "n1", time.Hour, 4, 5, 6, 7)
+	holds(&s, job("y", four, yields, urgent(1)), "n2", time.Hour, 0, 1, 2, 3)
+	now := seen(s)
+	check := func(d Decisions) {
+		t.Helper()
+		if len(d.Assign) != 0 || len(d.Refused) != 3 {
+			t.Fatalf("%+v, refused %+v", d.Assign, d.Refused)
+		}
+		if e := d.Refused[1].Explanation; !strings.HasSuffix(e.Reason, "; room may be made for it: it is being made for a job that comes before it") || e.Reserved == nil || e.Reserved.Job != second.ID {
+			t.Errorf("the next is told %+v", e)
+		}
+		if e := d.Refused[2].Explanation; e.Code != QueueReserved || !strings.Contains(e.Reason, "kept for jobs that come before it") {
+			t.Errorf("who was ended is told %+v", e)
+		}
+	}
+	d := Plan(now)
+	if got := ended(d); got != "fra-1.a[fra-1.x1/0.1 fra-1.x2/0.1]" {
+		t.Fatalf("ended %q", got)
+	}
+	check(d)
+	for _, task := range s.Tasks[:2] {
+		task.Stop = true
+	}
+	if d = Plan(now); len(d.Preempt) != 0 {
+		t.Fatalf("ended while room is made: %q", ended(d))
+	}
+	check(d)
+	s.Tasks, s.Nodes[0] = s.Tasks[2:], node("n1", gpus(8, h100, 80))
+	if d = Plan(seen(s)); ended(d) != "fra-1.b[fra-1.y/0.1]" || where(t, d) != "n1" {
+		t.Errorf("ended %q, placed %+v", ended(d), d.Assign)
+	}
+}
+
 // Borrowed room is taken back by a tenant below its guarantee, whatever the
 // priority of who has it; what is guaranteed to the other stays.
 func TestBorrowedRoomIsTakenBack(t *testing.T) {

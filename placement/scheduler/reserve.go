@@ -25,6 +25,7 @@ type reservation struct {
 	job   *placement.Job
 	class *class
 	need  map[int32]int // tasks to be, by node
+	made  bool          // others end, or will be ended, for it
 	// until is when all that runs on those nodes has ended at the latest; zero if
 	// nobody knows. closed: nobody is let in before, whatever it promises.
 	until  time.Time
@@ -37,18 +38,25 @@ const lookAhead = 256
 // heldFrom reports whether so many tasks of the class would take room on the node
 // that is kept.
 func (p *planner) heldFrom(c *class, at *space, tasks int) bool {
-	if p.kept == nil {
+	r := p.keptOn(at)
+	if r == nil || c.lasts > 0 && !r.closed && !p.s.Now.Add(c.lasts).After(r.until) {
 		return false
 	}
-	n := p.kept.need[at.index]
-	if n == 0 || c.lasts > 0 && !p.kept.closed && !p.s.Now.Add(c.lasts).After(p.kept.until) {
-		return false
-	}
-	head := p.kept.class.res
+	n, head := r.need[at.index], r.class.res
 	short := func(free, takes, needs int64) bool { return takes > 0 && needs > 0 && free-takes < needs }
 	return short(int64(at.cpu), int64(c.res.CPU)*int64(tasks), int64(head.CPU)*int64(n)) ||
 		short(int64(at.memory), int64(c.res.Memory)*int64(tasks), int64(head.Memory)*int64(n)) ||
-		p.kept.class.shortBeside(c, at, n, c.res.GPUs*tasks)
+		r.class.shortBeside(c, at, n, c.res.GPUs*tasks)
+}
+
+// keptOn is the reservation that the node is part of, nil for none.
+func (p *planner) keptOn(at *space) *reservation {
+	for _, r := range p.kept {
+		if r.need[at.index] > 0 {
+			return r
+		}
+	}
+	return nil
 }
 
 // shortBeside reports whether the node would have too few devices left for so many
@@ -95,7 +103,7 @@ func (head *class) common(c *class, at *space) (n int) {
 // who ends before the last of them is let in until the job has waited too long.
 func (p *planner) reserve(job *placement.Job, c *class) {
 	since := waitedSince(job)
-	if p.kept != nil || since.IsZero() || p.s.Now.Sub(since) < reserveAfter {
+	if len(p.kept) > 0 || since.IsZero() || p.s.Now.Sub(since) < reserveAfter {
 		return
 	}
 	type place struct {
@@ -149,7 +157,7 @@ func (p *planner) reserve(job *placement.Job, c *class) {
 
 // keep puts a reservation into force for everything that follows in the plan.
 func (p *planner) keep(r *reservation) {
-	p.kept = r
+	p.kept = append(p.kept, r)
 	for i := range p.spaces {
 		if r.need[int32(i)] > 0 {
 			p.spaces[i].version++ // the classes' indexes look at it again
@@ -178,7 +186,7 @@ func (p *planner) inUse(c *class, at *space) (n int64) {
 func (p *planner) refuse(job *placement.Job, c *class) {
 	e := p.explainClass(c)
 	switch {
-	case e.Outcome == Fits && p.kept != nil:
+	case e.Outcome == Fits && len(p.kept) > 0:
 		e = p.tellKept(e)
 	case e.Outcome == Full:
 		if not := p.preempt(job, c); not.why != "" {
@@ -186,9 +194,7 @@ func (p *planner) refuse(job *placement.Job, c *class) {
 			p.noted[job.ID] = true
 		}
 		p.reserve(job, c)
-		if p.kept != nil {
-			e.Reserved = &Reserved{Nodes: len(p.kept.need), Job: p.kept.job.ID, Until: p.kept.until}
-		}
+		e.Reserved = p.reservedFor(job)
 	}
 	p.out.Refused = append(p.out.Refused, Refusal{Job: job.ID, Explanation: e})
 }
@@ -205,12 +211,30 @@ func (n notYet) tell(e *Explanation) {
 
 // tellKept says that room is free and not for this job.
 func (p *planner) tellKept(e Explanation) Explanation {
-	n := len(p.kept.need)
+	first, n := p.kept[0], 0
+	for _, r := range p.kept {
+		n += len(r.need)
+	}
+	who, until := "a job that comes", "that job has"
+	if len(p.kept) > 1 {
+		who, until = "jobs that come", "those jobs have"
+	}
 	e.Outcome, e.Code = Full, QueueReserved
-	e.Reason = fmt.Sprintf("%s with room for it %s kept for a job that comes before it", nodes(n), isAre(n))
-	e.Hint = "it waits until that job has started, or for room elsewhere"
-	e.Reserved = &Reserved{Nodes: n, Job: p.kept.job.ID, Until: p.kept.until}
+	e.Reason = fmt.Sprintf("%s with room for it %s kept for %s before it", nodes(n), isAre(n), who)
+	e.Hint = "it waits until " + until + " started, or for room elsewhere"
+	e.Reserved = &Reserved{Nodes: n, Job: first.job.ID, Until: first.until}
 	return e
+}
+
+// reservedFor is the room that is kept for a refused job, else that of the first
+// before it; nil if none is.
+func (p *planner) reservedFor(job *placement.Job) *Reserved {
+	for i := len(p.kept) - 1; i >= 0; i-- {
+		if r := p.kept[i]; i == 0 || r.job.ID == job.ID {
+			return &Reserved{Nodes: len(r.need), Job: r.job.ID, Until: r.until}
+		}
+	}
+	return nil
 }
 
 func isAre(n int) string {
