@@ -43,6 +43,7 @@ type devices struct {
 	inventory placement.Inventory   // guarded by mu: what is, or is to be, reported
 	samples   map[string]gpu.Sample // guarded by mu: the newest of each device
 	xids      map[xidKey]uint64     // guarded by mu: told of since the node started
+	faults    map[gpu.Class]uint64  // guarded by mu: the same by what each was judged to be
 	last      map[string]uint64     // guarded by mu: the last of each device
 	reading   gpu.Reading           // guarded by mu: the newest
 	downs     map[int]string        // guarded by mu: why the devices of a source (0: all) cannot be seen
@@ -61,7 +62,7 @@ type xidKey struct {
 func newDevices(n *Node) *devices {
 	return &devices{
 		n: n, source: n.deps.GPUs, log: n.logOf("devices"), tracker: gpu.NewTracker(gpu.Memory{}),
-		samples: map[string]gpu.Sample{}, xids: map[xidKey]uint64{}, last: map[string]uint64{}, downs: map[int]string{}, changed: make(chan struct{}, 1),
+		samples: map[string]gpu.Sample{}, xids: map[xidKey]uint64{}, faults: map[gpu.Class]uint64{}, last: map[string]uint64{}, downs: map[int]string{}, changed: make(chan struct{}, 1),
 	}
 }
 
@@ -170,6 +171,7 @@ func (d *devices) take(u gpu.Update, holders map[string][]gpu.Holder) {
 			break
 		}
 		d.xids[key]++
+		d.faults[fault.Class]++
 		d.last[u.Event.UUID] = u.Event.XID
 		// A program that faults in a loop does so thousands of times a minute: the
 		// first, second, fourth, eighth... of a kind is a line.
@@ -348,6 +350,7 @@ type deviceState struct {
 	Devices []placement.Device
 	Samples map[string]gpu.Sample
 	XIDs    map[xidKey]uint64
+	Faults  map[gpu.Class]uint64 // as they were judged
 	LastXID map[string]uint64
 	Down    string
 	Refused *state.Refused // the region did not take the last report
@@ -359,7 +362,7 @@ func (d *devices) state() deviceState {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return deviceState{
-		Devices: slices.Clone(d.inventory.Devices), Samples: maps.Clone(d.samples), XIDs: maps.Clone(d.xids), LastXID: maps.Clone(d.last),
+		Devices: slices.Clone(d.inventory.Devices), Samples: maps.Clone(d.samples), XIDs: maps.Clone(d.xids), Faults: maps.Clone(d.faults), LastXID: maps.Clone(d.last),
 		Down: d.down, Refused: d.refused, DriverVersion: d.inventory.DriverVersion,
 	}
 }

@@ -36,7 +36,7 @@ func (n *Node) dcgmHandler() http.Handler {
 
 func (n *Node) countGPUs() metrics.GPUs {
 	s := n.devices.state()
-	out := metrics.GPUs{Down: s.Down != "", DriverVersion: s.DriverVersion}
+	out := metrics.GPUs{Down: s.Down != "", DriverVersion: s.DriverVersion, Faults: s.Faults}
 	for _, d := range s.Devices {
 		g := metrics.GPU{Device: d, XIDs: map[uint64]uint64{}, LastXID: s.LastXID[d.UUID]}
 		if sample, ok := s.Samples[d.UUID]; ok {

@@ -28,6 +28,7 @@ func TestWhatDevicesDoIsForThoseWhoSeeAll(t *testing.T) {
 	}
 	for _, want := range []string{
 		`sovmesh_gpu_visible{region="fra-1"} 1`, `sovmesh_gpu_devices{health="lost",region="fra-1"} 1`, `sovmesh_gpu_faults_total{class="application",region="fra-1"} 2`,
+		`sovmesh_gpu_faults_total{class="drain",region="fra-1"} 1`, `sovmesh_gpu_faults_total{class="fatal",region="fra-1"} 0`,
 	} {
 		if !strings.Contains(some, want) || !strings.Contains(all, want) {
 			t.Errorf("no %s", want)

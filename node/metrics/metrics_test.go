@@ -114,7 +114,7 @@ func full(t *testing.T) Config {
 	}
 	cfg.Node = func() Node { return Node{Ready: true, MeshUntil: day, AppUntil: day.Add(time.Hour)} }
 	cfg.GPUs = func() GPUs {
-		return GPUs{Devices: []GPU{
+		return GPUs{Faults: map[gpu.Class]uint64{gpu.ClassApplication: 2, gpu.ClassDrain: 1}, Devices: []GPU{
 			{Device: placement.Device{UUID: "GPU-1", Model: "NVIDIA H100", Vendor: "nvidia", Health: placement.DeviceOK}, LastXID: 31, XIDs: map[uint64]uint64{31: 2},
 				Sample: &gpu.Sample{UUID: "GPU-1", Utilization: new(37), MemoryUsed: new(int64(1 << 30)), MemoryTotal: new(int64(4 << 30)), Power: new(int64(412_000)), Energy: new(int64(5_000)), Throttle: new(uint64(64))}},
 			{Device: placement.Device{UUID: "sim-n1-0", Model: "NVIDIA H100", Vendor: "nvidia", Health: placement.DeviceLost, Simulated: true}, Sample: &gpu.Sample{Utilization: new(99)}},

@@ -12,8 +12,11 @@ import (
 
 // GPUs is what a node knows of its devices.
 type GPUs struct {
-	Devices       []GPU
-	Down          bool // they cannot be seen at present
+	Devices []GPU
+	Down    bool // they cannot be seen at present
+	// Faults are told of since the node started, by what each was judged to be: one
+	// XID may be anything, by what the driver asks for with it.
+	Faults        map[gpu.Class]uint64
 	DriverVersion string
 }
 
@@ -37,14 +40,8 @@ func gpuRows() []row[GPUs] {
 			spread(healths(), counts, put)
 		}),
 		newRow("gpu_faults_total", "Faults (XIDs) that devices of this node told of since it started, by class.", prometheus.CounterValue, []string{"class"}, func(g GPUs, put func(float64, ...string)) {
-			counts := map[gpu.Class]int{}
-			for _, d := range g.Devices {
-				for xid, n := range d.XIDs {
-					counts[gpu.XID(xid).Class] += int(n)
-				}
-			}
-			for _, class := range []gpu.Class{gpu.ClassFatal, gpu.ClassContained, gpu.ClassUnknown, gpu.ClassNote, gpu.ClassApplication} {
-				put(float64(counts[class]), string(class))
+			for _, class := range []gpu.Class{gpu.ClassFatal, gpu.ClassContained, gpu.ClassDrain, gpu.ClassUnknown, gpu.ClassNote, gpu.ClassApplication} {
+				put(float64(g.Faults[class]), string(class))
 			}
 		}),
 	}
