@@ -19,7 +19,7 @@ const classesMax = 16
 type reasons struct {
 	s     *Server
 	view  *state.View
-	snap  *placement.Snapshot
+	ask   *scheduler.Explainer
 	known map[string]scheduler.Explanation
 }
 
@@ -66,10 +66,14 @@ func (r *reasons) abroad(j *placement.Job) (code, reason, hint string) {
 	if f := j.Forward; f != nil && len(f.Refusals) > 0 {
 		asked = ", and no other region inside its tag gave it a place"
 	}
-	switch e, _ := r.explain(j); e.Outcome {
+	e, _ := r.explain(j)
+	switch e.Outcome {
 	case scheduler.Full:
 		return CodeNoCapacity, here + " has no room for it now" + asked + "; it waits", "wait, or stop it and ask for less: sovmesh job stop " + string(j.ID)
 	case scheduler.Impossible:
+		if e.Code == scheduler.QuotaLimit {
+			return CodeOverLimit, here + " lets its tenant hold less than it asks for; it waits", "stop it and ask for less, or have the limit raised there: sovmesh job stop " + string(j.ID)
+		}
 		return CodeNoHardware, here + " has no hardware that could hold it" + asked + "; it waits", "stop it, and submit it with smaller resources or a wider tag: sovmesh job stop " + string(j.ID)
 	case scheduler.Refused, scheduler.Unknown:
 		return CodeNotLawful, "no place in " + here + " satisfies its policy any more" + asked + "; it waits", "stop it, and submit it anew: sovmesh job stop " + string(j.ID)
@@ -85,11 +89,10 @@ func (r *reasons) explain(j *placement.Job) (scheduler.Explanation, bool) {
 	if len(r.known) >= classesMax {
 		return scheduler.Explanation{}, false
 	}
-	if r.snap == nil {
-		snap := r.view.Snapshot(r.s.now())
-		r.snap = &snap
+	if r.ask == nil {
+		r.ask = scheduler.NewExplainer(r.view.Snapshot(r.s.now()))
 	}
-	e := scheduler.Explain(*r.snap, j)
+	e := r.ask.Explain(j)
 	r.known[key] = e
 	return e, true
 }

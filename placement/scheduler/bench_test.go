@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -128,6 +129,47 @@ func TestAPlanOfALongQueueIsBounded(t *testing.T) {
 	}
 	if a, b := cost(few), cost(many); b-a > 6000*20 {
 		t.Errorf("2,000 jobs cost %.0f allocations, 8,000 cost %.0f: %.1f for each more", a, b, (b-a)/6000)
+	}
+}
+
+// BenchmarkExplainQueue is what one job of a long queue is told, and a page of such.
+func BenchmarkExplainQueue(b *testing.B) {
+	s := crowd(3000)
+	for _, jobs := range []int{1, 16} {
+		b.Run(fmt.Sprintf("nodes=1000/wanted=3000/asked=%d", jobs), func(b *testing.B) {
+			for b.Loop() {
+				x := NewExplainer(s)
+				for _, j := range s.Wanted[:jobs] {
+					if e := x.Explain(j); e.Outcome != Full {
+						b.Fatal(e.Outcome)
+					}
+				}
+			}
+		})
+	}
+}
+
+// Jobs that are explained together are told what each would be told alone, and the
+// queue is planned once for all of them.
+func TestAPageOfJobsPlansTheQueueOnce(t *testing.T) {
+	s := crowd(2000)
+	page := s.Wanted[:16]
+	x := NewExplainer(s)
+	for _, j := range page {
+		if got, want := x.Explain(j), Explain(s, j); !reflect.DeepEqual(got, want) {
+			t.Fatalf("%s is told %+v, alone %+v", j.ID, got, want)
+		}
+	}
+	cost := func(jobs []*placement.Job) float64 {
+		return testing.AllocsPerRun(1, func() {
+			x := NewExplainer(s)
+			for _, j := range jobs {
+				x.Explain(j)
+			}
+		})
+	}
+	if one, all := cost(page[:1]), cost(page); all > 2*one {
+		t.Errorf("one costs %.0f allocations, %d cost %.0f", one, len(page), all)
 	}
 }
 

@@ -98,7 +98,27 @@ type Change struct {
 // Explain says where a job would fit in this region now and what keeps it from
 // everywhere else.
 func Explain(s placement.Snapshot, job *placement.Job) Explanation {
-	p := newPlanner(s)
+	return NewExplainer(s).Explain(job)
+}
+
+// Explainer explains jobs of one snapshot. What the whole queue has to be planned
+// for is planned once for all of them. It is used by one goroutine at a time.
+type Explainer struct {
+	s       placement.Snapshot
+	plain   *planner                         // nothing is placed in it
+	queue   *planner                         // the whole queue is; nil until somebody asks
+	refused map[placement.JobID]*Explanation // of that queue
+}
+
+// NewExplainer explains what the snapshot shows.
+func NewExplainer(s placement.Snapshot) *Explainer { return &Explainer{s: s} }
+
+// Explain is [Explain] of the snapshot.
+func (x *Explainer) Explain(job *placement.Job) Explanation {
+	if x.plain == nil {
+		x.plain = surveyor(x.s)
+	}
+	p := x.plain
 	tenant := p.tenancy(job.Tenant)
 	whole, barred := tenant.limited(job)
 	if job.Status != placement.JobPending && job.Status != "" {
@@ -111,26 +131,36 @@ func Explain(s placement.Snapshot, job *placement.Job) Explanation {
 	if barred != "" && e.Outcome != Fits && p.explainClass(p.class(job)).Outcome == Fits {
 		return p.overLimit(job, tenant.barredBound(job, barred))
 	}
-	if mayReserve(&s) && (e.Outcome == Fits || e.Outcome == Full) || s.TasksOn != nil && e.Outcome == Full {
-		return explainQueued(s, job, e)
+	if mayReserve(&x.s) && (e.Outcome == Fits || e.Outcome == Full) || x.s.TasksOn != nil && e.Outcome == Full {
+		return x.explainQueued(job, e)
 	}
 	return e
 }
 
+// serve plans the whole queue.
+func (x *Explainer) serve() {
+	x.queue, x.refused = newPlanner(x.s), map[placement.JobID]*Explanation{}
+	x.queue.serve()
+	for i := range x.queue.out.Refused {
+		r := &x.queue.out.Refused[i]
+		x.refused[r.Job] = &r.Explanation
+	}
+}
+
 // explainQueued adds what the queue as a whole means for the job: what the plan
 // says if it waits, and whether it would get room beside what is kept if not.
-func explainQueued(s placement.Snapshot, job *placement.Job, e Explanation) Explanation {
-	p := newPlanner(s)
-	p.serve()
-	for i := range p.out.Refused {
-		if r := &p.out.Refused[i]; r.Job == job.ID && (len(p.kept) > 0 || p.noted[job.ID]) {
-			return r.Explanation
-		}
+func (x *Explainer) explainQueued(job *placement.Job, e Explanation) Explanation {
+	if x.queue == nil {
+		x.serve()
+	}
+	p := x.queue
+	if told := x.refused[job.ID]; told != nil && (len(p.kept) > 0 || p.noted[job.ID]) {
+		return *told
 	}
 	if len(p.kept) == 0 {
 		return e
 	}
-	if _, waits := s.Jobs[job.ID]; waits || e.Outcome != Fits {
+	if _, waits := x.s.Jobs[job.ID]; waits || e.Outcome != Fits {
 		return e
 	}
 	c := p.class(job)

@@ -42,6 +42,21 @@ type planner struct {
 func newPlanner(s placement.Snapshot) *planner { return New().planner(s) }
 
 func (m *Scheduler) planner(s placement.Snapshot) *planner {
+	p := m.begin(s)
+	m.sync(p)
+	p.count()
+	return p
+}
+
+// surveyor is a planner that only looks: no engine ranks its nodes.
+func surveyor(s placement.Snapshot) *planner {
+	p := New().begin(s)
+	p.readSpaces()
+	p.count()
+	return p
+}
+
+func (m *Scheduler) begin(s placement.Snapshot) *planner {
 	p := &planner{
 		s:       s,
 		mind:    m,
@@ -58,9 +73,13 @@ func (m *Scheduler) planner(s placement.Snapshot) *planner {
 		noted:   make(map[placement.JobID]bool),
 	}
 	p.promises = s.Ends != nil && mayReserve(&s)
-	m.sync(p)
 	p.avoiding = s.Apart != nil || slices.ContainsFunc(s.Wanted, func(j *placement.Job) bool { return len(j.Spec.Avoid) > 0 })
-	for _, t := range s.Tasks {
+	return p
+}
+
+// count notes the tasks that the snapshot shows.
+func (p *planner) count() {
+	for _, t := range p.s.Tasks {
 		if !t.Status.Live() {
 			continue
 		}
@@ -69,7 +88,6 @@ func (m *Scheduler) planner(s placement.Snapshot) *planner {
 			p.tenant(t.Tenant)[at.index]++
 		}
 	}
-	return p
 }
 
 // tenant counts a tenant's tasks by node.
