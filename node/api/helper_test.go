@@ -185,6 +185,7 @@ type world struct {
 	clock   *clock
 	net     *testMeshNet
 	regions map[placement.RegionID]*region
+	limits  state.Limits // of regions that are added; zero: the usual
 }
 
 func newWorld(t testing.TB) *world {
@@ -222,7 +223,7 @@ func (w *world) add(id placement.RegionID, country string, gpus int) *region {
 	}
 	r.serve()
 	w.net.nodes[id] = r.server.Mesh()
-	r.init(country, gpus)
+	r.init(country, gpus, w.limits)
 	w.regions[id] = r
 	return r
 }
@@ -286,7 +287,7 @@ func (r *region) serve() {
 	})
 }
 
-func (r *region) init(country string, gpus int) {
+func (r *region) init(country string, gpus int, limits state.Limits) {
 	bundle, err := r.ca.Bundle().Marshal()
 	if err != nil {
 		r.t.Fatal(err)
@@ -302,8 +303,8 @@ func (r *region) init(country string, gpus int) {
 			ID: r.id, Mesh: testMesh, Bundle: bundle, Fingerprint: r.ca.Bundle().Fingerprint(), ServingCA: string(r.ca.ServingRootPEM()),
 			Facts: placement.RegionFacts{Country: country, Operator: placement.Operator{Name: "Op", Home: country, Parent: "none"}, Assurance: placement.Assurance{Location: "documented", Operator: "documented", AsOf: "2026-10-01"}},
 		},
-		LawPack: residency.Embedded().Tables(),
-		Node:    placement.Node{ID: r.node, QUIC: "127.0.0.1:1", API: r.url, Inventory: inv},
+		LawPack: residency.Embedded().Tables(), Limits: limits,
+		Node: placement.Node{ID: r.node, QUIC: "127.0.0.1:1", API: r.url, Inventory: inv},
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -406,6 +407,43 @@ func TestUnknownNamesAreBadInput(t *testing.T) {
 			if _, err := r.admin().Submit(t.Context(), readJob(t, jobText(tag)), SubmitOptions{}); CodeOf(err) != "tag.unknown-place" || ExitOf(err) != ExitUsage {
 				t.Errorf("%s: the client says %v", tag, err)
 			}
+		}
+	}
+}
+
+// A full queue is answered as something that passes, with when to come back,
+// whether this node sees it or the ledger's own judgement does.
+func TestAFullQueueSaysWhenToComeBack(t *testing.T) {
+	for name, tt := range map[string]struct {
+		limits state.Limits
+		taken  int
+	}{
+		"as many as may wait":     {state.Limits{Pending: 2}, 2},
+		"more bytes than is kept": {state.Limits{Bytes: 1}, 0},
+	} {
+		w := newWorld(t)
+		w.limits = tt.limits
+		fra := w.add("fra-1", "FR", 0)
+		header := bearer(fra.token(state.Token{Roles: everyRole()}))
+		header.Set("X-Data-Residency", "FR")
+		header.Set("Content-Type", "application/json")
+		submit := func() (int, Problem, http.Header) {
+			return fra.do(t, http.MethodPost, Prefix+"/jobs", header, jobText("FR"))
+		}
+		for range tt.taken {
+			if status, p, _ := submit(); status != http.StatusCreated {
+				t.Fatalf("%s: status %d, %+v", name, status, p)
+			}
+		}
+		status, p, answer := submit()
+		if status != http.StatusTooManyRequests || p.Code != CodeQueueFull || p.Final || p.Advice == "" {
+			t.Errorf("%s: status %d, %+v", name, status, p)
+		}
+		if after, err := strconv.Atoi(answer.Get("Retry-After")); err != nil || after < 1 || after > 60 {
+			t.Errorf("%s: Retry-After %q", name, answer.Get("Retry-After"))
+		}
+		if now := fra.ledger.View().PendingCount(); now != tt.taken {
+			t.Errorf("%s: %d jobs wait", name, now)
 		}
 	}
 }
