@@ -169,6 +169,9 @@ func word[T ~string](name string, v residency.Value, valid ...T) (T, error) {
 
 func integer(name string, v residency.Value, least, most int) (int, error) {
 	n, err := strconv.Atoi(v.Text)
+	if v.Kind == residency.String && err == nil && n >= least && n <= most {
+		return 0, jobError(v, fmt.Sprintf("write it without quotes: %s: %d", name, n), "%s must be a number, not the string %s", name, quoteWord(v.Text))
+	}
 	if v.Kind != residency.Number || err != nil || n < least || n > most {
 		shown := quoteWord(v.Text)
 		if v.Kind == residency.List || v.Kind == residency.Map {

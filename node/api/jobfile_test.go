@@ -92,6 +92,7 @@ func TestJobFileFaults(t *testing.T) {
 		{"negative memory", ok + "resources: {memory: -1}\n", "input.job", "above zero", 4, 21},
 		{"too much memory", ok + "resources: {memory: 9999999TiB}\n", "input.job", "at most", 4, 21},
 		{"half a GPU", ok + "resources: {gpus: 0.5}\n", "input.job", "gpu_share: 500m", 4, 19},
+		{"GPUs in quotes", ok + "resources: {gpus: \"2\"}\n", "input.job", "without quotes: gpus: 2", 4, 19},
 		{"0.3 of two GPUs", ok + "resources: {gpus: 2, gpu_share: 0.3}\n", "input.job", "gpus: 1 with gpu_share", 4, 13},
 		{"a share of all", ok + "resources: {gpu_share: 1}\n", "input.job", "gpus: 1 is all of it", 4, 24},
 		{"a share of nothing", ok + "resources: {gpu_share: 0}\n", "input.job", "a part of one GPU", 4, 24},
