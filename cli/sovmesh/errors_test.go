@@ -15,7 +15,7 @@ import (
 
 func TestExitCodes(t *testing.T) {
 	for code, want := range map[string]int{
-		"capacity.none": 10, "capacity.never": 11,
+		"capacity.none": 10, "capacity.never": 11, "quota.never": 11,
 		"residency.never": 20, "residency.refused": 20, "residency.misdirected": 20,
 		"peer.unknown": 30, "leader.unknown": 30,
 		"token.missing": 40, "token.invalid": 40, "token.foreign": 40, "token.expired": 40, "role.missing": 40, "role.foreign": 40, "residency.any": 40,
@@ -37,7 +37,7 @@ func TestExitCodes(t *testing.T) {
 
 func TestCheckAnswers(t *testing.T) {
 	for answer, want := range map[string]int{
-		api.CheckPlaceable: 0, api.CheckNoCapacity: 10, api.CheckNoHardware: 11, api.CheckUnlawful: 20, api.CheckUnknown: 30, "something newer": 1,
+		api.CheckPlaceable: 0, api.CheckNoCapacity: 10, api.CheckNoHardware: 11, api.CheckOverLimit: 11, api.CheckUnlawful: 20, api.CheckUnknown: 30, "something newer": 1,
 	} {
 		if got := exitOf(checkOutcome(&api.CheckReport{Answer: answer, Reason: "why"})); got != want {
 			t.Errorf("%s: exit %d, want %d", answer, got, want)

@@ -11,7 +11,7 @@ import (
 func (p *program) jobCheck() *cli.Command {
 	return &cli.Command{
 		Name: "check", Usage: "would it be placed, where, why not: nothing is submitted", ArgsUsage: "FILE",
-		Description: "FILE is a job in YAML or JSON; - reads standard input. Only what the job asks for\nis sent, never its command or environment. Exit 0 if it would be placed, 10 no\ncapacity now, 11 no hardware here could ever hold it, 20 not lawful, 30 unknown.",
+		Description: "FILE is a job in YAML or JSON; - reads standard input. Only what the job asks for\nis sent, never its command or environment. Exit 0 if it would be placed, 10 no\ncapacity now, 11 no hardware here could ever hold it or it alone exceeds\nits tenant's limit, 20 not lawful, 30 unknown.",
 		UsageText:   "sovmesh job check job.yaml",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "residency", Usage: "`TAG` used in the place of the file's own residency"},
@@ -117,7 +117,7 @@ func checkExit(answer string) int {
 		return 0
 	case api.CheckNoCapacity:
 		return api.ExitNoCapacity
-	case api.CheckNoHardware:
+	case api.CheckNoHardware, api.CheckOverLimit:
 		return api.ExitNoHardware
 	case api.CheckUnlawful:
 		return api.ExitNotLawful

@@ -146,11 +146,11 @@ func (w *waiter) hopeless(ctx context.Context) error {
 }
 
 // never says why a pending job will not get a place, by a dry run of the same
-// job: no hardware for it (exit 11), or not lawful (exit 20). Anything else may
+// job: no hardware for it or above its limit (exit 11), or not lawful (exit 20). Anything else may
 // pass by itself, a node that does not answer included.
 func (w *waiter) never(ctx context.Context) error {
 	report, err := w.client.Check(ctx, w.file)
-	if err != nil || report.Answer != api.CheckNoHardware && report.Answer != api.CheckUnlawful {
+	if err != nil || report.Answer != api.CheckNoHardware && report.Answer != api.CheckOverLimit && report.Answer != api.CheckUnlawful {
 		return nil
 	}
 	return &outcome{

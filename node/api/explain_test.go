@@ -163,13 +163,29 @@ func TestCheckKeepsNeverAndNotNowApart(t *testing.T) {
 			t.Errorf("a gang of two with %d GPUs each: %+v %v, want %s", gpus, out, err, answer)
 		}
 	}
+	// The hardware is there and the tenant may not hold so much of it: another word.
+	fra.ledger.must(t, state.SetTenant{Tenant: state.Tenant{ID: "default", Quota: state.Quota{Limit: map[string]int{"gpus": 4}}}})
+	for gpus, want := range map[int][2]string{4: {CheckPlaceable}, 8: {CheckOverLimit, CodeOverLimit}, 9: {CheckNoHardware, CodeNoHardware}} {
+		out, err := c.Check(t.Context(), readJob(t, fmt.Sprintf(`{"kind":"process","command":["x"],"residency":"FR","resources":{"gpus":%d}}`, gpus)))
+		if err != nil || [2]string{out.Answer, out.Code} != want || gpus == 8 && !strings.Contains(out.Reason, "tenant default may hold 4 of gpus") {
+			t.Errorf("%d GPUs under a limit of 4: %+v %v, want %s", gpus, out, err, want)
+		}
+	}
+	// Another region's room does not count: it would not be asked.
+	w.add("ber-1", "DE", 8)
+	w.federate()
+	out, err := c.Check(t.Context(), readJob(t, `{"kind":"process","command":["x"],"residency":"EU","resources":{"gpus":8}}`))
+	if err != nil || out.Answer != CheckOverLimit || len(out.Warnings) != 1 || !strings.Contains(out.Warnings[0], "region ber-1 has room for it, but it would stay here") {
+		t.Errorf("a limit is gone around: %+v %v", out, err)
+	}
+	fra.ledger.must(t, state.SetTenant{Tenant: state.Tenant{ID: "default"}})
 	// Every GPU is lost: the hardware is there, and does not do now.
 	sick.Version++
 	for i := range sick.Devices {
 		sick.Devices[i].Health = placement.DeviceLost
 	}
 	fra.ledger.must(t, state.ReportInventory{Node: fra.node, Inventory: sick})
-	out, err := c.Check(t.Context(), readJob(t, `{"kind":"process","command":["x"],"residency":"FR","resources":{"gpus":1}}`))
+	out, err = c.Check(t.Context(), readJob(t, `{"kind":"process","command":["x"],"residency":"FR","resources":{"gpus":1}}`))
 	if err != nil || out.Answer != CheckNoCapacity || out.Local.Code != string(scheduler.GPUHealth) {
 		t.Errorf("all lost: %+v %v", out, err)
 	}

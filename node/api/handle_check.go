@@ -88,7 +88,9 @@ func checkUnlawful(out *CheckReport, p *Problem) {
 // checkRoom asks the scheduler here and that of every lawful region in reach.
 func (s *Server) checkRoom(ctx context.Context, v *state.View, out *CheckReport, found finding, job *placement.Job) {
 	answers := s.askAll(ctx, v, found, job)
-	best, why := "", []string(nil)
+	best, why, limited := "", []string(nil), false
+	home := found.lawful[0].self
+	bounded := home && answers[found.lawful[0].ID].Code == string(scheduler.QuotaLimit)
 	rank := map[string]int{string(scheduler.Fits): 4, string(scheduler.Full): 3, string(scheduler.Unknown): 2, string(scheduler.Impossible): 1}
 	for _, at := range found.lawful {
 		a := answers[at.ID]
@@ -96,12 +98,13 @@ func (s *Server) checkRoom(ctx context.Context, v *state.View, out *CheckReport,
 			continue
 		}
 		s.noteRoom(out, at.ID, a)
-		if job.Spec.Gang() && found.lawful[0].self && !at.self {
-			if a.Outcome == string(scheduler.Fits) {
-				out.Warnings = append(out.Warnings, fmt.Sprintf("region %s has room for the whole gang, but it would stay here: submit it there", at.ID))
+		if home && !at.self && (bounded || job.Spec.Gang()) {
+			if what := pick(job.Spec.Gang(), "the whole gang", "it"); a.Outcome == string(scheduler.Fits) {
+				out.Warnings = append(out.Warnings, fmt.Sprintf("region %s has room for %s, but it would stay here: submit it there", at.ID, what))
 			}
-			continue // where it is taken it stays
+			continue // where it is taken it stays; a limit is not gone around either
 		}
+		limited = limited || a.Outcome == string(scheduler.Impossible) && a.Code == string(scheduler.QuotaLimit)
 		if rank[a.Outcome] == rank[best] {
 			why = append(why, regional(at.ID, a.Reason))
 		}
@@ -125,6 +128,9 @@ func (s *Server) checkRoom(ctx context.Context, v *state.View, out *CheckReport,
 		out.Answer, out.Code = CheckNoCapacity, CodeNoCapacity
 	case string(scheduler.Impossible):
 		out.Answer, out.Code = CheckNoHardware, CodeNoHardware
+		if limited { // the hardware is there
+			out.Answer, out.Code = CheckOverLimit, CodeOverLimit
+		}
 	default:
 		out.Answer, out.Code = CheckUnknown, CodePeerUnknown
 	}

@@ -67,6 +67,7 @@ const (
 	CodeAmbiguous     = "input.ambiguous"
 	CodeNoCapacity    = "capacity.none"
 	CodeNoHardware    = "capacity.never"
+	CodeOverLimit     = "quota.never"
 	CodeQueueFull     = "queue.full"
 	CodeInternal      = "internal"
 	CodeUnavailable   = "unavailable"
@@ -261,7 +262,7 @@ func ExitOf(err error) int {
 	switch {
 	case code == CodeNoCapacity:
 		return ExitNoCapacity
-	case code == CodeNoHardware:
+	case code == CodeNoHardware, code == CodeOverLimit:
 		return ExitNoHardware
 	case code == CodeNever, code == CodeNotLawful, code == CodeMisdirected:
 		return ExitNotLawful

@@ -12,6 +12,7 @@ const (
 	CheckPlaceable  = "placeable"    // exit 0
 	CheckNoCapacity = "no-capacity"  // lawful, not now: exit 10
 	CheckNoHardware = "no-hardware"  // lawful, but nothing here could ever hold it: exit 11
+	CheckOverLimit  = "over-limit"   // alone more than its tenant may hold: exit 11
 	CheckUnlawful   = "not-lawful"   // exit 20; Code is residency.never or residency.refused
 	CheckUnknown    = "unknown"      // a region needed for the answer is out of contact: exit 30
 	LinkUp          = "up"           // the region was heard of lately
