@@ -360,7 +360,7 @@ func TestAGangIsAskedAboutAsAWholeElsewhere(t *testing.T) {
 			t.Errorf("a gang of %d: %+v %v, want %s", gang, answer, err, want)
 		}
 	}
-	ask.DryRun = false
+	ask.DryRun, ask.Gang = false, 2
 	if answer, err := fra.server.mesh.Reserve(t.Context(), there, ask); err == nil {
 		t.Errorf("room is held for a gang: %+v", answer)
 	}
