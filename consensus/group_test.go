@@ -316,3 +316,20 @@ func TestStopsWithCommandsInFlight(t *testing.T) {
 		writers.Wait()
 	}
 }
+
+// What a group that ended at its start refuses says so: its own end says why.
+func TestBootstrapOfAGroupThatEnded(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Self, cfg.Region, cfg.Advertise, cfg.Layer = "n1", "fra-1", address("n1"), newFabric().layer("n1")
+	cfg.Storage = Dir("/dev/null/nowhere")
+	g, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Run(t.Context()); err == nil {
+		t.Fatal("it ran without a directory")
+	}
+	if _, err := g.Bootstrap(timeout(t), state.InitRegion{}, "op"); !errors.Is(err, ErrStopped) {
+		t.Errorf("got %v", err)
+	}
+}

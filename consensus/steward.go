@@ -14,13 +14,17 @@ import (
 	"github.com/sovmesh/sovmesh/placement"
 )
 
+// ErrStopped says that [Group.Run] has returned, whose error says why.
+var ErrStopped = errors.New("the group does not run")
+
 // Bootstrap makes the region: this node alone votes, and the first command is
-// committed. It is called once in a region's life, while Run runs.
+// committed. It is called once in a region's life, while Run runs; if Run has
+// returned, it is an [ErrStopped].
 func (g *Group) Bootstrap(ctx context.Context, first state.InitRegion, actor string) (state.Result, error) {
 	select {
 	case <-g.ready:
 	case <-g.done:
-		return state.Result{}, errors.New("bootstrap: the group does not run")
+		return state.Result{}, fmt.Errorf("bootstrap: %w", ErrStopped)
 	case <-ctx.Done():
 		return state.Result{}, context.Cause(ctx)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"crypto/tls"
 
+	"github.com/sovmesh/sovmesh/consensus"
 	"github.com/sovmesh/sovmesh/consensus/state"
 	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/transport/identity"
@@ -87,6 +88,9 @@ func (n *Node) found(ctx context.Context) error {
 
 func (n *Node) commitFounding(ctx context.Context, first founding) error {
 	if _, err := n.group.Bootstrap(ctx, first.Init, n.actor()); err != nil {
+		if errors.Is(err, consensus.ErrStopped) {
+			<-ctx.Done() // consensus ends the node, and says why
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
