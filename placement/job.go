@@ -92,6 +92,10 @@ type JobSpec struct {
 	// MaxRuntime ends a task of a batch job that has run so long; 0 is no bound.
 	// What is bound is let in before what waits for its node, if it ends in time.
 	MaxRuntime Duration `json:"max_runtime,omitempty"`
+
+	// Setup is the rest that concerns the workload alone; its fields stand beside
+	// these in JSON. It may be nil: read it by its name, not through this struct.
+	*Setup
 }
 
 // LongestRun bounds max_runtime.

@@ -113,7 +113,7 @@ func (v *View) serving() (table[*taskRecord], table[*jobRecord]) {
 			return
 		}
 		told := *j
-		told.Spec.Command, told.Spec.Env, told.Spec.Image = nil, nil, ""
+		told.Spec.Command, told.Spec.Env, told.Spec.Image, told.Spec.Setup = nil, nil, "", nil
 		jobs.put(string(id), &jobRecord{Job: told})
 	}
 	v.onNode.ascend("", func(_ string, r *taskRecord) bool {

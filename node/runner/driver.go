@@ -76,6 +76,14 @@ type Spec struct {
 	Image     string              `json:"image,omitempty"`
 	Models    []string            `json:"models,omitempty"`
 	Upstream  string              `json:"upstream,omitempty"`
+	// Setup is what the job says of its workload beyond that; never nil when a
+	// runner asks.
+	Setup *placement.Setup `json:"setup,omitempty"`
+	// Tenant, Region and Tag are for labels: whose it is, where it runs, and its
+	// effective policy in canonical form.
+	Tenant placement.TenantID `json:"tenant,omitempty"`
+	Region placement.RegionID `json:"region,omitempty"`
+	Tag    string             `json:"tag,omitempty"`
 	// Grace is how long the task may take to end after it was asked to.
 	Grace time.Duration `json:"grace"`
 	// LeaseUntil, if set, is when a [Leaser] ends the task by itself.

@@ -131,7 +131,11 @@ func (r *Runner) spec(t *task) Spec {
 	spec := Spec{
 		Task: t.rec.Task, Job: t.rec.Job, Name: s.Name, Command: s.Command, Env: env, Resources: s.Resources,
 		Devices: t.rec.Devices, Image: s.Image, Models: s.Models, Upstream: s.Upstream, Grace: time.Duration(t.rec.Grace),
-		Keep: func(h Handle) error { return r.keep(t, h) },
+		Tenant: t.rec.Tenant, Region: t.job.Region, Tag: effectiveTag(t.job.Policy),
+		Setup: s.Setup, Keep: func(h Handle) error { return r.keep(t, h) },
+	}
+	if spec.Setup == nil {
+		spec.Setup = &placement.Setup{}
 	}
 	if !t.rec.LeaseUntil.IsZero() {
 		spec.LeaseUntil, t.leasePassed = t.rec.LeaseUntil.Add(-r.cfg.LeaseMargin), true
@@ -379,4 +383,14 @@ func (r *Runner) stopReason(t *task) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return t.stop
+}
+
+// effectiveTag is the policy in canonical form: all of its layers must permit.
+func effectiveTag(layers []placement.Layer) string {
+	tags := make([]string, 0, len(layers))
+	for _, l := range layers {
+		tags = append(tags, l.Tag)
+	}
+	slices.Sort(tags)
+	return strings.Join(slices.Compact(tags), " & ")
 }

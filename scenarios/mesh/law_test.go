@@ -40,7 +40,14 @@ var crossing = []struct {
 	{placement.Layer{}, "Origin Tag"},
 	// A job's bytes, under its policy.
 	{api.ForwardedJob{}, "Job Tenant Residency Policy Spec AllowAny Reservation SubmittedAt Hops HomeLeaf"},
-	{placement.JobSpec{}, "Name Kind Type Command Env Resources Priority Restart Singleton Evidence OnDrain StopGrace Models Upstream Image Site NodeName Preemptible Members Spread Avoid Near Rank MaxRuntime"},
+	{placement.JobSpec{}, "Name Kind Type Command Env Resources Priority Restart Singleton Evidence OnDrain StopGrace Models Upstream Image Site NodeName Preemptible Members Spread Avoid Near Rank MaxRuntime Setup"},
+	{placement.Setup{}, "ImageDigest User WorkDir WritableRoot Capabilities Pids Volumes Ports Network Health Disks RootSize CloudInit CloudNetwork Boot Server Drift"},
+	{placement.Volume{}, "Name Path ReadOnly"},
+	{placement.Port{}, "Name Port Host"},
+	{placement.Network{}, "Host Allow DNS"},
+	{placement.Health{}, "Command Interval Timeout Start Retries"},
+	{placement.Disk{}, "Name Size"},
+	{placement.Server{}, "Kind Command Env Image Port Start"},
 	{placement.Rank{}, "Cost Carbon"},
 	{placement.Restart{}, "Policy Attempts"},
 	// The status of one's own forwarded job: the region, no node.

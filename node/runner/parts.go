@@ -1,0 +1,128 @@
+package runner
+
+import (
+	"context"
+	"io"
+	"net"
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// The parts of a driver that not every driver has: each is asked for by type
+// assertion, and a driver that cannot do a thing has no method for it.
+
+// Execer is a driver that runs further commands in a running task.
+type Execer interface {
+	// Exec runs a command in the task's own boundary and returns its exit. It ends
+	// when ctx does, and the command with it. A command that cannot be started is
+	// a *StartError.
+	Exec(ctx context.Context, h Handle, req ExecRequest) (Exit, error)
+}
+
+// ExecRequest is a command to run in a task.
+type ExecRequest struct {
+	Command []string
+	Env     map[string]string
+	// TTY gives the command a terminal; Stdout then carries both outputs.
+	TTY    bool
+	Size   TermSize        // of the terminal at first
+	Resize <-chan TermSize // may be nil
+	Stdin  io.Reader       // may be nil: the command reads an end at once
+	Stdout io.Writer
+	Stderr io.Writer
+}
+
+// TermSize is a terminal's in characters.
+type TermSize struct {
+	Columns int `json:"columns"`
+	Rows    int `json:"rows"`
+}
+
+// Consoler is a driver whose tasks have a serial console. The connection ends
+// when it is closed or the task ends; what is printed meanwhile is in the
+// task's output as well. Several may be open at once.
+type Consoler interface {
+	Console(ctx context.Context, h Handle) (io.ReadWriteCloser, error)
+}
+
+// Dialer is a driver that reaches a TCP port of a task from its node.
+type Dialer interface {
+	Dial(ctx context.Context, h Handle, port int) (net.Conn, error)
+}
+
+// Pauser is a driver that holds a task still and lets it go on.
+type Pauser interface {
+	Pause(ctx context.Context, h Handle) error
+	Resume(ctx context.Context, h Handle) error
+}
+
+// Inspector is a driver that says what really runs, for the audit of drift, and
+// what really bounds it, for those who ask what isolates a task.
+type Inspector interface {
+	Inspect(ctx context.Context, h Handle) (Actual, error)
+}
+
+// Actual is what really runs, as the engine, the kernel or the guest tells it.
+// A nil or zero field was not found out, and is compared with nothing.
+type Actual struct {
+	ImageDigest string             `json:"image_digest,omitempty"` // sha256:...
+	Devices     []string           `json:"devices,omitempty"`      // UUIDs, sorted
+	CPU         placement.MilliCPU `json:"cpu,omitempty"`          // the limit
+	Memory      placement.Bytes    `json:"memory,omitempty"`       // the limit
+	Pids        int                `json:"pids,omitempty"`         // the limit
+	Networks    []string           `json:"networks,omitempty"`
+	Mounts      []string           `json:"mounts,omitempty"` // path in the workload, sorted
+	Disks       []string           `json:"disks,omitempty"`
+	// Packages and Services are the guest's own, where something in it tells.
+	Packages map[string]string `json:"packages,omitempty"` // name to version
+	Services map[string]string `json:"services,omitempty"` // name to state
+	Boundary []Boundary        `json:"boundary,omitempty"`
+}
+
+// Boundary is one thing that holds a task in, in words that an auditor reads.
+type Boundary struct {
+	// What is one of: machine, kernel, root, user, privileges, system calls, files,
+	// processes, network, cpu, memory, devices, disk.
+	What string `json:"what"`
+	// Holds: it is enforced. A boundary that does not hold is told too.
+	Holds bool `json:"holds"`
+	// How says by what, or why not.
+	How string `json:"how"`
+}
+
+// Counter is a driver that counts what a task tried to reach and was refused.
+type Counter interface {
+	Denied(ctx context.Context, h Handle) ([]Denial, error)
+}
+
+// Denial is what a task was refused, summed by destination.
+type Denial struct {
+	Destination string    `json:"destination"` // address:port/protocol; "*" for what did not fit the list
+	Packets     uint64    `json:"packets"`
+	First       time.Time `json:"first"`
+	Last        time.Time `json:"last"`
+}
+
+// Snapshotter is a driver that copies a task's state into a directory of the
+// caller's, without ending it.
+type Snapshotter interface {
+	Snapshot(ctx context.Context, h Handle, dir string) (Snapshot, error)
+}
+
+// Snapshot says what was copied.
+type Snapshot struct {
+	At     time.Time      `json:"at"`
+	Parts  []SnapshotPart `json:"parts"`
+	Paused time.Duration  `json:"paused,omitempty"` // how long the task stood still
+	// Missing says what could not be had, and why.
+	Missing []string `json:"missing,omitempty"`
+}
+
+// SnapshotPart is one file of a snapshot.
+type SnapshotPart struct {
+	Name   string `json:"name"` // of the file, in the directory
+	What   string `json:"what"` // disk, memory, console, records
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+}
