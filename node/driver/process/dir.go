@@ -49,6 +49,17 @@ type spec struct {
 	Cgroup      string `json:"cgroup"`
 	LogFileSize int64  `json:"log_file_size"`
 	LogFiles    int    `json:"log_files"`
+	// Told and Limits are those of an [Order].
+	Told   json.RawMessage      `json:"told,omitempty"`
+	Limits *placement.Resources `json:"limits,omitempty"`
+}
+
+// limits are what the task's cgroups hold it to.
+func (s *spec) limits() placement.Resources {
+	if s.Limits != nil {
+		return *s.Limits
+	}
+	return s.Resources
 }
 
 // orders is what the agent wants. A later order is written over the earlier.
@@ -74,9 +85,9 @@ type child struct {
 }
 
 // make lays the directory out beside its place and moves it there in one step,
-// so that no supervisor ever sees half of it. It fails with fs.ErrExist if
-// there is one.
-func (t taskDir) make(s spec) error {
+// so that no supervisor ever sees half of it. fill, which may be nil, adds to it
+// meanwhile. It fails with fs.ErrExist if there is one.
+func (t taskDir) make(s spec, fill func(dir string) error) error {
 	data, err := json.Marshal(s)
 	if err != nil {
 		return err
@@ -91,6 +102,9 @@ func (t taskDir) make(s spec) error {
 		fresh.makeSlot("exit"),
 		os.Mkdir(fresh.path("work"), 0o700),
 	)
+	if err == nil && fill != nil {
+		err = fill(string(fresh))
+	}
 	if err == nil {
 		err = os.Rename(string(fresh), string(t))
 	}

@@ -23,16 +23,19 @@ import (
 // Start makes the task's directory, then its supervisor, and waits for the
 // supervisor's first word.
 func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error) {
-	h := d.handle(s.Task)
+	return d.start(ctx, s, spec{Spec: s}, d.handle(s.Task), nil)
+}
+
+func (d *Driver) start(ctx context.Context, s runner.Spec, full spec, h runner.Handle, fill func(dir string) error) (runner.Handle, error) {
 	t := d.dir(s.Task)
-	full := spec{Spec: s, Cgroup: d.cfg.Cgroup, LogFileSize: d.cfg.LogFileSize, LogFiles: d.cfg.LogFiles}
+	full.Cgroup, full.LogFileSize, full.LogFiles = d.cfg.Cgroup, d.cfg.LogFileSize, d.cfg.LogFiles
 	if data, err := json.Marshal(full); err != nil || len(data) > maxSpec {
 		return runner.Handle{}, &runner.StartError{Task: s.Task, Reason: fmt.Sprintf("its command and environment are larger than %d bytes", maxSpec)}
 	}
-	err := t.make(full)
+	err := t.make(full, fill)
 	if errors.Is(err, fs.ErrExist) {
 		if err = d.clear(ctx, h, t); err == nil {
-			err = t.make(full)
+			err = t.make(full, fill)
 		}
 	}
 	if err != nil {

@@ -40,6 +40,8 @@ const SupervisorCommand = "task-supervisor"
 
 // Config is what the driver needs; Dir must be set.
 type Config struct {
+	// Name is the driver's, "process" unless something is built upon it: see [Work].
+	Name string
 	// Dir holds one directory per task: what it was told, its output, its
 	// working directory and its exit. It must be on a local disk.
 	Dir string
@@ -61,6 +63,7 @@ type Config struct {
 // DefaultConfig has everything but Dir.
 func DefaultConfig() Config {
 	return Config{
+		Name:       string(placement.KindProcess),
 		Supervisor: []string{"/proc/self/exe", SupervisorCommand}, Cgroup: "sovmesh",
 		LogFileSize: 8 << 20, LogFiles: 4, Spares: 2, StartTimeout: 20 * time.Second,
 	}
@@ -86,7 +89,7 @@ func New(cfg Config) (*Driver, error) {
 	if !filepath.IsAbs(cfg.Dir) {
 		problems = append(problems, fmt.Errorf("process driver: Dir %q is not an absolute path", cfg.Dir))
 	}
-	if len(cfg.Supervisor) == 0 || cfg.LogFileSize < 1<<10 || cfg.LogFiles < 1 || cfg.StartTimeout <= 0 {
+	if cfg.Name == "" || len(cfg.Supervisor) == 0 || cfg.LogFileSize < 1<<10 || cfg.LogFiles < 1 || cfg.StartTimeout <= 0 {
 		problems = append(problems, errors.New("process driver: a setting is out of range; begin with DefaultConfig"))
 	}
 	if err := errors.Join(problems...); err != nil {
@@ -98,8 +101,8 @@ func New(cfg Config) (*Driver, error) {
 	return &Driver{cfg: cfg, spares: spares{ready: make(chan *supervised, max(cfg.Spares, 0))}}, nil
 }
 
-// Name is "process".
-func (d *Driver) Name() string { return string(placement.KindProcess) }
+// Name is "process", or that of the driver which is built upon this one.
+func (d *Driver) Name() string { return d.cfg.Name }
 
 // Fingerprint tries what tasks will need.
 func (d *Driver) Fingerprint(context.Context) (runner.Fingerprint, error) {

@@ -19,6 +19,7 @@ const SupervisorCommand = "task-supervisor"
 
 // Config is as on Linux.
 type Config struct {
+	Name         string
 	Dir, Cgroup  string
 	Supervisor   []string
 	LogFileSize  int64

@@ -32,7 +32,11 @@ type ready struct {
 
 // SupervisorMain supervises the task whose directory is args[0], and returns
 // the exit code of the supervisor itself.
-func SupervisorMain(args []string) int {
+func SupervisorMain(args []string) int { return Supervise(args, nil) }
+
+// Supervise is SupervisorMain for work of another kind than the job's own
+// command; nil is for that.
+func Supervise(args []string, work Work) int {
 	if len(args) != 1 || (args[0] != spareTask && !filepath.IsAbs(args[0])) {
 		fmt.Fprintln(os.Stderr, SupervisorCommand+" is started by the agent only")
 		return 2
@@ -45,6 +49,7 @@ func SupervisorMain(args []string) int {
 	s := &supervisor{
 		first:   os.NewFile(readyFD, "ready"),
 		signals: make(chan os.Signal, 8), ended: make(chan unix.WaitStatus, 1), alone: make(chan struct{}),
+		work: work, tidings: make(chan func()),
 	}
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)
 	dir := args[0]
@@ -113,6 +118,12 @@ type supervisor struct {
 	lease   time.Time // as it was last read
 	leaseAt <-chan time.Time
 	killAt  <-chan time.Time
+
+	work     Work             // nil for the job's own command
+	tidings  chan func()      // what the work has to say; done by watch
+	workExit *runner.Exit     // how the work says that it ended
+	offAt    <-chan time.Time // when what it ran in is ended after that
+	failed   *ready           // the work could not be started after all
 }
 
 func (s *supervisor) say(r ready) {
@@ -144,7 +155,7 @@ func (s *supervisor) run() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become the reaper of the task: %w", err)
 	}
-	s.group = makeGroup(s.spec.Cgroup, filepath.Base(string(s.dir)), s.spec.Resources)
+	s.group = makeGroup(s.spec.Cgroup, filepath.Base(string(s.dir)), s.spec.limits())
 	output, failed, err := s.start()
 	if err != nil {
 		s.exit = runner.Exit{Code: 127, Reason: failed.Reason, At: time.Now()}
@@ -153,16 +164,20 @@ func (s *supervisor) run() error {
 		s.say(failed)
 		return nil
 	}
-	s.say(ready{})
 	written := make(chan struct{})
-	go s.copyOutput(output, written)
+	if s.work != nil {
+		go s.attend(output, written)
+	} else {
+		s.say(ready{})
+		go s.copyOutput(output, written)
+	}
 	go s.reap()
 	go s.group.attachV1(func() []int { return append([]int{s.pid}, descendants(s.pid)...) })
 	s.setLease(s.spec.LeaseUntil)
 	s.obey()
 	status := s.watch()
 	s.endRest()
-	await(written, 5*time.Second)
+	s.settle(written)
 	s.finish(status)
 	return nil
 }
@@ -171,6 +186,9 @@ func (s *supervisor) run() error {
 func (s *supervisor) start() (*os.File, ready, error) {
 	failed := func(err error, reason, advice string) (*os.File, ready, error) {
 		return nil, ready{Reason: reason, Advice: advice}, err
+	}
+	if s.work != nil {
+		return s.launch()
 	}
 	command := s.spec.Command
 	if len(command) == 0 {
@@ -303,6 +321,10 @@ func (s *supervisor) watch() unix.WaitStatus {
 			s.exit.Reason = "its lease ended before it was renewed"
 			s.exit.Stopped = true
 			s.kill()
+		case tell := <-s.tidings:
+			tell()
+		case <-s.offAt:
+			s.kill()
 		case <-s.killAt:
 			s.exit.Killed = true
 			s.kill()
@@ -335,7 +357,9 @@ func (s *supervisor) setLease(until time.Time) {
 func (s *supervisor) stop(grace time.Duration) {
 	s.exit.Stopped = true
 	s.killAt = time.After(grace)
-	if !s.stopped && grace > 0 {
+	if !s.stopped && s.work != nil {
+		go s.work.Stop(grace)
+	} else if !s.stopped && grace > 0 {
 		_ = unix.Kill(-s.pid, unix.SIGTERM)
 	}
 	s.stopped = true
@@ -383,8 +407,12 @@ func (s *supervisor) finish(status unix.WaitStatus) {
 		s.exit.Code, s.exit.Signal = 128+int(status.Signal()), unix.SignalName(status.Signal())
 	}
 	s.exit.OOM = s.group.oom() && s.exit.Code != 0 && !s.exit.Stopped
+	s.judge()
 	s.record()
 	_ = removeGroups(s.group.dirs(), time.Second)
+	if s.failed != nil {
+		s.say(*s.failed)
+	}
 }
 
 // record writes the end down. The space was taken when the task was made, so

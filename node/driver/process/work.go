@@ -1,0 +1,233 @@
+//go:build linux
+
+package process
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// Work is a task that is more than the job's own command: a process that the
+// workload runs in, a machine for one. A driver built upon this one starts it
+// with [Driver.StartWork], and has a supervisor command of its own that ends in
+// [Supervise]. The methods are called in the supervisor.
+type Work interface {
+	// Launch says what to start for the task in dir; told is that of the [Order].
+	// The files it opens are closed after the start. Its error may be a
+	// *runner.StartError.
+	Launch(dir string, s runner.Spec, told json.RawMessage) (Launch, error)
+	// Attend keeps company with what was launched, says when the workload runs and
+	// how it ended, and returns when there is nothing more to be heard. What it
+	// returns explains an end that the workload did not announce.
+	Attend(t Tending) (why string)
+	// Stop asks the workload to end. Whether it does is not waited for: it is
+	// killed after the grace.
+	Stop(grace time.Duration)
+}
+
+// Launch is a process to start.
+type Launch struct {
+	Path       string
+	Argv       []string
+	Env        []string // beside the variable by which the task's processes are found
+	Dir        string
+	Files      []*os.File // handed on as descriptors 3, 4, ...
+	Credential *syscall.Credential
+}
+
+// Tending is what a [Work] has to do with while it attends.
+type Tending struct {
+	Dir string
+	PID int
+	// Output takes the task's output; one goroutine at a time.
+	Output io.Writer
+	// Said is what the launched process itself writes, both streams.
+	Said io.Reader
+	// Ready ends the start: the workload runs.
+	Ready func()
+	// Failed ends the start too: the workload cannot be started.
+	Failed func(reason, advice string)
+	// Ended says how the workload ended. What it ran in is killed if it does not
+	// end by itself within linger.
+	Ended func(exit runner.Exit, linger time.Duration)
+}
+
+// Order is what a driver that is built upon this one starts.
+type Order struct {
+	Told   any                 // for the [Work]; a JSON value
+	Limits placement.Resources // of the cgroups
+	Data   json.RawMessage     // of the handle
+	// Fill puts more into the task's directory before it is in its place.
+	Fill func(dir string) error
+}
+
+// StartWork is Start for a task that is a [Work].
+func (d *Driver) StartWork(ctx context.Context, s runner.Spec, o Order) (runner.Handle, error) {
+	told, err := json.Marshal(o.Told)
+	if err != nil {
+		return runner.Handle{}, fmt.Errorf("start task %s: %w", s.Task, err)
+	}
+	h := d.handle(s.Task)
+	h.Data = o.Data
+	return d.start(ctx, s, spec{Spec: s, Told: told, Limits: &o.Limits}, h, o.Fill)
+}
+
+// Told reads what a task's order told its work, and its spec.
+func (d *Driver) Told(id placement.TaskID, told any) (runner.Spec, error) {
+	var s spec
+	err := d.dir(id).readJSON("spec", &s)
+	if err == nil {
+		err = json.Unmarshal(s.Told, told)
+	}
+	if err != nil {
+		return s.Spec, fmt.Errorf("look at task %s: %w", id, err)
+	}
+	return s.Spec, nil
+}
+
+// TaskDir is the directory of a task.
+func (d *Driver) TaskDir(id placement.TaskID) string { return string(d.dir(id)) }
+
+// PID is that of the process that was launched for a task, 0 if it does not run.
+func (d *Driver) PID(id placement.TaskID) int {
+	var what child
+	if d.dir(id).readJSON("child", &what) != nil || !what.alive() {
+		return 0
+	}
+	return what.PID
+}
+
+// DialUnix connects to a unix socket by its name in a directory. The path may
+// be longer than an address takes: unix(7) has room for 107 bytes.
+func DialUnix(ctx context.Context, dir, name string) (net.Conn, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return (&net.Dialer{}).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", f.Fd(), name))
+}
+
+// ListenUnix is the other end of [DialUnix]. The socket's file stays when the
+// listener is closed; it goes with its directory.
+func ListenUnix(dir, name string) (net.Listener, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	l, err := net.Listen("unix", fmt.Sprintf("/proc/self/fd/%d/%s", f.Fd(), name))
+	if err != nil {
+		return nil, err
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	return l, nil
+}
+
+// launch starts what the work consists of.
+func (s *supervisor) launch() (*os.File, ready, error) {
+	l, err := s.work.Launch(string(s.dir), s.spec.Spec, s.spec.Told)
+	defer func() {
+		for _, f := range l.Files {
+			_ = f.Close()
+		}
+	}()
+	if err != nil {
+		return nil, refusal(err), err
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, refusal(err), err
+	}
+	defer null.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, refusal(err), err
+	}
+	defer w.Close()
+	attr := &syscall.ProcAttr{
+		Dir: l.Dir, Env: append([]string{"PATH=" + searchPath, "LANG=C.UTF-8", "SOVMESH_TASK=" + string(s.spec.Task)}, l.Env...),
+		Files: []uintptr{null.Fd(), w.Fd(), w.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL, Credential: l.Credential},
+	}
+	for _, f := range l.Files {
+		attr.Files = append(attr.Files, f.Fd())
+	}
+	if s.pid, err = s.fork(l.Path, l.Argv, attr); err != nil {
+		_ = r.Close()
+		err = &runner.StartError{Task: s.spec.Task, Reason: fmt.Sprintf("%s cannot be run: %v", l.Path, err), Advice: "see that it is installed on the node and made for it"}
+		return nil, refusal(err), err
+	}
+	s.describe()
+	return r, ready{}, nil
+}
+
+// refusal is an error as the agent is told it.
+func refusal(err error) ready {
+	if e, ok := err.(*runner.StartError); ok {
+		return ready{Reason: e.Reason, Advice: e.Advice}
+	}
+	return ready{Reason: err.Error(), Advice: "see the node's log"}
+}
+
+// attend lets the work keep company with what was launched.
+func (s *supervisor) attend(said *os.File, done chan<- struct{}) {
+	defer close(done)
+	defer said.Close()
+	out := &logWriter{dir: s.dir, fileSize: s.spec.LogFileSize, files: s.spec.LogFiles}
+	defer out.Close()
+	why := s.work.Attend(Tending{
+		Dir: string(s.dir), PID: s.pid, Output: out, Said: said,
+		Ready: func() { s.tidings <- func() { s.say(ready{}) } },
+		Failed: func(reason, advice string) {
+			s.tidings <- func() {
+				s.failed = &ready{Reason: reason, Advice: advice}
+				s.workExit = &runner.Exit{Code: 127, Reason: reason}
+				s.kill()
+			}
+		},
+		Ended: func(exit runner.Exit, linger time.Duration) {
+			s.tidings <- func() { s.workExit, s.offAt = &exit, time.After(linger) }
+		},
+	})
+	s.tidings <- func() {
+		if s.workExit == nil && why != "" && s.exit.Reason == "" && !s.exit.Stopped {
+			s.exit.Reason = why
+		}
+	}
+}
+
+// settle hears the rest of what an attending work has to say.
+func (s *supervisor) settle(done <-chan struct{}) {
+	most := time.After(5 * time.Second)
+	for {
+		select {
+		case tell := <-s.tidings:
+			tell()
+		case <-done:
+			return
+		case <-most:
+			return
+		}
+	}
+}
+
+// judge prefers what the work said of its end to how its process ended.
+func (s *supervisor) judge() {
+	if s.workExit == nil {
+		return
+	}
+	s.exit.Code, s.exit.Signal, s.exit.OOM = s.workExit.Code, s.workExit.Signal, s.workExit.OOM
+	if s.exit.Reason == "" {
+		s.exit.Reason = s.workExit.Reason
+	}
+}
