@@ -67,6 +67,8 @@ type Task struct {
 	LeaseUntil time.Time `json:"lease_until,omitzero"`
 	// Index is the raft index that committed the assignment.
 	Index uint64 `json:"index"`
+	// Notes are the newest of what was noted of it, oldest first.
+	Notes []TaskNote `json:"notes,omitempty"`
 }
 
 // TaskReport is what a node says about one of its tasks.

@@ -20,7 +20,7 @@ func JobsOf(l *ledger.Leaf) (ids []string) {
 		ids = append(ids, id)
 	}
 	for _, s := range l.Shown {
-		if s.Name == ledger.ShownJob {
+		if s.Name == ledger.ShownJob || s.Name == ledger.ShownNote {
 			id, _, _ := strings.Cut(s.Value, " ")
 			add(id)
 		}

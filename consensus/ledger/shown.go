@@ -78,6 +78,10 @@ const (
 	// ShownRead is what an auditor read: export, entries or receipts; ShownCount how often
 	// since the last leaf that says so.
 	ShownRead = "read"
+	// ShownNote is "<job id> <kind> <subject>[ <count>]": something was noted of a
+	// task of the job. ShownDigest is the hex SHA-256 of what was taken from it.
+	ShownNote   = "note"
+	ShownDigest = "digest"
 	// ShownVersion is a state version.
 	ShownVersion = "version"
 )

@@ -68,7 +68,7 @@ func auditReader(k Kind) func([]byte) (Command, error) {
 	case KindRecordRead:
 		return read[RecordRead]
 	}
-	return nil
+	return noteReader(k)
 }
 
 func (s *State) eraseOpenings(c *call, k EraseOpenings) *Refused {
@@ -101,7 +101,7 @@ func (s *State) forgetJob(c *call, old *jobRecord) {
 	for _, t := range s.TasksOf(old.ID) {
 		if was, ok := s.tasks.get(string(t.ID)); ok {
 			next := *was
-			next.Reason, next.StopReason = "", ""
+			next.Reason, next.StopReason, next.Notes = "", "", nil
 			s.tasks.put(string(t.ID), &next)
 		}
 	}

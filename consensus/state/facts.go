@@ -119,7 +119,7 @@ func (v *View) serving() (table[*taskRecord], table[*jobRecord]) {
 	v.onNode.ascend("", func(_ string, r *taskRecord) bool {
 		if r.Kind == placement.KindInference {
 			told := taskRecord{Task: r.Task}
-			told.LeaseUntil = time.Time{}
+			told.LeaseUntil, told.Notes = time.Time{}, nil
 			tasks.put(string(r.ID), &told)
 			tell(r.Job)
 		}

@@ -82,6 +82,12 @@ func (h *history) draw(t *rapid.T) Command {
 		func() Command { return ClearDevice{Node: "n1", Device: fmt.Sprint("n1-gpu", n%9), Reason: "a word"} },
 		func() Command { return DrainNodes{Nodes: []placement.NodeID{"n1", "n2"}} },
 		func() Command { return FinishDrain{"n1"} },
+		func() Command {
+			return NoteTasks{Node: "n1", Notes: []placement.TaskNote{{Task: job.Task(0, 1), What: placement.NoteDenied, Subject: "network", Text: fmt.Sprint(n), Count: uint64(n)}}}
+		},
+		func() Command {
+			return NoteTasks{Notes: []placement.TaskNote{{Task: job.Task(0, 1), What: placement.NoteAccess, Subject: "exec", Text: fmt.Sprint(n)}}}
+		},
 		func() Command { return CreateJoinToken{Hash: hashOf(fmt.Sprint("join", n)), Expires: soon} },
 		func() Command {
 			return JoinNode{TokenHash: hashOf(fmt.Sprint("join", n)), Node: aNode(fmt.Sprint("n", n+1))}

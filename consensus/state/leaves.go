@@ -49,6 +49,33 @@ func (s *State) noteLeaf(r *jobRecord) {
 	r.Leaves = leaves
 }
 
+// noteNoted remembers that the leaf of the command under way says something of a
+// task of the job. Such leaves have a list of their own: a workload that knocks at
+// every door shall not push out where it was placed.
+func (s *State) noteNoted(id placement.JobID) {
+	old, ok := s.jobs.get(string(id))
+	if !ok {
+		return
+	}
+	next := s.tree.Size()
+	if n := len(old.Noted); n > 0 && old.Noted[n-1] == next {
+		return
+	}
+	r := *old
+	r.Noted = append(slices.Clone(old.Noted), next)
+	r.Noted = r.Noted[max(0, len(r.Noted)-MaxJobLeaves):]
+	s.jobs.put(string(id), &r)
+}
+
+// NoteLeaves are the positions of the leaves that say what was noted of a job's
+// tasks, oldest first: the newest [MaxJobLeaves].
+func (v *View) NoteLeaves(id placement.JobID) []uint64 {
+	if r, ok := v.jobs.get(string(id)); ok {
+		return r.Noted
+	}
+	return nil
+}
+
 // JobLeaves are the positions in the log of the leaves about a job, oldest
 // first; the middle ones are left out of a long list.
 func (v *View) JobLeaves(id placement.JobID) []uint64 {
@@ -62,9 +89,9 @@ func (v *View) JobLeaves(id placement.JobID) []uint64 {
 // grant that was consumed.
 func (s *State) forgetLeaves() {
 	for _, old := range s.jobs.values() {
-		if len(old.Leaves) > 0 {
+		if len(old.Leaves)+len(old.Noted) > 0 {
 			r := *old
-			r.Leaves = nil
+			r.Leaves, r.Noted = nil, nil
 			s.jobs.put(string(r.ID), &r)
 		}
 	}

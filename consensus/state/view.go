@@ -91,6 +91,8 @@ type jobRecord struct {
 	Reserved string `json:"reserved,omitempty"`
 	// Leaves are positions in the log, see [View.JobLeaves].
 	Leaves []uint64 `json:"leaves,omitempty"`
+	// Noted are those that say what was noted of its tasks, see [View.NoteLeaves].
+	Noted []uint64 `json:"noted,omitempty"`
 	// LawPack is the pack that the region decided by that let the job come here,
 	// if it was another region.
 	LawPack string `json:"law_pack,omitempty"`

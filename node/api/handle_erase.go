@@ -55,9 +55,11 @@ func eraseOpenings(s *Server, c *call) error {
 // leavesAbout are all leaves about a job. Its record remembers the first and the
 // newest; where some may be left out, or the record is gone, the log is read.
 func (s *Server) leavesAbout(v *state.View, id placement.JobID) ([]uint64, error) {
-	leaves := v.JobLeaves(id)
-	if len(leaves) > 0 && len(leaves) < state.MaxJobLeaves {
-		return leaves, nil
+	leaves, noted := v.JobLeaves(id), v.NoteLeaves(id)
+	if len(leaves) > 0 && len(leaves) < state.MaxJobLeaves && len(noted) < state.MaxJobLeaves {
+		all := slices.Concat(leaves, noted)
+		slices.Sort(all)
+		return slices.Compact(all), nil
 	}
 	files, err := s.ledgerFiles()
 	if err != nil {
@@ -89,7 +91,7 @@ func leafIsAbout(l *ledger.Leaf, id string) bool {
 		return true
 	}
 	return slices.ContainsFunc(l.Shown, func(sh ledger.Shown) bool {
-		return sh.Name == ledger.ShownJob && len(sh.Value) > len(id) && sh.Value[:len(id)+1] == id+" "
+		return (sh.Name == ledger.ShownJob || sh.Name == ledger.ShownNote) && len(sh.Value) > len(id) && sh.Value[:len(id)+1] == id+" "
 	})
 }
 
