@@ -137,7 +137,7 @@ func (n *Node) buildWork() (err error) {
 	}
 	cfg := runner.DefaultConfig()
 	cfg.Drivers, cfg.Store, cfg.Log = n.deps.Drivers, store, n.logOf("runner")
-	cfg.Assignments, cfg.Reporter = n.ledger, n.ledger
+	cfg.Assignments, cfg.Reporter, cfg.Noter = n.ledger, n.ledger, n.ledger
 	cfg.Gate = runner.Gates(runner.ClockGate(maxSkew), n.lawful, n.devices.sound)
 	cfg.StopOnExit = n.deps.StopTasksOnExit
 	if n.runner, err = runner.New(cfg); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus"
@@ -158,6 +159,25 @@ func (l *ledger) Report(ctx context.Context, reports []placement.TaskReport) err
 	for _, one := range reports {
 		if err := l.Report(ctx, []placement.TaskReport{one}); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// Note keeps notes about this node's tasks in the ledger. What the region refuses
+// is said here and nowhere else: the same words would be refused again.
+func (l *ledger) Note(ctx context.Context, notes []placement.TaskNote) error {
+	for part := range slices.Chunk(notes, placement.MaxNotes) {
+		res, err := l.Propose(ctx, state.NoteTasks{Node: l.n.who.Node, Notes: part}, l.n.actor())
+		var refused *state.Refused
+		if errors.As(err, &refused) {
+			res, err = state.Result{Refused: refused}, nil
+		}
+		if err != nil {
+			return err
+		}
+		if res.Refused != nil {
+			l.n.deps.Log.Warn("notes about tasks were refused", "err", res.Refused)
 		}
 	}
 	return nil

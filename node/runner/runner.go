@@ -83,6 +83,10 @@ type Config struct {
 	// the last KeepFinished tasks at most.
 	KeepFor      time.Duration
 	KeepFinished int
+	// Noter, if set, is told of drift, looked for every DriftEvery, and of traffic
+	// that tasks were refused, looked for every DeniedEvery.
+	Noter                   Noter
+	DriftEvery, DeniedEvery time.Duration
 	// Retry is the first pause after a failure, RetryMax the longest.
 	Retry, RetryMax time.Duration
 }
@@ -92,6 +96,7 @@ func DefaultConfig() Config {
 	return Config{
 		Starts: 16, LeaseMargin: 2 * time.Second, LeaseGrace: 3 * time.Second,
 		KeepFor: 24 * time.Hour, KeepFinished: 500,
+		DriftEvery: 5 * time.Minute, DeniedEvery: 30 * time.Second,
 		Retry: 20 * time.Millisecond, RetryMax: 500 * time.Millisecond,
 	}
 }
@@ -107,7 +112,8 @@ func (c Config) Validate() error {
 			problems = append(problems, fmt.Errorf("runner: %s is not set", what))
 		}
 	}
-	if c.Starts < 1 || c.LeaseMargin < 0 || c.LeaseGrace < 0 || c.Retry <= 0 || c.RetryMax < c.Retry || c.KeepFinished < 0 {
+	if c.Starts < 1 || c.LeaseMargin < 0 || c.LeaseGrace < 0 || c.Retry <= 0 || c.RetryMax < c.Retry || c.KeepFinished < 0 ||
+		c.DriftEvery <= 0 || c.DeniedEvery <= 0 {
 		problems = append(problems, errors.New("runner: a limit is out of range; begin with DefaultConfig"))
 	}
 	return errors.Join(problems...)
@@ -120,6 +126,7 @@ type Runner struct {
 	reports *reports
 	starts  chan struct{} // one token per start in progress
 	wake    chan struct{} // tells the loop that a lease or a record changed
+	audits  *audits
 
 	mu       sync.Mutex
 	tasks    map[placement.TaskID]*task // guarded by mu
@@ -143,7 +150,7 @@ func New(cfg Config) (*Runner, error) {
 	}
 	return &Runner{
 		cfg: cfg, log: log, reports: newReports(cfg.Reporter, cfg.Retry, cfg.RetryMax, log),
-		starts: make(chan struct{}, cfg.Starts), wake: make(chan struct{}, 1),
+		starts: make(chan struct{}, cfg.Starts), wake: make(chan struct{}, 1), audits: newAudits(),
 		tasks: make(map[placement.TaskID]*task), strays: make(map[string][]Observed),
 		changed: make(chan struct{}),
 	}, nil
@@ -165,6 +172,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	r.recover(ctx, records, floor)
 	helpers.Go(func() { r.follow(ctx, views) })
 	helpers.Go(func() { r.findStrays(ctx) })
+	helpers.Go(func() { r.audit(ctx) })
 	r.loop(ctx, views)
 	cancel()
 	r.lives.Wait()

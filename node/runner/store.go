@@ -32,6 +32,8 @@ type Record struct {
 	LeaseUntil time.Time `json:"lease_until,omitzero"`
 	// Handle is set from just before the task is started.
 	Handle *Handle `json:"handle,omitempty"`
+	// Declared is what the task is held against while it runs.
+	Declared *Declared `json:"declared,omitempty"`
 	// Status is the last one that is known; a terminal one is final.
 	Status    placement.TaskStatus `json:"status"`
 	Reason    string               `json:"reason,omitempty"`

@@ -137,6 +137,7 @@ func (r *Runner) spec(t *task) Spec {
 	if spec.Setup == nil {
 		spec.Setup = &placement.Setup{}
 	}
+	t.rec.Declared = declare(&spec)
 	if !t.rec.LeaseUntil.IsZero() {
 		spec.LeaseUntil, t.leasePassed = t.rec.LeaseUntil.Add(-r.cfg.LeaseMargin), true
 	}
@@ -217,6 +218,7 @@ func (r *Runner) watch(ctx context.Context, t *task, h Handle) {
 		exit, err := d.Wait(ctx, h)
 		if err == nil {
 			r.ended(t, exit)
+			r.lives.Go(func() { r.noteDenied(ctx, t) })
 			return
 		}
 		if ctx.Err() != nil {

@@ -34,10 +34,12 @@ import (
 // World is one machine and what runs on it.
 type World struct {
 	mu        sync.Mutex
-	tasks     map[placement.TaskID]*task // guarded by mu
-	failStart func(runner.Spec) error    // guarded by mu
-	failAsk   error                      // guarded by mu
-	starts    map[placement.TaskID]int   // guarded by mu; outlives Destroy
+	tasks     map[placement.TaskID]*task           // guarded by mu
+	failStart func(runner.Spec) error              // guarded by mu
+	failAsk   error                                // guarded by mu
+	starts    map[placement.TaskID]int             // guarded by mu; outlives Destroy
+	seen      map[placement.TaskID]runner.Actual   // guarded by mu
+	denied    map[placement.TaskID][]runner.Denial // guarded by mu
 }
 
 // task is guarded by World.mu.
@@ -58,7 +60,8 @@ type task struct {
 
 // NewWorld is an idle machine.
 func NewWorld() *World {
-	return &World{tasks: make(map[placement.TaskID]*task), starts: make(map[placement.TaskID]int)}
+	return &World{tasks: make(map[placement.TaskID]*task), starts: make(map[placement.TaskID]int),
+		seen: make(map[placement.TaskID]runner.Actual), denied: make(map[placement.TaskID][]runner.Denial)}
 }
 
 // Driver is a driver of this machine; a new one is what a new agent has.

@@ -1,0 +1,253 @@
+package runner
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// Noter keeps notes about tasks of this node in its region's ledger. A nil error
+// means that they are committed, or never can be.
+type Noter interface {
+	Note(ctx context.Context, notes []placement.TaskNote) error
+}
+
+// inspectWithin bounds one question to a driver about a running task: a guest
+// that hangs holds up nobody else's audit for longer.
+const inspectWithin = 30 * time.Second
+
+// audits is what is known of the notes that were made; run owns the maps.
+type audits struct {
+	mu     sync.Mutex
+	drift  map[placement.TaskID]map[string]string // guarded by mu: text by subject, as it was noted
+	denied map[placement.TaskID]map[string]uint64 // guarded by mu: packets by destination, as they were noted
+}
+
+func newAudits() *audits {
+	return &audits{drift: map[placement.TaskID]map[string]string{}, denied: map[placement.TaskID]map[string]uint64{}}
+}
+
+// Drift says how a running task differs from what was declared, now. It is a
+// *[UnknownTaskError] for a task that this node does not run, and an error if its
+// driver cannot look.
+func (r *Runner) Drift(ctx context.Context, id placement.TaskID) (Declared, Actual, []Finding, error) {
+	r.mu.Lock()
+	t := r.tasks[id]
+	running := t != nil && t.rec.Status == placement.TaskRunning && t.rec.Handle != nil
+	r.mu.Unlock()
+	if !running {
+		return Declared{}, Actual{}, nil, &UnknownTaskError{id}
+	}
+	return r.inspect(ctx, t)
+}
+
+func (r *Runner) inspect(ctx context.Context, t *task) (Declared, Actual, []Finding, error) {
+	r.mu.Lock()
+	d, h := r.cfg.Drivers[string(t.rec.Kind)], *t.rec.Handle
+	r.mu.Unlock()
+	look, ok := d.(Inspector)
+	if !ok {
+		return Declared{}, Actual{}, nil, fmt.Errorf("the %s driver does not look into its tasks", t.rec.Kind)
+	}
+	ctx, cancel := context.WithTimeout(ctx, inspectWithin)
+	defer cancel()
+	seen, err := look.Inspect(ctx, h)
+	if err != nil {
+		return Declared{}, Actual{}, nil, fmt.Errorf("look into task %s: %w", h.Task, err)
+	}
+	r.mu.Lock()
+	declared := Declared{}
+	if t.rec.Declared != nil {
+		declared = *t.rec.Declared
+	}
+	changed := declared.settle(&seen)
+	if changed {
+		kept := declared
+		t.rec.Declared = &kept
+	}
+	r.mu.Unlock()
+	if changed {
+		_ = r.save(t) // kept as a problem and tried again
+	}
+	return declared, seen, Compare(&declared.Want, &seen), nil
+}
+
+// audit looks at what runs, now and then, until ctx ends.
+func (r *Runner) audit(ctx context.Context) {
+	if r.cfg.Noter == nil {
+		return
+	}
+	drift, denied := time.NewTicker(r.cfg.DriftEvery), time.NewTicker(r.cfg.DeniedEvery)
+	defer drift.Stop()
+	defer denied.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-drift.C:
+			r.auditDrift(ctx)
+		case <-denied.C:
+			r.auditDenied(ctx)
+			r.settleNew(ctx)
+		}
+	}
+}
+
+// live are the tasks that run, in order of their ids.
+func (r *Runner) live() (out []*task) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range r.tasks {
+		if t.rec.Status == placement.TaskRunning && t.rec.Handle != nil && !t.stopping {
+			out = append(out, t)
+		}
+	}
+	slices.SortFunc(out, func(a, b *task) int { return cmp.Compare(a.rec.Task, b.rec.Task) })
+	return out
+}
+
+func (r *Runner) auditDrift(ctx context.Context) {
+	for _, t := range r.live() {
+		d := r.cfg.Drivers[string(t.rec.Kind)]
+		if _, ok := d.(Inspector); !ok || ctx.Err() != nil {
+			continue
+		}
+		declared, _, findings, err := r.inspect(ctx, t)
+		switch {
+		case err != nil:
+			if ctx.Err() == nil {
+				r.log.Warn("look for drift", "task", t.rec.Task, "err", err)
+			}
+		case declared.Mode != placement.DriftOff:
+			r.noteDrift(ctx, t, declared, findings)
+		}
+	}
+}
+
+// settleNew looks at tasks that nobody has looked at, soon after their start:
+// what changes from then on is drift.
+func (r *Runner) settleNew(ctx context.Context) {
+	for _, t := range r.live() {
+		r.mu.Lock()
+		settled := t.rec.Declared != nil && t.rec.Declared.Settled
+		_, looks := r.cfg.Drivers[string(t.rec.Kind)].(Inspector)
+		r.mu.Unlock()
+		if settled || !looks || ctx.Err() != nil {
+			continue
+		}
+		if _, _, _, err := r.inspect(ctx, t); err != nil && ctx.Err() == nil {
+			r.log.Warn("look into a task that began", "task", t.rec.Task, "err", err)
+		}
+	}
+}
+
+// noteDrift tells the region what is new, and ends a task that its job wants as
+// it was declared: it has failed, and its restart policy starts it anew.
+func (r *Runner) noteDrift(ctx context.Context, t *task, declared Declared, findings []Finding) {
+	id := t.rec.Task
+	r.audits.mu.Lock()
+	known := r.audits.drift[id]
+	r.audits.mu.Unlock()
+	now := make(map[string]string, len(findings))
+	var notes []placement.TaskNote
+	for _, f := range findings {
+		now[f.Subject] = f.Text
+		if known[f.Subject] != f.Text {
+			notes = append(notes, placement.TaskNote{Task: id, What: placement.NoteDrift, Subject: f.Subject, Text: f.Text, Count: uint64(f.Count), At: time.Now()})
+		}
+	}
+	for subject := range known {
+		if _, still := now[subject]; !still {
+			notes = append(notes, placement.TaskNote{Task: id, What: placement.NoteResolved, Subject: subject, At: time.Now()})
+		}
+	}
+	if len(notes) > 0 {
+		slices.SortFunc(notes, func(a, b placement.TaskNote) int { return cmp.Compare(a.Subject, b.Subject) })
+		if err := r.cfg.Noter.Note(ctx, notes); err != nil {
+			return // said again at the next look
+		}
+		r.log.Warn("a task differs from what was declared", "task", id, "job", t.rec.Job, "findings", len(findings))
+	}
+	r.audits.mu.Lock()
+	r.audits.drift[id] = now
+	r.audits.mu.Unlock()
+	if declared.Mode == placement.DriftEnforce && len(findings) > 0 {
+		r.mu.Lock()
+		t.order("it differed from what was declared: "+findings[0].Subject, time.Duration(t.rec.Grace), false)
+		t.broken = true
+		r.mu.Unlock()
+		r.carryOut(ctx, t)
+	}
+}
+
+// deniedNotes bounds the notes that one task makes in one round.
+const deniedNotes = 8
+
+func (r *Runner) auditDenied(ctx context.Context) {
+	live := map[placement.TaskID]bool{}
+	for _, t := range r.live() {
+		live[t.rec.Task] = true
+		r.noteDenied(ctx, t)
+	}
+	r.audits.mu.Lock()
+	defer r.audits.mu.Unlock()
+	for id := range r.audits.denied {
+		if !live[id] {
+			delete(r.audits.denied, id)
+		}
+	}
+	for id := range r.audits.drift {
+		if !live[id] {
+			delete(r.audits.drift, id)
+		}
+	}
+}
+
+// noteDenied tells the region of what a task was refused: each destination at
+// once, and again when it has doubled, so that a loop in a workload fills no ledger.
+func (r *Runner) noteDenied(ctx context.Context, t *task) {
+	r.mu.Lock()
+	d, id := r.cfg.Drivers[string(t.rec.Kind)], t.rec.Task
+	var h Handle
+	if t.rec.Handle != nil {
+		h = *t.rec.Handle
+	}
+	r.mu.Unlock()
+	counter, ok := d.(Counter)
+	if !ok || r.cfg.Noter == nil || h.Task == "" {
+		return
+	}
+	all, err := counter.Denied(ctx, h)
+	if err != nil {
+		if ctx.Err() == nil {
+			r.log.Warn("count what a task was refused", "task", id, "err", err)
+		}
+		return
+	}
+	r.audits.mu.Lock()
+	known := r.audits.denied[id]
+	r.audits.mu.Unlock()
+	var notes []placement.TaskNote
+	for _, x := range all {
+		if was := known[x.Destination]; x.Packets > 0 && (was == 0 || x.Packets >= 2*was) && len(notes) < deniedNotes {
+			notes = append(notes, placement.TaskNote{Task: id, What: placement.NoteDenied, Subject: "network", Text: clipText(x.Destination), Count: x.Packets, At: x.Last})
+		}
+	}
+	if len(notes) == 0 || r.cfg.Noter.Note(ctx, notes) != nil {
+		return
+	}
+	r.log.Warn("a task tried to reach what its job does not allow", "task", id, "job", t.rec.Job, "destinations", len(notes))
+	r.audits.mu.Lock()
+	defer r.audits.mu.Unlock()
+	if r.audits.denied[id] == nil {
+		r.audits.denied[id] = make(map[string]uint64, len(notes))
+	}
+	for _, n := range notes {
+		r.audits.denied[id][n.Text] = n.Count
+	}
+}

@@ -1,0 +1,188 @@
+package runner_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// notebook keeps what a node notes.
+type notebook struct {
+	mu    sync.Mutex
+	notes []placement.TaskNote
+	err   error
+}
+
+func (n *notebook) Note(_ context.Context, notes []placement.TaskNote) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.err == nil {
+		n.notes = append(n.notes, notes...)
+	}
+	return n.err
+}
+
+func (n *notebook) fail(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.err = err
+}
+
+func (n *notebook) said() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var out []string
+	for _, x := range n.notes {
+		out = append(out, strings.TrimSpace(string(x.What)+" "+x.Subject+" "+x.Text))
+	}
+	n.notes = nil
+	return strings.Join(out, "; ")
+}
+
+func (b *bed) noting(mode placement.Drift) (*notebook, func(*runner.Want)) {
+	book := &notebook{}
+	b.change = func(c *runner.Config) { c.Noter = book }
+	return book, func(w *runner.Want) { w.Job.Spec.Setup = &placement.Setup{Drift: mode} }
+}
+
+func guest(packages ...string) runner.Actual {
+	a := runner.Actual{ImageDigest: "sha256:aa", Mounts: []string{"/data"}, Packages: map[string]string{}}
+	for _, p := range packages {
+		a.Packages[p] = "1.0"
+	}
+	return a
+}
+
+func TestAPackageThatNobodyDeclaredIsDrift(t *testing.T) {
+	run(t, func(b *bed) {
+		book, mode := b.noting("")
+		b.agent()
+		id := b.region.assign(0, mode, "sleep")
+		synctest.Wait()
+		b.world.See(id, guest("bash"))
+		b.pass(6 * time.Minute)
+		if got := book.said(); got != "" {
+			b.Errorf("as declared, and yet: %s", got)
+		}
+		b.kill()
+		b.world.See(id, guest("bash", "cowsay")) // installed by hand while no agent looked
+		b.agent()
+		b.pass(6 * time.Minute)
+		if got := book.said(); got != "drift packages not declared: cowsay 1.0" {
+			b.Errorf("noted: %s", got)
+		}
+		if _, _, found, err := b.r.Drift(b.Context(), id); err != nil || len(found) != 1 || found[0].Subject != "packages" {
+			b.Errorf("asked, it finds %+v, %v", found, err)
+		}
+		b.pass(30 * time.Minute)
+		if got := book.said(); got != "" {
+			b.Errorf("the same is noted again: %s", got)
+		}
+		b.world.See(id, guest("bash"))
+		b.pass(6 * time.Minute)
+		if got := book.said(); got != "resolved packages" {
+			b.Errorf("noted: %s", got)
+		}
+		b.runs(id)
+	})
+}
+
+func TestDriftThatIsEnforcedStartsTheTaskAnew(t *testing.T) {
+	run(t, func(b *bed) {
+		book, mode := b.noting(placement.DriftEnforce)
+		b.agent()
+		id := b.region.assign(0, mode, "sleep")
+		synctest.Wait()
+		b.world.See(id, guest("bash"))
+		b.pass(time.Minute)
+		other := guest("bash")
+		other.ImageDigest = "sha256:bb"
+		b.world.See(id, other)
+		b.pass(6 * time.Minute)
+		if got := book.said(); got != "drift image declared sha256:aa, runs sha256:bb" {
+			b.Errorf("noted: %s", got)
+		}
+		if s := b.status(id); s.Status != placement.TaskFailed || !strings.Contains(s.Reason, "image") {
+			b.Errorf("it is %s: %s", s.Status, s.Reason)
+		}
+	})
+}
+
+func TestDriftThatIsOffIsNotNoted(t *testing.T) {
+	run(t, func(b *bed) {
+		book, mode := b.noting(placement.DriftOff)
+		b.agent()
+		id := b.region.assign(0, mode, "sleep")
+		synctest.Wait()
+		b.world.See(id, guest("bash"))
+		b.pass(time.Minute)
+		b.world.See(id, guest())
+		b.pass(time.Hour)
+		if got := book.said(); got != "" {
+			b.Errorf("noted: %s", got)
+		}
+	})
+}
+
+func TestRefusedTrafficIsNotedOnceAndWhenItDoubles(t *testing.T) {
+	run(t, func(b *bed) {
+		book, mode := b.noting("")
+		b.agent()
+		id := b.region.assign(0, mode, "run", "10m", "0")
+		synctest.Wait()
+		for _, step := range []struct {
+			packets uint64
+			want    string
+		}{{3, "denied network 192.0.2.1:443/tcp"}, {3, ""}, {5, ""}, {6, "denied network 192.0.2.1:443/tcp"}} {
+			b.world.Deny(id, runner.Denial{Destination: "192.0.2.1:443/tcp", Packets: step.packets, Last: time.Now()})
+			b.pass(31 * time.Second)
+			if got := book.said(); got != step.want {
+				b.Errorf("at %d packets it notes %q, want %q", step.packets, got, step.want)
+			}
+		}
+		// No leader for a while: it is noted later, not forgotten.
+		book.fail(errors.New("no leader"))
+		b.world.Deny(id, runner.Denial{Destination: "192.0.2.2:53/udp", Packets: 1})
+		b.pass(time.Minute)
+		book.fail(nil)
+		b.pass(31 * time.Second)
+		if got := book.said(); got != "denied network 192.0.2.2:53/udp" {
+			b.Errorf("noted: %s", got)
+		}
+		// What was refused in the last moment counts too.
+		b.world.Deny(id, runner.Denial{Destination: "192.0.2.3:25/tcp", Packets: 1})
+		b.world.Finish(id, 0)
+		synctest.Wait()
+		if got := book.said(); got != "denied network 192.0.2.3:25/tcp" {
+			b.Errorf("after its end it notes %q", got)
+		}
+	})
+}
+
+func TestCompareKnowsWhatNobodyTold(t *testing.T) {
+	want := runner.Actual{CPU: 500, Memory: placement.GiB, Devices: []string{"GPU-1"}, Packages: map[string]string{"a": "1"}}
+	if got := runner.Compare(&want, &runner.Actual{}); len(got) != 0 {
+		t.Errorf("of a task that tells nothing: %+v", got)
+	}
+	got := runner.Compare(&want, &runner.Actual{CPU: 500, Memory: 2 * placement.GiB, Devices: []string{}, Packages: map[string]string{"a": "2"}})
+	var subjects []string
+	for _, f := range got {
+		subjects = append(subjects, f.Subject)
+	}
+	if strings.Join(subjects, " ") != "devices memory packages" {
+		t.Errorf("found: %+v", got)
+	}
+	long := runner.Actual{Packages: map[string]string{strings.Repeat("x", 4096): "1"}}
+	for _, f := range runner.Compare(&runner.Actual{Packages: map[string]string{}}, &long) {
+		if len(f.Text) > placement.MaxNoteText {
+			t.Errorf("a text of %d bytes", len(f.Text))
+		}
+	}
+}
