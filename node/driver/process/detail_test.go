@@ -3,12 +3,10 @@
 package process
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,7 +40,7 @@ func start(t *testing.T, d *Driver, change func(*runner.Spec), command ...string
 	return h
 }
 
-func output(t *testing.T, d *Driver, h runner.Handle) string {
+func printed(t *testing.T, d *Driver, h runner.Handle) string {
 	t.Helper()
 	r, err := d.Logs(t.Context(), h, 0, true)
 	if err != nil {
@@ -105,7 +103,7 @@ func TestATaskSeesNothingOfTheAgent(t *testing.T) {
 	h := start(t, d, func(s *runner.Spec) {
 		s.Env, s.Devices = map[string]string{"MODE": "batch", "CUDA_VISIBLE_DEVICES": "GPU-3"}, []string{"GPU-1", "GPU-2"}
 	}, shell(`env; pwd; ls -l /proc/self/fd; cat; echo; ls -l /proc/$PPID/fd`)...)
-	got := output(t, d, h)
+	got := printed(t, d, h)
 	for _, want := range []string{"MODE=batch\n", "CUDA_VISIBLE_DEVICES=GPU-1,GPU-2\n", "SOVMESH_TASK=a.b/0.1\n", "HOME=" + d.dir(h.Task).path("work") + "\n", "0 -> /dev/null"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("the task does not see %q", want)
@@ -261,56 +259,6 @@ func TestWhatCannotBeRunSaysWhy(t *testing.T) {
 		if !errors.As(err, &e) || !strings.Contains(e.Reason, test.reason) || e.Hint() == "" {
 			t.Errorf("%q: %v", test.command, err)
 		}
-	}
-}
-
-// TestOutputIsTheSameThroughRotation reads what is written, from random places
-// and while it is written.
-func TestOutputIsTheSameThroughRotation(t *testing.T) {
-	dir := taskDir(t.TempDir())
-	w := &logWriter{dir: dir, fileSize: 1000, files: 5}
-	var all []byte
-	random := rand.New(rand.NewPCG(1, 2))
-	over := make(chan struct{})
-	followed := make(chan []byte, 1)
-	read := func(from int64, follow bool) []byte {
-		ctx, cancel := context.WithCancel(t.Context())
-		r := &logReader{ctx: ctx, cancel: cancel, dir: dir, at: from, follow: follow, over: func() bool {
-			select {
-			case <-over:
-				return true
-			default:
-				return false
-			}
-		}}
-		defer r.Close()
-		data, err := io.ReadAll(r)
-		if err != nil {
-			t.Error(err)
-		}
-		return data
-	}
-	go func() { followed <- read(0, true) }()
-	for range 400 {
-		part := make([]byte, random.IntN(300))
-		for i := range part {
-			part[i] = byte('a' + random.IntN(26))
-		}
-		all = append(all, part...)
-		if n, err := w.Write(part); n != len(part) || err != nil {
-			t.Fatal(n, err)
-		}
-		kept := read(0, false)
-		if len(kept) > 5000 || !bytes.HasSuffix(all, kept) || (len(all) > 5000 && len(kept) < 4000) {
-			t.Fatalf("%d bytes are kept of %d; the end: %v", len(kept), len(all), bytes.HasSuffix(all, kept))
-		}
-		if from := len(all) - random.IntN(len(kept)+1); !bytes.Equal(read(int64(from), false), all[from:]) {
-			t.Fatalf("from byte %d: wrong bytes", from)
-		}
-	}
-	close(over)
-	if got := <-followed; !bytes.HasSuffix(all, got[max(0, len(got)-4000):]) {
-		t.Error("a follower that fell behind ends with other bytes")
 	}
 }
 

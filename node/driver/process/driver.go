@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovmesh/sovmesh/node/driver/output"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -289,11 +290,10 @@ func (d *Driver) Logs(ctx context.Context, h runner.Handle, from int64, follow b
 	if _, err := os.Stat(string(t)); err != nil {
 		return nil, fmt.Errorf("read the output of task %s: %w", h.Task, err)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	return &logReader{ctx: ctx, cancel: cancel, dir: t, at: max(from, 0), follow: follow, over: func() bool {
+	return output.Open(ctx, string(t), from, follow, func() bool {
 		o, err := d.observe(h.Task, false)
 		return err == nil && o.State != runner.StateRunning
-	}}, nil
+	}), nil
 }
 
 // Stats adds up what the task's processes use.

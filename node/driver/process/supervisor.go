@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovmesh/sovmesh/node/driver/output"
 	"github.com/sovmesh/sovmesh/node/runner"
 )
 
@@ -156,7 +157,7 @@ func (s *supervisor) run() error {
 		return fmt.Errorf("become the reaper of the task: %w", err)
 	}
 	s.group = makeGroup(s.spec.Cgroup, filepath.Base(string(s.dir)), s.spec.limits())
-	output, failed, err := s.start()
+	printed, failed, err := s.start()
 	if err != nil {
 		s.exit = runner.Exit{Code: 127, Reason: failed.Reason, At: time.Now()}
 		s.record()
@@ -166,10 +167,10 @@ func (s *supervisor) run() error {
 	}
 	written := make(chan struct{})
 	if s.work != nil {
-		go s.attend(output, written)
+		go s.attend(printed, written)
 	} else {
 		s.say(ready{})
-		go s.copyOutput(output, written)
+		go s.copyOutput(printed, written)
 	}
 	go s.reap()
 	go s.group.attachV1(func() []int { return append([]int{s.pid}, descendants(s.pid)...) })
@@ -284,7 +285,7 @@ func (s *supervisor) find(name string) (string, error) {
 // copyOutput drains the command's output until nobody can write any more.
 func (s *supervisor) copyOutput(r *os.File, done chan<- struct{}) {
 	defer close(done)
-	w := &logWriter{dir: s.dir, fileSize: s.spec.LogFileSize, files: s.spec.LogFiles}
+	w := &output.Writer{Dir: string(s.dir), FileSize: s.spec.LogFileSize, Files: s.spec.LogFiles}
 	defer w.Close()
 	_, _ = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, 32<<10))
 }

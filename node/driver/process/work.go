@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/sovmesh/sovmesh/node/driver/output"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -183,7 +184,7 @@ func refusal(err error) ready {
 func (s *supervisor) attend(said *os.File, done chan<- struct{}) {
 	defer close(done)
 	defer said.Close()
-	out := &logWriter{dir: s.dir, fileSize: s.spec.LogFileSize, files: s.spec.LogFiles}
+	out := &output.Writer{Dir: string(s.dir), FileSize: s.spec.LogFileSize, Files: s.spec.LogFiles}
 	defer out.Close()
 	why := s.work.Attend(Tending{
 		Dir: string(s.dir), PID: s.pid, Output: out, Said: said,

@@ -1,6 +1,10 @@
-//go:build linux
-
-package process
+// Package output keeps what a task prints, in bounded files of its directory.
+//
+// A file is named by the byte that it begins at, counted from the start of the
+// task: whoever reads on at a byte finds it, or the oldest after it, whichever
+// program wrote the files and how often the agent was started anew. Drivers
+// whose tasks have a supervisor of ours write with it; all of them read with it.
+package output
 
 import (
 	"context"
@@ -9,19 +13,21 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// logWriter keeps the last part of an output in files named by the byte they
+// Writer keeps the last part of an output in files named by the byte they
 // begin at. It never fails: what the disk does not take is dropped and counted,
-// for a task must not stand still because its output cannot be kept.
-type logWriter struct {
-	dir      taskDir
-	fileSize int64
-	files    int
+// for a task must not stand still because its output cannot be kept. It begins
+// at byte 0 unless [Writer.Resume] was called.
+type Writer struct {
+	Dir      string
+	FileSize int64 // bytes of one file
+	Files    int   // the oldest above so many is dropped
 
 	file    *os.File
 	begin   int64 // of file
@@ -32,9 +38,11 @@ type logWriter struct {
 
 func logName(begin int64) string { return fmt.Sprintf("log.%020d", begin) }
 
-// logFiles are the beginnings of the files that are there, in order.
-func (t taskDir) logFiles() ([]int64, error) {
-	entries, err := os.ReadDir(string(t))
+func path(dir string, begin int64) string { return filepath.Join(dir, logName(begin)) }
+
+// Files are the beginnings of the files that are there, in order.
+func Files(dir string) ([]int64, error) {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +58,27 @@ func (t taskDir) logFiles() ([]int64, error) {
 	return all, nil
 }
 
-func (w *logWriter) Write(p []byte) (int, error) {
+// Resume makes the writer go on behind what an earlier one kept.
+func (w *Writer) Resume() error {
+	all, err := Files(w.Dir)
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	begin := all[len(all)-1]
+	f, err := os.OpenFile(path(w.Dir, begin), os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	w.file, w.begin, w.end = f, begin, begin+st.Size()
+	return nil
+}
+
+// Write keeps p.
+func (w *Writer) Write(p []byte) (int, error) {
 	if w.dropped > 0 {
 		note := fmt.Appendf(nil, "\n[sovmesh: %d bytes of output were not kept: %v]\n", w.dropped, w.reason)
 		if w.put(note) == nil {
@@ -58,7 +86,7 @@ func (w *logWriter) Write(p []byte) (int, error) {
 		}
 	}
 	for rest := p; len(rest) > 0; {
-		n := min(int64(len(rest)), max(w.fileSize-(w.end-w.begin), 0))
+		n := min(int64(len(rest)), max(w.FileSize-(w.end-w.begin), 0))
 		if w.file == nil || n == 0 {
 			if err := w.rotate(); err != nil {
 				w.drop(len(rest), err)
@@ -75,12 +103,12 @@ func (w *logWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (w *logWriter) drop(n int, err error) {
+func (w *Writer) drop(n int, err error) {
 	w.dropped += int64(n)
 	w.reason = err
 }
 
-func (w *logWriter) put(p []byte) error {
+func (w *Writer) put(p []byte) error {
 	if w.file == nil {
 		if err := w.rotate(); err != nil {
 			return err
@@ -91,8 +119,8 @@ func (w *logWriter) put(p []byte) error {
 	return err
 }
 
-func (w *logWriter) rotate() error {
-	f, err := os.OpenFile(w.dir.path(logName(w.end)), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+func (w *Writer) rotate() error {
+	f, err := os.OpenFile(path(w.Dir, w.end), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
@@ -100,18 +128,19 @@ func (w *logWriter) rotate() error {
 		_ = w.file.Close()
 	}
 	w.file, w.begin = f, w.end
-	all, err := w.dir.logFiles()
+	all, err := Files(w.Dir)
 	if err != nil {
 		return nil // the file is there; the old ones go another time
 	}
-	for len(all) > w.files {
-		_ = os.Remove(w.dir.path(logName(all[0])))
+	for len(all) > w.Files {
+		_ = os.Remove(path(w.Dir, all[0]))
 		all = all[1:]
 	}
 	return nil
 }
 
-func (w *logWriter) Close() error {
+// Close closes the file in use.
+func (w *Writer) Close() error {
 	if w.file == nil {
 		return nil
 	}
@@ -121,11 +150,19 @@ func (w *logWriter) Close() error {
 // followEvery is how often a reader that follows looks for more.
 const followEvery = 25 * time.Millisecond
 
-// logReader reads what a logWriter keeps, also while it does.
-type logReader struct {
+// Open reads what a [Writer] keeps, also while it does, from the given byte on;
+// with follow until over says that nothing more will be written. Close ends a
+// read in progress, and so does the end of ctx.
+func Open(ctx context.Context, dir string, from int64, follow bool, over func() bool) io.ReadCloser {
+	ctx, cancel := context.WithCancel(ctx)
+	return &reader{ctx: ctx, cancel: cancel, dir: dir, at: max(from, 0), follow: follow, over: over}
+}
+
+// reader reads what a Writer keeps.
+type reader struct {
 	ctx    context.Context // of the one read that it serves; ended by Close
 	cancel context.CancelFunc
-	dir    taskDir
+	dir    string
 	at     int64
 	follow bool
 	over   func() bool // nothing more will be written
@@ -134,7 +171,7 @@ type logReader struct {
 	begin int64
 }
 
-func (r *logReader) Read(p []byte) (int, error) {
+func (r *reader) Read(p []byte) (int, error) {
 	for {
 		if err := r.ctx.Err(); err != nil {
 			return 0, err
@@ -157,7 +194,7 @@ func (r *logReader) Read(p []byte) (int, error) {
 }
 
 // some reads what is there now; nothing is no error.
-func (r *logReader) some(p []byte) (int, error) {
+func (r *reader) some(p []byte) (int, error) {
 	for {
 		if r.file == nil {
 			if found, err := r.open(); !found || err != nil {
@@ -173,7 +210,7 @@ func (r *logReader) some(p []byte) (int, error) {
 			return 0, err
 		}
 		// The end of this file: the output goes on in a later one, if any.
-		all, err := r.dir.logFiles()
+		all, err := Files(r.dir)
 		if err != nil || len(all) == 0 || all[len(all)-1] <= r.begin {
 			return 0, err
 		}
@@ -190,9 +227,9 @@ func (r *logReader) some(p []byte) (int, error) {
 }
 
 // open finds the file that holds the byte wanted, or the oldest after it.
-func (r *logReader) open() (bool, error) {
+func (r *reader) open() (bool, error) {
 	for {
-		all, err := r.dir.logFiles()
+		all, err := Files(r.dir)
 		if err != nil || len(all) == 0 {
 			return false, err
 		}
@@ -200,7 +237,7 @@ func (r *logReader) open() (bool, error) {
 		if !exact && i > 0 {
 			i--
 		}
-		f, err := os.Open(r.dir.path(logName(all[i])))
+		f, err := os.Open(path(r.dir, all[i]))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // dropped just now
 		}
@@ -213,7 +250,7 @@ func (r *logReader) open() (bool, error) {
 }
 
 // Close ends a read in progress; it may be called from another goroutine.
-func (r *logReader) Close() error {
+func (r *reader) Close() error {
 	r.cancel()
 	return nil
 }
