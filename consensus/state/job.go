@@ -47,6 +47,9 @@ func (s *State) submitJob(c *call, k SubmitJob) *Refused {
 	if refused := s.mayHold(c, p, placement.Crossing{Layers: layers, From: from, Under: []string{s.crossedUnder(k)}}, j.Spec.Gang()); refused != nil {
 		return refused
 	}
+	if refused := s.mayReach(c, layers, j); refused != nil {
+		return refused
+	}
 	if refused := s.room(j, c.size); refused != nil {
 		return refused
 	}

@@ -267,6 +267,9 @@ func takeForwarded(s *Server, c *call) error {
 	if !in.Job.Valid() || in.Job.Home() != c.caller.Region || !tenant.Valid() || in.Reservation == "" {
 		return &InputError{Code: CodeBody, Message: "the forwarded job's id, tenant or reservation is not acceptable", Help: "forward a job of your own, to the room that you hold"}
 	}
+	if err := s.reread(&in, at); err != nil {
+		return err
+	}
 	// The answer to an earlier forward may have been lost, with the leader that
 	// gave it: only a view that holds every acknowledged write can say so.
 	view, err := s.fresh(c.r.Context())
@@ -290,6 +293,24 @@ func takeForwarded(s *Server, c *call) error {
 		return newProblem(http.StatusConflict, "job.ended", "the job ended long ago and was dropped", "forward another")
 	}
 	return c.writeJSON(http.StatusCreated, foreignStatus(s, v, j))
+}
+
+// reread reads a forwarded job as if its author had sent it here: what stands in
+// its setup becomes paths, addresses and arguments on a node of this region.
+func (s *Server) reread(in *ForwardedJob, at court) error {
+	if in.Spec.Setup == nil && in.Spec.Image == "" {
+		return nil
+	}
+	body, err := json.Marshal(wireJob{Residency: in.Residency, JobSpec: in.Spec})
+	if err != nil {
+		return fmt.Errorf("read a forwarded job: %w", err)
+	}
+	job, err := ReadJob(body, JobOptions{Pack: at.law.Pack, On: at.law.On, Parse: s.tags.parse})
+	if err != nil {
+		return err
+	}
+	in.Spec = job.Spec
+	return nil
 }
 
 // giveUp ends a reservation whose job was refused for want of queue or quota,

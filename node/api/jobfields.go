@@ -72,6 +72,9 @@ func (r *jobReader) field(name string, v residency.Value) (err error) {
 		n, err = placeName(name, v)
 		s.NodeName = placement.NodeID(n)
 	default:
+		if _, ok := setupFields[name]; ok {
+			return r.setupField(name, v)
+		}
 		err = r.queueField(name, v)
 	}
 	return err
@@ -86,13 +89,18 @@ func (r *jobReader) check(tree residency.Value) error {
 		}
 		return residency.Value{Line: max(tree.Line, 1), Column: max(tree.Column, 1)}
 	}
+	serves := s.Setup != nil && s.Setup.Server != nil
 	switch {
 	case s.Kind == placement.KindProcess && len(s.Command) == 0:
 		return jobError(at("command"), `add command: ["/usr/bin/program", "argument"]`, "a process job has no command")
 	case s.Kind == placement.KindInference && len(s.Models) == 0:
 		return jobError(at("models"), "add models: [name], the names that requests will ask for", "an inference job has no models")
-	case s.Kind == placement.KindInference && s.Upstream == "":
-		return jobError(at("upstream"), "add upstream: http://127.0.0.1:8000, a model server on the node's loopback", "an inference job has no upstream")
+	case s.Kind == placement.KindInference && s.Upstream == "" && !serves:
+		return jobError(at("upstream"), "add upstream: http://127.0.0.1:8000, a model server on the node's loopback, or server: and what to start", "an inference job has no upstream")
+	case s.Upstream != "" && serves:
+		return jobError(at("upstream"), "leave out upstream, or server", "the job has a server of its own and names another one")
+	case s.Kind == placement.KindInference && len(s.Command) > 0 && serves:
+		return jobError(at("command"), "write it below server:", "the command of an inference job's server stands below server")
 	case s.Kind != placement.KindInference && (s.Upstream != "" || len(s.Models) > 0):
 		return jobError(at(pick(s.Upstream != "", "upstream", "models")), "write kind: inference, or leave it out", "models and upstream belong to inference jobs")
 	case (s.Kind == placement.KindContainer || s.Kind == placement.KindMicroVM || s.Kind == placement.KindVM) && s.Image == "":
@@ -106,6 +114,9 @@ func (r *jobReader) check(tree residency.Value) error {
 	}
 	if why, help := s.Resources.Problem(); why != "" {
 		return jobError(at("resources"), help, "%s", why)
+	}
+	if err := r.checkSetup(at); err != nil {
+		return err
 	}
 	return r.checkQueue(at)
 }

@@ -70,6 +70,8 @@ var jobFields = []string{
 	"name", "kind", "type", "command", "env", "resources", "priority", "restart", "singleton", "evidence",
 	"on_drain", "stop_grace", "models", "upstream", "image", "site", "node",
 	"preemptible", "gang", "spread", "avoid", "near", "rank", "max_runtime",
+	"image_digest", "user", "workdir", "writable_root", "capabilities", "pids", "volumes", "ports", "network", "health",
+	"disks", "root_size", "cloud_init", "cloud_network", "boot", "server", "drift",
 }
 
 // jobReader gathers the fields of one job and where each stood.

@@ -173,6 +173,9 @@ func placeOfError(err error) (int, int) {
 func FuzzReadJob(f *testing.F) {
 	for _, seed := range []string{
 		"kind: process\ncommand: [x]\nresidency: EU\n", jobText("EEA,!HU"), "kind: [", "{", "a: &b *b", "- - - -", "? x\n: y", "residency: {allow: [NO]}",
+		"kind: container\nimage: a\nresidency: EU\nvolumes: [{name: a, path: /a}]\nports: [80]\nnetwork: {allow: [192.0.2.7]}\nhealth: {command: [x]}\n",
+		"kind: vm\nimage: a\nresidency: EU\ncloud_init: {a: [0x1, .inf, NO, ~, 0644, 1_0]}\ndisks: [{name: a, size: 1GiB}]\n",
+		"kind: inference\nmodels: [m]\nresidency: EU\nserver: {kind: container, image: a, port: 1}\n",
 		"kind: process\ncommand:\n  - |\n    text\nresidency: EU\nenv: {A: 'b', \"C\": ~}\nstop_grace: 1h\n",
 	} {
 		f.Add([]byte(seed))

@@ -415,6 +415,13 @@ func TestReservationAndForward(t *testing.T) {
 	if _, err := m.Forward(t.Context(), peer, residencyPolicy(t, "US"), out); CodeOf(err) != CodeMisdirected {
 		t.Errorf("outside: %v", err)
 	}
+	// What would become a path on a node is read as its author's own words are.
+	up := j
+	up.Job, up.Spec.Setup = placement.NewJobID("fra-1", w.clock.now()), &placement.Setup{Volumes: []placement.Volume{{Name: "../../etc", Path: "/x"}}}
+	up.Spec.Restart, up.Spec.Evidence = placement.Restart{Policy: "never"}, placement.EvidenceRequired
+	if _, err := m.Forward(t.Context(), peer, residencyPolicy(t, "EU"), up); CodeOf(err) != "input.job" {
+		t.Errorf("a volume outside of its place: %v", err)
+	}
 	if s, err := m.JobStatus(t.Context(), peer, id, 0, 0); err != nil || s.Job != id {
 		t.Errorf("status: %v", err)
 	}
