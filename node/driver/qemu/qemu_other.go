@@ -1,0 +1,4 @@
+//go:build !linux
+
+// Package qemu runs one QEMU process per task; it needs Linux.
+package qemu
