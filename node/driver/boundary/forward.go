@@ -1,0 +1,177 @@
+//go:build linux
+
+package boundary
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// What a task with a list needs of the node is that packets between its device
+// and one other are forwarded. That is switched on for those two devices, never
+// for the machine; a device that did not forward before does so for tasks only
+// (the task's rules drop the rest), and stops with the last of them.
+
+// switchOf names the kernel's setting that lets what comes by a device be
+// forwarded. IPv6 has one for a device since Linux 6.17; on older kernels the
+// operator has to switch forwarding on, since it changes what the whole machine
+// believes of its routers.
+func switchOf(device string, v6 bool) string {
+	if v6 {
+		return "ipv6/conf/" + device + "/force_forwarding"
+	}
+	return "ipv4/conf/" + device + "/forwarding"
+}
+
+// forwardFor switches on what the policy needs and returns the settings that
+// were off before, with those that tasks of ours switched on earlier. The
+// calling thread is in the node's namespace.
+func (b *Boundary) forwardFor(veth string, p Policy) ([]string, error) {
+	var switched []string
+	for _, d := range p.destinations() {
+		v6 := d.Prefix.Addr().Is6()
+		devices, err := waysTo(d.Prefix)
+		if err != nil {
+			return nil, err
+		}
+		if len(devices) > 0 {
+			devices = append(devices, veth)
+		}
+		for _, device := range devices {
+			path := switchOf(device, v6)
+			changed, err := switchOn(path, v6)
+			if err != nil {
+				return nil, fmt.Errorf("let packets to %s be forwarded: %w", d, err)
+			}
+			if device != veth && (changed || b.switchedBefore(path)) {
+				switched = append(switched, path)
+			}
+		}
+	}
+	slices.Sort(switched)
+	return slices.Compact(switched), nil
+}
+
+// waysTo are the devices by which the node reaches addresses of the prefix that
+// are not its own.
+func waysTo(p netip.Prefix) ([]string, error) {
+	family := unix.AF_INET
+	if p.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	routes, err := netlink.RouteList(nil, family)
+	if err != nil {
+		return nil, fmt.Errorf("read the node's routes: %w", err)
+	}
+	if chosen, err := netlink.RouteGet(p.Addr().AsSlice()); err == nil && p.IsSingleIP() {
+		routes = chosen // by whatever rules this machine chooses its ways
+	}
+	var all []string
+	for _, r := range routes {
+		if r.Type == unix.RTN_LOCAL || !overlaps(r.Dst, p) {
+			continue
+		}
+		indices := []int{r.LinkIndex}
+		for _, hop := range r.MultiPath {
+			indices = append(indices, hop.LinkIndex)
+		}
+		for _, i := range indices {
+			up, err := netlink.LinkByIndex(i)
+			if err != nil || up.Attrs().Flags&net.FlagLoopback != 0 || strings.HasPrefix(up.Attrs().Name, vethPrefix) {
+				continue
+			}
+			all = append(all, up.Attrs().Name)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
+// overlaps reports whether a route (nil: to everywhere) leads to some of the prefix.
+func overlaps(dst *net.IPNet, p netip.Prefix) bool {
+	if dst == nil {
+		return true
+	}
+	a, ok := netip.AddrFromSlice(dst.IP)
+	ones, _ := dst.Mask.Size()
+	return ok && netip.PrefixFrom(a.Unmap(), ones).Overlaps(p) && !a.IsLinkLocalUnicast() && !a.IsMulticast()
+}
+
+// switchOn reports whether the setting was off.
+func switchOn(path string, v6 bool) (bool, error) {
+	if strings.TrimSpace(readSetting(path)) == "1" {
+		return false, nil
+	}
+	err := setting(path, "1")
+	if v6 && errors.Is(err, fs.ErrNotExist) {
+		if strings.TrimSpace(readSetting("ipv6/conf/all/forwarding")) == "1" {
+			return false, nil
+		}
+		return false, errors.New("this kernel forwards IPv6 for the whole machine or not at all, and it is off: set net.ipv6.conf.all.forwarding=1 on the node")
+	}
+	return err == nil, err
+}
+
+// switchedBefore reports whether a task of ours switched the setting on.
+func (b *Boundary) switchedBefore(path string) bool {
+	return slices.ContainsFunc(b.states(), func(s state) bool { return !s.Over && slices.Contains(s.Forwarding, path) })
+}
+
+// states are all that can be read.
+func (b *Boundary) states() []state {
+	names, err := filepath.Glob(filepath.Join(b.cfg.Dir, "*.json"))
+	if err != nil {
+		return nil
+	}
+	var all []state
+	for _, n := range names {
+		if s, err := load(n); err == nil {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// unforward switches off what was switched on for this task, unless another
+// one needs it. The calling thread is in the node's namespace.
+func (b *Boundary) unforward(s state) error {
+	if len(s.Forwarding) == 0 {
+		return nil
+	}
+	links, err := netlink.LinkList()
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		if strings.HasPrefix(l.Attrs().Name, vethPrefix) && l.Attrs().Name != s.Veth {
+			return nil // who uses the same setting has written it down as well
+		}
+	}
+	for _, path := range s.Forwarding {
+		if err := setting(path, "0"); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// devicesOf are the devices of such settings.
+func devicesOf(paths []string) []string {
+	var all []string
+	for _, p := range paths {
+		if f := strings.Split(p, "/"); len(f) == 4 && !slices.Contains(all, f[2]) {
+			all = append(all, f[2])
+		}
+	}
+	return all
+}

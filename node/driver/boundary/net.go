@@ -1,0 +1,279 @@
+//go:build linux
+
+package boundary
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// Up makes the task's network, or finds it if it is there already with the same
+// policy. Of one that failed nothing is left.
+func (b *Boundary) Up(ctx context.Context, task placement.TaskID, p Policy) (*Net, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	switch had, err := load(b.statePath(task)); {
+	case err == nil && !had.Over && mounted(had.Path) && samePolicy(had.Policy, p):
+		return &had.Net, nil
+	case err == nil && !had.Over:
+		if err := b.Down(ctx, task); err != nil {
+			return nil, err
+		}
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	s := state{Net: Net{Task: task, Path: b.nsPath(task), Policy: p}, Made: time.Now()}
+	if err := b.put(s); err != nil { // before anything is there: what is listed can be removed
+		return nil, err
+	}
+	ns, err := b.take()
+	if err == nil {
+		defer ns.Close()
+		err = pin(ns, s.Path)
+	}
+	if err == nil && !p.Empty() {
+		err = b.connect(ns, &s)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make the network of task %s: %w", task, err), b.Down(context.WithoutCancel(ctx), task), b.Forget(task))
+	}
+	return &s.Net, nil
+}
+
+func samePolicy(a, b Policy) bool {
+	return fmt.Sprint(a.destinations()) == fmt.Sprint(b.destinations())
+}
+
+func (b *Boundary) put(s state) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.save(s)
+}
+
+// connect gives the namespace a device to the node, and both sides their rules:
+// they stand before the device is up.
+func (b *Boundary) connect(ns *os.File, s *state) error {
+	index, err := b.link(ns, s)
+	if err != nil {
+		return err
+	}
+	s.Guest4, s.Host4 = pair(b.cfg.Pool4, index)
+	s.Guest6, s.Host6 = pair(b.cfg.Pool6, index)
+	err = inside(b.host, func() error {
+		var err error
+		if s.Forwarding, err = b.forwardFor(s.Veth, s.Policy); err != nil {
+			return err
+		}
+		if err := b.put(*s); err != nil {
+			return err
+		}
+		return b.ruleHost(s.Net, s.Forwarding)
+	})
+	if err != nil {
+		return err
+	}
+	guest, host := guestMAC(index), nodeMAC(index)
+	err = inside(ns, func() error {
+		if err := b.ruleInside(s.Net); err != nil {
+			return err
+		}
+		return dress("eth0", guest, s.Guest4, s.Guest6, s.Host4, s.Host6, host, true)
+	})
+	if err != nil {
+		return err
+	}
+	return inside(b.host, func() error {
+		return dress(s.Veth, host, s.Host4, s.Host6, s.Guest4, s.Guest6, guest, false)
+	})
+}
+
+// link makes the pair of devices. The name on the node's side is what claims the
+// addresses: of two that want one, the kernel lets one have it.
+func (b *Boundary) link(ns *os.File, s *state) (uint32, error) {
+	size := uint32(1) << (32 - b.cfg.Pool4.Bits() - 1)
+	first := uint32(0)
+	for _, c := range name(s.Task) {
+		first = first*31 + uint32(c)
+	}
+	for try := range min(size-1, 4096) {
+		index := 1 + (first+try)%(size-1)
+		veth := vethPrefix + strconv.FormatUint(uint64(index), 16)
+		err := inside(b.host, func() error {
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name = veth
+			return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(ns.Fd()))})
+		})
+		if errors.Is(err, unix.EEXIST) {
+			continue
+		}
+		if err != nil {
+			return 0, fmt.Errorf("make the device %s: %w", veth, err)
+		}
+		s.Veth = veth
+		return index, b.put(*s)
+	}
+	return 0, fmt.Errorf("no address is free in %s", b.cfg.Pool4)
+}
+
+// pair are the two addresses of a task: its own, and the node's towards it.
+func pair(pool netip.Prefix, index uint32) (guest, host netip.Addr) {
+	at := func(n uint32) netip.Addr {
+		bytes := pool.Addr().AsSlice()
+		for i := len(bytes) - 1; n > 0; i-- {
+			n += uint32(bytes[i])
+			bytes[i] = byte(n)
+			n >>= 8
+		}
+		a, _ := netip.AddrFromSlice(bytes)
+		return a
+	}
+	return at(2*index + 1), at(2 * index)
+}
+
+// Locally administered addresses (IEEE 802, second bit of the first byte).
+func guestMAC(i uint32) net.HardwareAddr {
+	return net.HardwareAddr{0x02, 0x73, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}
+}
+
+func nodeMAC(i uint32) net.HardwareAddr {
+	m := guestMAC(i)
+	m[1] = 0x74
+	return m
+}
+
+// dress gives a device its addresses and tells it the one neighbour it has, so
+// that nobody ever asks for another; it brings the device up at the end.
+func dress(device string, mac net.HardwareAddr, own4, own6, peer4, peer6 netip.Addr, peerMAC net.HardwareAddr, gateway bool) error {
+	link, err := netlink.LinkByName(device)
+	if err != nil {
+		return err
+	}
+	for _, s := range []struct{ path, value string }{
+		{"ipv6/conf/" + device + "/addr_gen_mode", "1"}, // no address that nobody gave it
+		{"ipv6/conf/" + device + "/accept_ra", "0"},
+		{"ipv6/conf/" + device + "/router_solicitations", "0"},
+		{"ipv4/conf/" + device + "/rp_filter", "0"}, // the rules ask for the address itself
+	} {
+		if err := setting(s.path, s.value); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := netlink.LinkSetHardwareAddr(link, mac); err != nil {
+		return err
+	}
+	for _, a := range []netip.Addr{own4, own6} {
+		bits := a.BitLen() - 1
+		err := netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, a.BitLen())}, Flags: unix.IFA_F_NODAD})
+		if err != nil && a.Is4() {
+			return fmt.Errorf("give %s its address %s: %w", device, a, err)
+		}
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("bring %s up: %w", device, err)
+	}
+	for _, a := range []netip.Addr{peer4, peer6} {
+		n := &netlink.Neigh{LinkIndex: link.Attrs().Index, IP: a.AsSlice(), HardwareAddr: peerMAC, State: netlink.NUD_PERMANENT}
+		if err := netlink.NeighSet(n); err != nil && a.Is4() {
+			return fmt.Errorf("tell %s of its neighbour %s: %w", device, a, err)
+		}
+		if gateway {
+			err := netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: a.AsSlice(), Dst: &net.IPNet{IP: make(net.IP, len(a.AsSlice())), Mask: net.CIDRMask(0, a.BitLen())}})
+			if err != nil && a.Is4() {
+				return fmt.Errorf("route by %s: %w", a, err)
+			}
+		}
+	}
+	return nil
+}
+
+// Down removes the task's network after it has written down what it counted.
+// What is not there is no error.
+func (b *Boundary) Down(_ context.Context, task placement.TaskID) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, err := load(b.statePath(task))
+	if errors.Is(err, fs.ErrNotExist) || (err == nil && s.Over) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := b.collect(&s); err != nil {
+		return err
+	}
+	if s.Veth != "" {
+		if err := inside(b.host, func() error { return b.disconnect(s) }); err != nil {
+			return fmt.Errorf("remove the network of task %s: %w", task, err)
+		}
+	}
+	if err := unpin(s.Path); err != nil {
+		return err
+	}
+	s.Over = true
+	return b.save(s)
+}
+
+// disconnect removes a device and its rules, and ends the forwarding that no
+// task needs any more.
+func (b *Boundary) disconnect(s state) error {
+	link, err := netlink.LinkByName(s.Veth)
+	if err == nil {
+		err = netlink.LinkDel(link)
+	}
+	var gone netlink.LinkNotFoundError
+	if err != nil && !errors.As(err, &gone) && !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	if err := unruleHost(s.Veth); err != nil {
+		return err
+	}
+	return b.unforward(s)
+}
+
+// Forget removes what is still known of a task whose network is down.
+func (b *Boundary) Forget(task placement.TaskID) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	err := os.Remove(b.statePath(task))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Dial connects to a TCP port of the task on its own loopback.
+func (b *Boundary) Dial(ctx context.Context, task placement.TaskID, port int) (net.Conn, error) {
+	ns, err := os.Open(b.nsPath(task))
+	if err != nil {
+		return nil, fmt.Errorf("reach task %s: %w", task, err)
+	}
+	defer ns.Close()
+	var conn net.Conn
+	err = inside(ns, func() error {
+		var d net.Dialer
+		var err error
+		for _, loop := range []string{"127.0.0.1", "::1"} {
+			if conn, err = d.DialContext(ctx, "tcp", net.JoinHostPort(loop, strconv.Itoa(port))); err == nil || ctx.Err() != nil {
+				break
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reach port %d of task %s: %w", port, task, err)
+	}
+	return conn, nil
+}

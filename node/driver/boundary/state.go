@@ -1,0 +1,128 @@
+//go:build linux
+
+package boundary
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// Net is the network of one task.
+type Net struct {
+	Task placement.TaskID `json:"task"`
+	// Path is the file of the namespace, for setns(2).
+	Path   string `json:"path"`
+	Policy Policy `json:"policy"`
+	// Veth is the device on the node's side, Guest4 and Guest6 the task's own
+	// addresses and Host4 and Host6 the node's; all empty if the task may reach nothing.
+	Veth   string     `json:"veth,omitempty"`
+	Host4  netip.Addr `json:"host4,omitzero"`
+	Guest4 netip.Addr `json:"guest4,omitzero"`
+	Host6  netip.Addr `json:"host6,omitzero"`
+	Guest6 netip.Addr `json:"guest6,omitzero"`
+}
+
+// state is what is known of a task's network, kept until it is forgotten.
+type state struct {
+	Net
+	Made time.Time `json:"made"`
+	// Forwarding are devices of the node that began to forward for a task's sake.
+	Forwarding []string `json:"forwarding,omitempty"`
+	// Over: the namespace was removed, and what was counted is all there ever was.
+	Over bool `json:"over,omitempty"`
+	// What the rules inside refused, and what those on the node did.
+	Inside  []runner.Denial `json:"inside,omitempty"`
+	Outside []runner.Denial `json:"outside,omitempty"`
+}
+
+// name is the task's in file names, the same for ever.
+func name(task placement.TaskID) string {
+	sum := sha256.Sum256([]byte(task))
+	return hex.EncodeToString(sum[:8])
+}
+
+func (b *Boundary) statePath(task placement.TaskID) string {
+	return filepath.Join(b.cfg.Dir, name(task)+".json")
+}
+
+func (b *Boundary) nsPath(task placement.TaskID) string {
+	return filepath.Join(b.cfg.Dir, name(task)+".net")
+}
+
+// maxState bounds a state file in bytes: two lists of destinations, and a policy.
+const maxState = 4 << 20
+
+// load reads a task's state; fs.ErrNotExist if there is none.
+func load(path string) (state, error) {
+	var s state
+	f, err := os.Open(path)
+	if err != nil {
+		return s, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxState))
+	if err == nil {
+		err = json.Unmarshal(data, &s)
+	}
+	if err != nil {
+		return s, fmt.Errorf("read %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// save replaces the state in one step.
+func (b *Boundary) save(s state) error {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	path := b.statePath(s.Task)
+	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// List is every network that is there, known to the caller or not.
+func (b *Boundary) List() ([]Net, error) {
+	entries, err := os.ReadDir(b.cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("list the networks of tasks: %w", err)
+	}
+	var all []Net
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".json") {
+			continue
+		}
+		s, err := load(filepath.Join(b.cfg.Dir, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) || (err == nil && s.Over) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s.Net)
+	}
+	return all, nil
+}
+
+// mounted reports whether the file is a namespace: after a boot it is not.
+func mounted(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
+}

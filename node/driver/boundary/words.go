@@ -1,0 +1,93 @@
+//go:build linux
+
+package boundary
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// Words says in words what holds the task's network, as it is now.
+func (b *Boundary) Words(task placement.TaskID) ([]runner.Boundary, error) {
+	s, err := load(b.statePath(task))
+	if errors.Is(err, fs.ErrNotExist) {
+		return []runner.Boundary{{What: "network", How: "it has no network of its own"}}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	denied, err := b.Denied(task)
+	if err != nil {
+		return nil, err
+	}
+	var packets uint64
+	for _, d := range denied {
+		packets += d.Packets
+	}
+	refused := fmt.Sprintf("; %d packets to %d destinations were refused", packets, len(denied))
+	w := runner.Boundary{What: "network", Holds: !s.Over && mounted(s.Path)}
+	switch {
+	case s.Over:
+		w.How = "its network was removed when it ended" + refused
+	case !w.Holds:
+		w.How = "its network namespace is not there any more"
+	case s.Policy.Empty():
+		w.How = "a network namespace of its own, with no device but its loopback: it can reach nothing" + refused
+	default:
+		held, err := b.ruled(s.Veth)
+		if err != nil {
+			return nil, err
+		}
+		w.Holds = held
+		w.How = "a network namespace of its own, by one device under the node's rules: it can reach " + list(s.Policy) + " and nothing else" + refused
+		if !held {
+			w.How = "a network namespace of its own, but the node's rules for " + s.Veth + " were taken away"
+		}
+	}
+	return []runner.Boundary{w}, nil
+}
+
+func list(p Policy) string {
+	var all []string
+	for _, d := range p.destinations() {
+		all = append(all, d.String())
+	}
+	return strings.Join(all, ", ")
+}
+
+// ruled reports whether the node has the rules of a device.
+func (b *Boundary) ruled(veth string) (bool, error) {
+	held := false
+	err := inside(b.host, func() error {
+		all, err := ruledDevices()
+		for _, v := range all {
+			held = held || v == veth
+		}
+		return err
+	})
+	return held, err
+}
+
+// Probe says what this machine can, by trying it. Without an error tasks get
+// networks of their own.
+func (b *Boundary) Probe() (map[string]string, error) {
+	facts := map[string]string{}
+	ns, err := b.fresh()
+	if err != nil {
+		facts["network"] = "the node's own: " + err.Error()
+		if unix.Geteuid() != 0 {
+			facts["network"] = "the node's own: this user makes no network namespaces"
+		}
+		return facts, err
+	}
+	_ = ns.Close()
+	facts["network"] = "a namespace for each task, deny by default, counted by nftables, held on the node's side too"
+	return facts, nil
+}
