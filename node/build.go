@@ -228,7 +228,7 @@ func (n *Node) buildFront() (err error) {
 	}
 	gw := gateway.DefaultConfig()
 	gw.Region, gw.Node, gw.Views, gw.Mesh, gw.Peers = n.who.Region, n.who.Node, n.ledger, gateway.Over(n.endpoint), gatewayPeers{n.links}
-	gw.Auth, gw.Models = n.bearer, modelsOf(n.deps.Models)
+	gw.Auth, gw.Models = n.bearer, n.modelsOf(n.deps.Models)
 	gw.Receipts = gatewayReceipts{n}
 	gw.Now, gw.Log = n.deps.now, n.logOf("gateway")
 	if n.gateway, err = gateway.New(gw); err != nil {

@@ -251,9 +251,13 @@ func (n *Node) serveApp(ctx context.Context) error {
 	return serveHTTPS(ctx, n.deps.HTTP, n.serving, n.appHandler(), n.deps.Log)
 }
 
-// modelsOf keeps model servers on loopback, whatever a job says.
-func modelsOf(dial func(context.Context, string) (net.Conn, error)) func(context.Context, string) (net.Conn, error) {
+// modelsOf keeps model servers on loopback, whatever a job says, and inside tasks
+// that brought theirs: only the gateway names those.
+func (n *Node) modelsOf(dial func(context.Context, string) (net.Conn, error)) func(context.Context, string) (net.Conn, error) {
 	return func(ctx context.Context, addr string) (net.Conn, error) {
+		if task, port, err := placement.ParseTaskAddr(addr); err == nil {
+			return n.runner.Dial(ctx, task, port)
+		}
 		host, _, err := net.SplitHostPort(addr)
 		if err != nil {
 			return nil, err

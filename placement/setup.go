@@ -1,6 +1,12 @@
 package placement
 
-import "time"
+import (
+	"encoding/hex"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+)
 
 // Setup is what a job says of its workload beyond its command and its size: the
 // image it runs from, what it may reach, its disks and its files. In JSON its
@@ -125,6 +131,38 @@ type Server struct {
 	Port    int               `json:"port"`
 	// Start bounds the time until it is ready: a model has to be loaded first.
 	Start Duration `json:"start,omitempty"`
+}
+
+// ServerKind is the kind of the model server that the job brings along; empty if
+// it brings none.
+func (s *JobSpec) ServerKind() Kind {
+	if s.Setup == nil || s.Setup.Server == nil {
+		return ""
+	}
+	return s.Setup.Server.Kind
+}
+
+// TaskURL names a port of a task to whoever runs it: it is no address, and only
+// the task's own node knows how to get there.
+func TaskURL(id TaskID, port int) string {
+	return "task://" + net.JoinHostPort(hex.EncodeToString([]byte(id)), strconv.Itoa(port))
+}
+
+// ParseTaskAddr reads the host:port of a [TaskURL].
+func ParseTaskAddr(addr string) (TaskID, int, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", 0, err
+	}
+	id, err := hex.DecodeString(host)
+	if err != nil || len(id) == 0 {
+		return "", 0, fmt.Errorf("%q names no task", host)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return "", 0, fmt.Errorf("%q is no port", port)
+	}
+	return TaskID(id), int(n), nil
 }
 
 // Drift is what is done about drift.

@@ -116,7 +116,7 @@ func compose(cfg node.Config, s *sockets, o composition) (node.Deps, func(), err
 			end()
 			return deps, func() {}, fmt.Errorf("inference driver: %w", err)
 		}
-		deps.Drivers["inference"] = d
+		deps.Drivers["inference"] = inference.NewServers(d, deps.Drivers)
 	}
 	var err error
 	if deps.GPUs, err = devices(o.gpus, string(cfg.Node), o.log); err != nil {

@@ -238,6 +238,10 @@ func TestUpstreamURL(t *testing.T) {
 		"http://user@127.0.0.1:8000":      "",
 		"http://127.0.0.1:8000/?x=":       "",
 		"unix:///run/x":                   "",
+		"task://6162:8000":                "http://6162:8000/v1/chat/completions",
+		"task://10.0.0.1:8000":            "",
+		"task://6162:0":                   "",
+		"task://6162":                     "",
 		"":                                "",
 	} {
 		got, err := upstreamURL(upstream, "/v1/chat/completions")

@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/sovmesh/sovmesh/placement"
@@ -95,7 +96,7 @@ func (ch *choice) deployment(d deployment, sites []string, far reach) {
 			continue
 		}
 		n := ch.j.view.Node(t.Node)
-		if n == nil || t.Status != placement.TaskRunning || t.Stop || d.job.Spec.Upstream == "" || !ch.may(p, n.Site) {
+		if n == nil || t.Status != placement.TaskRunning || t.Stop || upstreamOf(d.job, t.ID) == "" || !ch.may(p, n.Site) {
 			continue
 		}
 		tg := target{
@@ -107,7 +108,7 @@ func (ch *choice) deployment(d deployment, sites []string, far reach) {
 		}
 		switch {
 		case t.Node == ch.g.cfg.Node:
-			tg.upstream, tg.rank = d.job.Spec.Upstream, rankNode
+			tg.upstream, tg.rank = upstreamOf(d.job, t.ID), rankNode
 		case far == reachNode || n.Contact != placement.ContactAlive || n.QUIC == "":
 			continue
 		// The prompt passes this node on its way to that one.
@@ -118,6 +119,18 @@ func (ch *choice) deployment(d deployment, sites []string, far reach) {
 		}
 		ch.targets = append(ch.targets, tg)
 	}
+}
+
+// upstreamOf is where the model server of a task is asked: the one that its job
+// brought, or the one that the job says runs on the node. No job can name a task.
+func upstreamOf(job *placement.Job, task placement.TaskID) string {
+	switch {
+	case job.Spec.ServerKind() != "":
+		return placement.TaskURL(task, job.Spec.Setup.Server.Port)
+	case strings.HasPrefix(job.Spec.Upstream, "task:"):
+		return ""
+	}
+	return job.Spec.Upstream
 }
 
 // may reports whether a site of this region may answer.

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/transport"
 )
 
@@ -64,6 +65,9 @@ func (l *local) ask(ctx context.Context, upstream string, head transport.Head, b
 	set("Anthropic-Version", head.APIVersion)
 	set("X-Request-Id", head.RequestID)
 	r.Header.Set("User-Agent", "sovmesh")
+	// A server that its job brought is ended once nobody is connected to it: a
+	// connection there is one request, and not kept for later ones.
+	r.Close = strings.HasPrefix(upstream, "task:")
 	// RoundTrip and not a Client: a model server that redirects would send the
 	// prompt wherever it names.
 	resp, err := l.client.RoundTrip(r)
@@ -113,6 +117,12 @@ func clean(s string, n int) string {
 // send prompts out of the region, past every check.
 func upstreamURL(upstream, path string) (string, error) {
 	u, err := url.Parse(upstream)
+	if err == nil && u.Scheme == "task" {
+		if _, _, err := placement.ParseTaskAddr(u.Host); err != nil {
+			return "", fmt.Errorf("the deployment's upstream %.80q names no task: %w", upstream, err)
+		}
+		return "http://" + u.Host + path, nil
+	}
 	if err != nil || u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return "", fmt.Errorf("the deployment's upstream %.80q is not of the form http://127.0.0.1:8000", upstream)
 	}

@@ -48,7 +48,7 @@ func (r *Runner) Drift(ctx context.Context, id placement.TaskID) (Declared, Actu
 
 func (r *Runner) inspect(ctx context.Context, t *task) (Declared, Actual, []Finding, error) {
 	r.mu.Lock()
-	d, h := r.cfg.Drivers[string(t.rec.Kind)], *t.rec.Handle
+	d, h := behind(r.cfg.Drivers[string(t.rec.Kind)], *t.rec.Handle)
 	r.mu.Unlock()
 	look, ok := d.(Inspector)
 	if !ok {
@@ -111,10 +111,18 @@ func (r *Runner) live() (out []*task) {
 	return out
 }
 
+// inspects reports whether whoever runs the task can look into it.
+func (r *Runner) inspects(t *task) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d, _ := behind(r.cfg.Drivers[string(t.rec.Kind)], *t.rec.Handle)
+	_, ok := d.(Inspector)
+	return ok
+}
+
 func (r *Runner) auditDrift(ctx context.Context) {
 	for _, t := range r.live() {
-		d := r.cfg.Drivers[string(t.rec.Kind)]
-		if _, ok := d.(Inspector); !ok || ctx.Err() != nil {
+		if !r.inspects(t) || ctx.Err() != nil {
 			continue
 		}
 		declared, _, findings, err := r.inspect(ctx, t)
@@ -135,9 +143,8 @@ func (r *Runner) settleNew(ctx context.Context) {
 	for _, t := range r.live() {
 		r.mu.Lock()
 		settled := t.rec.Declared != nil && t.rec.Declared.Settled
-		_, looks := r.cfg.Drivers[string(t.rec.Kind)].(Inspector)
 		r.mu.Unlock()
-		if settled || !looks || ctx.Err() != nil {
+		if settled || !r.inspects(t) || ctx.Err() != nil {
 			continue
 		}
 		if _, _, _, err := r.inspect(ctx, t); err != nil && ctx.Err() == nil {
@@ -212,14 +219,15 @@ func (r *Runner) auditDenied(ctx context.Context) {
 // once, and again when it has doubled, so that a loop in a workload fills no ledger.
 func (r *Runner) noteDenied(ctx context.Context, t *task) {
 	r.mu.Lock()
-	d, id := r.cfg.Drivers[string(t.rec.Kind)], t.rec.Task
+	var d Driver
 	var h Handle
+	id := t.rec.Task
 	if t.rec.Handle != nil {
-		h = *t.rec.Handle
+		d, h = behind(r.cfg.Drivers[string(t.rec.Kind)], *t.rec.Handle)
 	}
 	r.mu.Unlock()
 	counter, ok := d.(Counter)
-	if !ok || r.cfg.Noter == nil || h.Task == "" {
+	if !ok || r.cfg.Noter == nil {
 		return
 	}
 	all, err := counter.Denied(ctx, h)

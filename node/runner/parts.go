@@ -12,6 +12,24 @@ import (
 // The parts of a driver that not every driver has: each is asked for by type
 // assertion, and a driver that cannot do a thing has no method for it.
 
+// Delegate is a driver that has another driver run some of its tasks. The other
+// driver's parts are those of the task.
+type Delegate interface {
+	// Behind is the driver that runs a task and the handle it knows the task by;
+	// false if this driver runs it.
+	Behind(h Handle) (Driver, Handle, bool)
+}
+
+// behind is whoever runs the task.
+func behind(d Driver, h Handle) (Driver, Handle) {
+	if via, ok := d.(Delegate); ok {
+		if inner, as, yes := via.Behind(h); yes {
+			return inner, as
+		}
+	}
+	return d, h
+}
+
 // Execer is a driver that runs further commands in a running task.
 type Execer interface {
 	// Exec runs a command in the task's own boundary and returns its exit. It ends

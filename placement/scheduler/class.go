@@ -23,8 +23,17 @@ type classKey struct {
 type groupKey struct {
 	layers string
 	kind   placement.Kind
+	server placement.Kind // of the model server that the job brings; empty for none
 	site   string
 	node   placement.NodeID
+}
+
+// driver names what a node has to be able to run.
+func (k *groupKey) driver() string {
+	if k.server != "" {
+		return string(k.kind) + " and " + string(k.server)
+	}
+	return string(k.kind)
 }
 
 // group is what classes share whose fixed filters are the same: they run once
@@ -49,7 +58,8 @@ func (p *planner) group(key classKey, layers []placement.Layer) *group {
 	}
 	drives := make([]bool, len(p.mind.drivers))
 	for i, list := range p.mind.drivers {
-		drives[i] = slices.Contains(list, string(key.kind)) // a driver has its kind's name
+		// A driver has its kind's name.
+		drives[i] = slices.Contains(list, string(key.kind)) && (key.server == "" || slices.Contains(list, string(key.server)))
 	}
 	for i := range p.spaces {
 		at := &p.spaces[i]
@@ -89,7 +99,7 @@ func (p *planner) class(job *placement.Job) *class { return p.classBut(job, "") 
 // classBut is that class without the devices that are barred to its tenant.
 func (p *planner) classBut(job *placement.Job, barred string) *class {
 	key := classKey{
-		groupKey: groupKey{policyKey(job.Policy), job.Kind, job.Spec.Site, job.Spec.NodeName},
+		groupKey: groupKey{policyKey(job.Policy), job.Kind, job.Spec.ServerKind(), job.Spec.Site, job.Spec.NodeName},
 		res:      job.Spec.Resources, tenant: job.Tenant, size: job.Spec.Size(), barred: barred, wishes: p.wishes(job),
 	}
 	if p.promises {

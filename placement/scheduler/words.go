@@ -65,7 +65,7 @@ func (c *class) lacks(code Constraint, n int) string {
 	case NodePinned:
 		return is + " other than " + c.pin()
 	case NodeDriver:
-		return fmt.Sprintf("%s no driver %s", has, c.kind)
+		return fmt.Sprintf("%s no driver %s", has, c.driver())
 	case JobBeside:
 		return has + " a job beside which it does not stand"
 	case FreeCPU:
@@ -130,7 +130,7 @@ func (c *class) change(code Constraint, v *survey) string {
 	case NodePinned:
 		return "drop the binding to " + c.pin()
 	case NodeDriver:
-		return fmt.Sprintf("give the nodes the driver %s", c.kind)
+		return fmt.Sprintf("give the nodes the driver %s", c.driver())
 	case JobBeside:
 		return "drop avoid, or end the job that stands there"
 	case FreeCPU:
@@ -213,7 +213,7 @@ func (c *class) short(code Constraint, hole int) string {
 	case NodePinned:
 		return "not " + c.pin()
 	case NodeDriver:
-		return "no driver " + string(c.kind)
+		return "no driver " + c.driver()
 	case GPUCount:
 		return fmt.Sprintf("gpus<%d", c.res.GPUs)
 	case GPUProfile:

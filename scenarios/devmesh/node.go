@@ -185,7 +185,9 @@ func Drivers(c node.Config, models Dialer) (map[string]runner.Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]runner.Driver{processes.Name(): processes, servers.Name(): servers}, nil
+	drivers := map[string]runner.Driver{processes.Name(): processes}
+	drivers[servers.Name()] = inference.NewServers(servers, drivers)
+	return drivers, nil
 }
 
 // start runs the node until [Node.end]. A node that ends by itself ends the mesh.

@@ -6,8 +6,11 @@
 // these models". Start asks the server before it makes the promise, and Wait
 // keeps asking: a server that stays silent ends the task. The server itself
 // belongs to whoever started it; it is never started, stopped or signalled
-// here. Only loopback addresses are spoken to, so that a job cannot make a node
+// by [Driver]. Only loopback addresses are spoken to, so that a job cannot make a node
 // send prompts elsewhere.
+//
+// A job may bring its server along instead: [Servers] has the driver of the
+// server's kind start it, and asks it until it is ready.
 //
 // The gateway sends requests to what [Driver.Endpoints] lists.
 package inference
@@ -164,35 +167,43 @@ func (d *Driver) adopt(id placement.TaskID, p promise) *task {
 
 // probe asks the server once and checks that it has the models.
 func (d *Driver) probe(ctx context.Context, p promise) error {
-	u, err := ParseUpstream(p.Upstream)
+	if _, err := ParseUpstream(p.Upstream); err != nil {
+		return err
+	}
+	return probeModels(ctx, d.client, d.cfg.ProbeTimeout, p.Upstream, p.Models)
+}
+
+// probeModels asks a server what it has; it must be all of models.
+func probeModels(ctx context.Context, client *http.Client, within time.Duration, upstream string, models []string) error {
+	u, err := ParseUpstream(upstream)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, d.cfg.ProbeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String()+"/v1/models", nil)
 	if err != nil {
 		return err
 	}
-	res, err := d.client.Do(req)
+	res, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("the model server %s does not answer: %w", p.Upstream, err)
+		return fmt.Errorf("the model server %s does not answer: %w", upstream, err)
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxModels+1))
 	if err != nil {
-		return fmt.Errorf("the model server %s broke its answer off: %w", p.Upstream, err)
+		return fmt.Errorf("the model server %s broke its answer off: %w", upstream, err)
 	}
 	if res.StatusCode != http.StatusOK || len(body) > maxModels {
-		return fmt.Errorf("the model server %s answered GET /v1/models with status %d and %d bytes", p.Upstream, res.StatusCode, len(body))
+		return fmt.Errorf("the model server %s answered GET /v1/models with status %d and %d bytes", upstream, res.StatusCode, len(body))
 	}
 	has, err := parseModels(body)
 	if err != nil {
-		return fmt.Errorf("the model server %s: %w", p.Upstream, err)
+		return fmt.Errorf("the model server %s: %w", upstream, err)
 	}
-	for _, m := range p.Models {
+	for _, m := range models {
 		if !slices.Contains(has, m) {
-			return fmt.Errorf("the model server %s does not have the model %q; it has: %s", p.Upstream, m, shorten(has))
+			return fmt.Errorf("the model server %s does not have the model %q; it has: %s", upstream, m, shorten(has))
 		}
 	}
 	return nil
