@@ -1,0 +1,184 @@
+// Command workload is what the containers of the tests run: one static program
+// that does what its first argument says.
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Println("error:", err)
+		os.Exit(1)
+	}
+}
+
+// arg is the number given, or else.
+func arg(args []string, i, otherwise int) int {
+	if i < len(args) {
+		if n, err := strconv.Atoi(args[i]); err == nil {
+			return n
+		}
+	}
+	return otherwise
+}
+
+func run(args []string) error {
+	if len(args) == 0 {
+		return fmt.Errorf("say what to do")
+	}
+	what, rest := args[0], args[1:]
+	text := strings.Join(rest, " ")
+	switch what {
+	case "exit":
+		os.Exit(arg(rest, 0, 0))
+	case "print":
+		fmt.Println(text)
+	case "sleep":
+		return untilAsked(0)
+	case "tick":
+		return tick(time.Duration(arg(rest, 0, 100)) * time.Millisecond)
+	case "stubborn":
+		signal.Ignore(syscall.SIGTERM)
+		fmt.Println("ready")
+		select {}
+	case "flood":
+		return flood(arg(rest, 0, 0))
+	case "eat":
+		return eat(arg(rest, 0, 0))
+	case "forks":
+		return forks(arg(rest, 0, 10))
+	case "env":
+		fmt.Println(strings.Join(os.Environ(), "\n"))
+	case "cat":
+		return cat(text)
+	case "write":
+		return os.WriteFile(text, []byte("written\n"), 0o644)
+	case "stat":
+		info, err := os.Stat(text)
+		if err == nil {
+			fmt.Println(info.Mode())
+		}
+		return err
+	case "whoami":
+		wd, _ := os.Getwd()
+		fmt.Println(os.Getuid(), os.Getgid(), wd)
+	case "listen":
+		return listen(text)
+	case "dial":
+		conn, err := net.DialTimeout("tcp", text, 2*time.Second)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err
+	case "stdin":
+		_, err := io.Copy(os.Stdout, os.Stdin)
+		return err
+	default:
+		return fmt.Errorf("%s: no such thing to do", what)
+	}
+	return nil
+}
+
+// untilAsked ends when it is asked to.
+func untilAsked(code int) error {
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGTERM)
+	<-asked
+	os.Exit(code)
+	return nil
+}
+
+// tick counts aloud until it is asked to end.
+func tick(every time.Duration) error {
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGTERM)
+	for i := 0; ; i++ {
+		fmt.Println("tick", i)
+		select {
+		case <-asked:
+			return nil
+		case <-time.After(every):
+		}
+	}
+}
+
+func flood(n int) error {
+	part := make([]byte, 4096)
+	for n > 0 {
+		k, err := os.Stdout.Write(part[:min(n, len(part))])
+		if err != nil {
+			return err
+		}
+		n -= k
+	}
+	_, err := fmt.Println("end")
+	return err
+}
+
+// eat takes so many MiB of memory and touches all of it.
+func eat(mib int) error {
+	var all [][]byte
+	for range mib {
+		part := make([]byte, 1<<20)
+		for i := 0; i < len(part); i += 4096 {
+			part[i] = 1
+		}
+		all = append(all, part)
+	}
+	fmt.Println("ate", len(all))
+	return untilAsked(0)
+}
+
+// forks starts so many processes that wait, and says how many it got.
+func forks(n int) error {
+	started := 0
+	for range n {
+		p, err := os.StartProcess("/proc/self/exe", []string{"workload", "sleep"}, &os.ProcAttr{Env: []string{"GOMAXPROCS=1"}})
+		if err != nil {
+			fmt.Println("started", started, err)
+			return nil
+		}
+		_ = p.Release()
+		started++
+	}
+	fmt.Println("started", started)
+	return nil
+}
+
+func cat(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(os.Stdout, f)
+	return err
+}
+
+// listen says back what it hears, at the address given.
+func listen(address string) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	fmt.Println("listening")
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			_, _ = io.Copy(conn, conn)
+			_ = conn.Close()
+		}()
+	}
+}
