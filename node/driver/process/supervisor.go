@@ -120,11 +120,12 @@ type supervisor struct {
 	leaseAt <-chan time.Time
 	killAt  <-chan time.Time
 
-	work     Work             // nil for the job's own command
-	tidings  chan func()      // what the work has to say; done by watch
-	workExit *runner.Exit     // how the work says that it ended
-	offAt    <-chan time.Time // when what it ran in is ended after that
-	failed   *ready           // the work could not be started after all
+	work      Work             // nil for the job's own command
+	elsewhere Elsewhere        // it runs no process below us
+	tidings   chan func()      // what the work has to say; done by watch
+	workExit  *runner.Exit     // how the work says that it ended
+	offAt     <-chan time.Time // when what it ran in is ended after that
+	failed    *ready           // the work could not be started after all
 }
 
 func (s *supervisor) say(r ready) {
@@ -172,8 +173,12 @@ func (s *supervisor) run() error {
 		s.say(ready{})
 		go s.copyOutput(printed, written)
 	}
-	go s.reap()
-	go s.group.attachV1(func() []int { return append([]int{s.pid}, descendants(s.pid)...) })
+	if s.elsewhere == nil {
+		go s.reap()
+		go s.group.attachV1(func() []int { return append([]int{s.pid}, descendants(s.pid)...) })
+	} else {
+		close(s.alone)
+	}
 	s.setLease(s.spec.LeaseUntil)
 	s.obey()
 	status := s.watch()
@@ -368,6 +373,10 @@ func (s *supervisor) stop(grace time.Duration) {
 
 // kill ends all that the command started; the command's own end is then seen by watch.
 func (s *supervisor) kill() {
+	if s.elsewhere != nil {
+		go s.elsewhere.Kill()
+		return
+	}
 	killGroup(s.group.dirs())
 	_ = unix.Kill(-s.pid, unix.SIGKILL)
 }

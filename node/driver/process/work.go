@@ -35,7 +35,17 @@ type Work interface {
 	Stop(grace time.Duration)
 }
 
-// Launch is a process to start.
+// Elsewhere is a [Work] that launches nothing, its Path being empty: what it
+// attends to runs elsewhere, in a container engine for one. Attend then brings
+// the workload up, and the task is over when it returns.
+type Elsewhere interface {
+	Work
+	// Kill ends the workload at once, or keeps it from starting. It is called
+	// in a goroutine of its own, and may be called again.
+	Kill()
+}
+
+// Launch is a process to start; without a Path there is none: see [Elsewhere].
 type Launch struct {
 	Path       string
 	Argv       []string
@@ -145,6 +155,10 @@ func (s *supervisor) launch() (*os.File, ready, error) {
 	if err != nil {
 		return nil, refusal(err), err
 	}
+	if e, ok := s.work.(Elsewhere); ok && l.Path == "" {
+		s.elsewhere = e
+		return nil, ready{}, nil
+	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return nil, refusal(err), err
@@ -183,27 +197,50 @@ func refusal(err error) ready {
 // attend lets the work keep company with what was launched.
 func (s *supervisor) attend(said *os.File, done chan<- struct{}) {
 	defer close(done)
-	defer said.Close()
+	tending := Tending{Dir: string(s.dir), PID: s.pid}
+	if said != nil {
+		defer said.Close()
+		tending.Said = said
+	}
 	out := &output.Writer{Dir: string(s.dir), FileSize: s.spec.LogFileSize, Files: s.spec.LogFiles}
 	defer out.Close()
-	why := s.work.Attend(Tending{
-		Dir: string(s.dir), PID: s.pid, Output: out, Said: said,
-		Ready: func() { s.tidings <- func() { s.say(ready{}) } },
-		Failed: func(reason, advice string) {
-			s.tidings <- func() {
-				s.failed = &ready{Reason: reason, Advice: advice}
-				s.workExit = &runner.Exit{Code: 127, Reason: reason}
-				s.kill()
+	tending.Output = out
+	tending.Ready = func() {
+		s.tidings <- func() {
+			if s.elsewhere != nil {
+				s.describeElsewhere()
 			}
-		},
-		Ended: func(exit runner.Exit, linger time.Duration) {
-			s.tidings <- func() { s.workExit, s.offAt = &exit, time.After(linger) }
-		},
-	})
+			s.say(ready{})
+		}
+	}
+	tending.Failed = func(reason, advice string) {
+		s.tidings <- func() {
+			s.failed = &ready{Reason: reason, Advice: advice}
+			s.workExit = &runner.Exit{Code: 127, Reason: reason}
+			s.kill()
+		}
+	}
+	tending.Ended = func(exit runner.Exit, linger time.Duration) {
+		s.tidings <- func() { s.workExit, s.offAt = &exit, time.After(linger) }
+	}
+	why := s.work.Attend(tending)
 	s.tidings <- func() {
 		if s.workExit == nil && why != "" && s.exit.Reason == "" && !s.exit.Stopped {
 			s.exit.Reason = why
 		}
+		if s.elsewhere != nil {
+			if s.workExit == nil {
+				s.workExit = &runner.Exit{Code: 255, Reason: why}
+			}
+			s.ended <- 0
+		}
+	}
+}
+
+// describeElsewhere writes down since when a workload runs that has no process here.
+func (s *supervisor) describeElsewhere() {
+	if data, err := json.Marshal(child{Since: time.Now(), Cgroups: s.group.dirs()}); err == nil {
+		_ = os.WriteFile(s.dir.path("child"), data, 0o600)
 	}
 }
 
@@ -228,6 +265,9 @@ func (s *supervisor) judge() {
 		return
 	}
 	s.exit.Code, s.exit.Signal, s.exit.OOM = s.workExit.Code, s.workExit.Signal, s.workExit.OOM
+	if !s.workExit.At.IsZero() {
+		s.exit.At = s.workExit.At
+	}
 	if s.exit.Reason == "" {
 		s.exit.Reason = s.workExit.Reason
 	}

@@ -49,7 +49,9 @@ func run(args []string) error {
 	case "stubborn":
 		signal.Ignore(syscall.SIGTERM)
 		fmt.Println("ready")
-		select {}
+		for {
+			time.Sleep(time.Hour)
+		}
 	case "flood":
 		return flood(arg(rest, 0, 0))
 	case "eat":

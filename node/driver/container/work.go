@@ -1,0 +1,311 @@
+//go:build linux
+
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/moby/moby/api/pkg/stdcopy"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+
+	"github.com/sovmesh/sovmesh/node/driver/process"
+	"github.com/sovmesh/sovmesh/node/runner"
+)
+
+// work is one container, as its supervisor sees it.
+type work struct {
+	told   told
+	spec   runner.Spec
+	engine *client.Client
+	ctx    context.Context // ended by Kill before the container has started
+	cancel context.CancelFunc
+
+	mu      sync.Mutex
+	started bool   // the engine was asked to start it; guarded by mu
+	killed  bool   // guarded by mu
+	ill     string // why it is ended as unhealthy; guarded by mu
+	stopped atomic.Bool
+	oom     atomic.Bool // the kernel ended something of it for want of memory
+}
+
+// made is what is written down of the container once it is there.
+type made struct {
+	ID     string `json:"id"`
+	PID    int    `json:"pid,omitempty"`
+	Engine string `json:"engine"`
+	Image  image  `json:"image"`
+}
+
+const madeFile = "container"
+
+// Launch starts nothing: the engine does.
+func (w *work) Launch(_ string, s runner.Spec, data json.RawMessage) (process.Launch, error) {
+	if err := json.Unmarshal(data, &w.told); err != nil {
+		return process.Launch{}, err
+	}
+	w.spec = s
+	engine, err := client.New(client.WithHost(w.told.Host), client.WithAPIVersion(w.told.API))
+	if err != nil {
+		return process.Launch{}, err
+	}
+	w.engine = engine
+	w.ctx, w.cancel = context.WithCancel(context.Background())
+	return process.Launch{}, nil
+}
+
+// Attend brings the container up and stays until it has ended.
+func (w *work) Attend(t process.Tending) string {
+	defer w.engine.Close()
+	id, stream, err := w.bringUp(t)
+	if err != nil {
+		w.remove()
+		e := startError(w.spec.Task, err)
+		t.Failed(e.Reason, e.Advice)
+		return e.Reason
+	}
+	t.Ready()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if w.told.Health != nil {
+		go w.watchHealth(ctx, t.Dir, id)
+	}
+	w.copyOutput(t.Output, id, stream)
+	exit := w.end(id)
+	t.Ended(exit, 0)
+	return exit.Reason
+}
+
+// bringUp makes the container, attaches to it and starts it, and looks whether
+// it is what was asked for.
+func (w *work) bringUp(t process.Tending) (string, *client.HijackedResponse, error) {
+	id, err := w.create()
+	if err != nil {
+		return "", nil, err
+	}
+	m := made{ID: id, Engine: w.told.Engine, Image: w.told.Image}
+	if err := write(t.Dir, madeFile, m); err != nil {
+		return id, nil, err
+	}
+	stream, err := w.attach(id)
+	if err != nil {
+		return id, nil, fmt.Errorf("attach to the container: %w", err)
+	}
+	if err := w.start(id); err != nil {
+		stream.Close()
+		return id, nil, err
+	}
+	seen, err := w.engine.ContainerInspect(w.ctx, id, client.ContainerInspectOptions{})
+	if err == nil {
+		err = w.verify(seen.Container)
+	}
+	if err != nil {
+		stream.Close()
+		return id, nil, err
+	}
+	m.PID = seen.Container.State.Pid
+	if w.told.Quirks.SilentOOM {
+		w.watchMemory(m.PID)
+	}
+	return id, stream, write(t.Dir, madeFile, m)
+}
+
+// create makes the container. One that has its name already never ran, for the
+// task is ours alone: it is of a start that was cut off.
+func (w *work) create() (string, error) {
+	options := client.ContainerCreateOptions{Config: w.told.Config, HostConfig: w.told.Limits, Name: w.told.Name}
+	c, err := w.engine.ContainerCreate(w.ctx, options)
+	if isConflict(err) {
+		w.remove()
+		c, err = w.engine.ContainerCreate(w.ctx, options)
+	}
+	return c.ID, err
+}
+
+func (w *work) attach(id string) (*client.HijackedResponse, error) {
+	r, err := w.engine.ContainerAttach(w.ctx, id, client.ContainerAttachOptions{Stream: true, Stdout: true, Stderr: true})
+	if err != nil {
+		return nil, err
+	}
+	return &r.HijackedResponse, nil
+}
+
+// start asks the engine to start it, unless it was to be killed before.
+func (w *work) start(id string) error {
+	w.mu.Lock()
+	if w.killed {
+		w.mu.Unlock()
+		return context.Canceled
+	}
+	w.started = true
+	w.mu.Unlock()
+	_, err := w.engine.ContainerStart(w.ctx, id, client.ContainerStartOptions{})
+	return err
+}
+
+// copyOutput keeps all that the container prints until it has ended, also over
+// an engine that goes away and comes back.
+func (w *work) copyOutput(out io.Writer, id string, stream *client.HijackedResponse) {
+	for {
+		_, _ = stdcopy.StdCopy(out, out, stream.Reader)
+		stream.Close()
+		lost := time.Now()
+		for {
+			running, sure := w.running(id)
+			if sure && !running {
+				return
+			}
+			var err error
+			if sure {
+				if stream, err = w.attach(id); err == nil {
+					break
+				}
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if gone := time.Since(lost); gone > time.Second {
+			fmt.Fprintf(out, "\n[sovmesh: the container engine was away for %v; what was printed meanwhile was not kept]\n", gone.Round(time.Second))
+		}
+	}
+}
+
+// running reports whether the container runs, and whether that is sure.
+func (w *work) running(id string) (running, sure bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	seen, err := w.engine.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	if err != nil {
+		return false, isNotFound(err)
+	}
+	return seen.Container.State.Running || seen.Container.State.Paused, true
+}
+
+// end waits until the container has ended, and says how.
+func (w *work) end(id string) runner.Exit {
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		seen, err := w.engine.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+		cancel()
+		switch {
+		case isNotFound(err):
+			return runner.Exit{Code: 255, At: time.Now(), Reason: "its container was removed from the engine by somebody else"}
+		case err == nil && !seen.Container.State.Running && !seen.Container.State.Paused:
+			return w.exit(seen.Container.State)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func (w *work) exit(s *container.State) runner.Exit {
+	e := runner.Exit{Code: s.ExitCode, At: time.Now()}
+	if at, err := time.Parse(time.RFC3339Nano, s.FinishedAt); err == nil && at.Year() > 1 {
+		e.At = at
+	}
+	if e.Code > 128 && e.Code < 128+65 {
+		e.Signal = signalName(e.Code - 128)
+	}
+	w.mu.Lock()
+	ill := w.ill
+	killed := w.killed
+	w.mu.Unlock()
+	switch {
+	case ill != "":
+		e.Reason = ill
+	case (s.OOMKilled || w.oom.Load()) && e.Code != 0 && !killed && !w.stopped.Load():
+		e.OOM = true
+	}
+	return e
+}
+
+// Stop asks the container to end, with the signal that its image names.
+func (w *work) Stop(grace time.Duration) {
+	w.stopped.Store(true)
+	if grace <= 0 {
+		return // it is killed at once
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	signal := "SIGTERM"
+	for {
+		seen, err := w.engine.ContainerInspect(ctx, w.told.Name, client.ContainerInspectOptions{})
+		if err == nil {
+			if seen.Container.State.Paused { // a frozen one hears nothing
+				_, _ = w.engine.ContainerUnpause(ctx, w.told.Name, client.ContainerUnpauseOptions{})
+			}
+			if s := seen.Container.Config.StopSignal; s != "" {
+				signal = s
+			}
+			_, err = w.engine.ContainerKill(ctx, w.told.Name, client.ContainerKillOptions{Signal: signal})
+		}
+		if err == nil || ctx.Err() != nil || isNotFound(err) || isConflict(err) {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// Kill ends the container, or the attempt to start it. It asks until there is an answer.
+func (w *work) Kill() {
+	w.mu.Lock()
+	again := w.killed
+	w.killed = true
+	started := w.started
+	w.mu.Unlock()
+	if again {
+		return
+	}
+	if !started {
+		w.cancel()
+		return
+	}
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		_, err := w.engine.ContainerKill(ctx, w.told.Name, client.ContainerKillOptions{Signal: "SIGKILL"})
+		cancel()
+		running, sure := w.running(w.told.Name)
+		if sure && !running {
+			return
+		}
+		if err != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			_, _ = w.engine.ContainerUnpause(ctx, w.told.Name, client.ContainerUnpauseOptions{})
+			cancel()
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// remove removes the container by its name, as far as the engine answers within
+// a few seconds; later the agent does.
+func (w *work) remove() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	for {
+		_, err := w.engine.ContainerRemove(ctx, w.told.Name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+		if err == nil || isNotFound(err) || ctx.Err() != nil || isLost(err) {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// write leaves v in a file of the task's directory, whole or not at all.
+func write(dir, name string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	fresh := filepath.Join(dir, "."+name)
+	if err := os.WriteFile(fresh, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(fresh, filepath.Join(dir, name))
+}
