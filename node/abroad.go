@@ -112,8 +112,12 @@ func (r *regions) Forward(ctx context.Context, region placement.RegionID, job *p
 	if err != nil {
 		return half, err
 	}
+	spec, err := r.n.unsealed(job)
+	if err != nil {
+		return half, err
+	}
 	out := api.ForwardedJob{
-		Job: job.ID, Tenant: string(job.Tenant), Residency: job.Residency, Policy: layers, Spec: job.Spec,
+		Job: job.ID, Tenant: string(job.Tenant), Residency: job.Residency, Policy: layers, Spec: spec,
 		AllowAny: true, Reservation: state.ReservationKey(r.n.who.Region, job.ID, attempt),
 		SubmittedAt: job.SubmittedAt, Hops: job.Hops + 1, HomeLeaf: r.homeLeaf(view, job.ID),
 	}

@@ -73,13 +73,17 @@ func Found(cfg Config, f Founding) (Founded, error) {
 	out := Founded{Token: bearer, CA: string(ca.ServingRootPEM()), Fingerprint: ca.Bundle().Fingerprint()}
 	pack := residency.Embedded()
 	logKey, witnessKey := logKeys.Public()
+	seal, err := sealKeyOf(logKeys)
+	if err != nil {
+		return Founded{}, err
+	}
 	first := founding{
 		Init: state.InitRegion{
 			Region: placement.Region{
 				ID: f.Region, Mesh: f.Mesh, Self: true, Facts: f.Facts, State: placement.PeerActive,
 				Bundle: bundle, Fingerprint: out.Fingerprint, ServingCA: out.CA,
 				Export: f.Export, Import: f.Import, LawPack: pack.Hash(),
-				LogKey: logKey, WitnessKey: witnessKey,
+				LogKey: logKey, WitnessKey: witnessKey, SealKey: seal.Public(),
 			},
 			LawPack: pack.Tables(),
 			Node: placement.Node{

@@ -40,6 +40,8 @@ type JobDocument struct {
 
 // Document is the job for programs.
 func (j *Job) Document() JobDocument {
+	spec := j.Spec
+	spec.Setup = spec.Setup.Hidden()
 	return JobDocument{
 		ID:            j.ID,
 		Name:          j.Name,
@@ -47,7 +49,7 @@ func (j *Job) Document() JobDocument {
 		Tenant:        j.Tenant,
 		Residency:     j.Residency,
 		Policy:        j.Policy,
-		Spec:          j.Spec,
+		Spec:          spec,
 		Region:        j.Region,
 		Node:          j.Node,
 		Status:        j.Status,

@@ -91,6 +91,8 @@ type Region struct {
 	// of the region's log and of its cosignatures, pinned like the bundle.
 	LogKey     string `json:"log_key,omitempty"`
 	WitnessKey string `json:"witness_key,omitempty"`
+	// SealKey is what secrets of jobs are sealed with; of the own region alone.
+	SealKey string `json:"seal_key,omitempty"`
 	// Export narrows what may leave this region for another, Import what this
 	// region takes from another: tags in wire form, empty means no rule.
 	Export     string    `json:"export,omitempty"`

@@ -42,6 +42,10 @@ type Setup struct {
 	Boot         Boot   `json:"boot,omitempty"`
 	// Server is the model server that an inference job brings along.
 	Server *Server `json:"server,omitempty"`
+	// Secrets are handed to the workload as files, by name. Outside of the way
+	// from its author to the region that runs it a value is sealed to that region;
+	// people who read the job see the names alone.
+	Secrets map[string]string `json:"secrets,omitempty"`
 	// Drift says what is done about a difference between what was declared and
 	// what runs; empty is report.
 	Drift Drift `json:"drift,omitempty"`
@@ -131,6 +135,25 @@ type Server struct {
 	Port    int               `json:"port"`
 	// Start bounds the time until it is ready: a model has to be loaded first.
 	Start Duration `json:"start,omitempty"`
+}
+
+// SecretPurpose binds a sealed secret to its job and its name.
+func SecretPurpose(job JobID, name string) string { return "secret " + string(job) + " " + name }
+
+// HiddenSecret stands in the place of a secret's value.
+const HiddenSecret = "sealed"
+
+// Hidden is the setup without the values of its secrets.
+func (s *Setup) Hidden() *Setup {
+	if s == nil || len(s.Secrets) == 0 {
+		return s
+	}
+	out := *s
+	out.Secrets = make(map[string]string, len(s.Secrets))
+	for name := range s.Secrets {
+		out.Secrets[name] = HiddenSecret
+	}
+	return &out
 }
 
 // ServerKind is the kind of the model server that the job brings along; empty if

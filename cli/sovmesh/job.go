@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"time"
 
@@ -22,7 +23,7 @@ const jobIDText = "ID is a job's id, or the beginning of it as far as it is uniq
 // --residency is used in the place of the file's own.
 func (p *program) readJob(c *cli.Context, path string) (*api.JobFile, error) {
 	on := residency.DateOf(p.now())
-	o := api.JobOptions{Pack: residency.Embedded(), On: on}
+	o := api.JobOptions{Pack: residency.Embedded(), On: on, Secret: readSecret}
 	if c.IsSet("residency") {
 		wire, err := p.wireTag(c.String("residency"))
 		if err != nil {
@@ -48,6 +49,19 @@ func (p *program) readJob(c *cli.Context, path string) (*api.JobFile, error) {
 		p.warn(w.String())
 	}
 	return job, nil
+}
+
+// readSecret reads a secret on the machine of whoever submits the job.
+func readSecret(how, where string) (string, error) {
+	if how == "env" {
+		value, ok := os.LookupEnv(where)
+		if !ok {
+			return "", fmt.Errorf("the variable %s is not set", quoteWord(where))
+		}
+		return value, nil
+	}
+	data, err := readBounded(where, 64<<10)
+	return string(data), err
 }
 
 // writeJob shows one job to people.

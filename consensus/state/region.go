@@ -80,6 +80,7 @@ func (s *State) putSelf(r *placement.Region) {
 // quotes its facts within a log entry.
 const (
 	maxBundle    = 64 << 10
+	maxSealKey   = 4 << 10
 	maxServingCA = 64 << 10
 	maxDoors     = 32
 	maxClaims    = 64
@@ -100,6 +101,8 @@ func checkRegion(r *placement.Region) *Refused {
 		return refuse("region.facts", "shorten them", "the facts of region %s are too long: at most %d claims, at most %d bytes each", r.ID, maxClaims, maxFact)
 	case !keyOf(r.LogKey, LogOrigin(r.ID, r.Mesh, 0)) || !keyOf(r.WitnessKey, WitnessName(r.ID, r.Mesh)):
 		return refuse("region.keys", "send verifier keys named after the region's log and witness", "the keys of region %s are those of somebody else", r.ID)
+	case r.SealKey != "" && (!r.Self || len(r.SealKey) > maxSealKey):
+		return refuse("region.keys", "leave it out", "what secrets are sealed with in region %s is for that region alone", r.ID)
 	case len(r.Bundle) > maxBundle || len(r.ServingCA) > maxServingCA || len(r.FrontDoors) > maxDoors:
 		return refuse("region.too-large", "shorten the bundle or the list of front doors", "what region %s says is too large", r.ID)
 	}

@@ -130,6 +130,15 @@ func (m *MeshClient) Authority(ctx context.Context, p transport.Peer) (*Authorit
 	return meshJSON[AuthoritySecrets](ctx, m, p, meshCall{method: http.MethodGet, path: "/authority", cargo: cargo(transport.CargoStatus)}, nil)
 }
 
+// TaskSecrets are the secrets of a task of this node that is to start, by name.
+func (m *MeshClient) TaskSecrets(ctx context.Context, p transport.Peer, task placement.TaskID) (map[string][]byte, error) {
+	out, err := meshJSON[map[string][]byte](ctx, m, p, meshCall{method: http.MethodGet, path: "/tasks/" + string(task) + "/secrets", cargo: cargo(transport.CargoStatus)}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return *out, nil
+}
+
 // Keyring is the region's gossip keys as a node of the region holds them.
 func (m *MeshClient) Keyring(ctx context.Context, p transport.Peer) (*Keyring, error) {
 	return meshJSON[Keyring](ctx, m, p, meshCall{method: http.MethodGet, path: "/keyring", cargo: cargo(transport.CargoStatus)}, nil)

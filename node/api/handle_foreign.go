@@ -284,6 +284,9 @@ func takeForwarded(s *Server, c *call) error {
 		Residency: wire, Policy: c.arriving(in.Policy), Spec: in.Spec, EntryRegion: c.caller.Region,
 		Hops: max(in.Hops, 1), SubmittedAt: in.SubmittedAt, Origin: c.caller.Region,
 	}
+	if err := sealSecrets(view, &job); err != nil {
+		return err
+	}
 	_, v, err := c.propose(state.SubmitJob{Job: job, AllowAny: in.AllowAny, Reservation: in.Reservation, HomeLeaf: in.HomeLeaf}, c.caller.Actor)
 	if err != nil {
 		return s.giveUp(c, in, err)

@@ -75,7 +75,11 @@ func submit(s *Server, c *call) error {
 			fmt.Sprintf("the header %s says %s, the body says %s", HeaderResidency, shortTag(sub.tag), shortTag(job.Tag)),
 			"send the body's whole policy as the header")
 	}
-	res, v, err := c.propose(s.submitCommand(c, sub, job, body, now), c.caller.Actor)
+	cmd := s.submitCommand(c, sub, job, body, now)
+	if err := sealSecrets(c.view, &cmd.Job); err != nil {
+		return err
+	}
+	res, v, err := c.propose(cmd, c.caller.Actor)
 	if err != nil {
 		return s.withDoors(c, err)
 	}

@@ -24,6 +24,9 @@ type JobOptions struct {
 	// Residency, when set, is used in the place of the file's own tag: the flag
 	// --residency. It is in wire form, or the short form.
 	Residency string
+	// Secret reads a secret that the file names and does not hold: how is file or
+	// env, where the path or the variable. Nil refuses such secrets, as a server must.
+	Secret func(how, where string) (string, error)
 	// Parse, when set, reads tags in wire form in the place of
 	// [residency.ParseWire]: a server's cache. Warnings are lost.
 	Parse func(wire string, p *residency.Pack, on residency.Date) (residency.Tag, error)
@@ -71,7 +74,7 @@ var jobFields = []string{
 	"on_drain", "stop_grace", "models", "upstream", "image", "site", "node",
 	"preemptible", "gang", "spread", "avoid", "near", "rank", "max_runtime",
 	"image_digest", "user", "workdir", "writable_root", "capabilities", "pids", "volumes", "ports", "network", "health",
-	"disks", "root_size", "cloud_init", "cloud_network", "boot", "server", "drift",
+	"disks", "root_size", "cloud_init", "cloud_network", "boot", "server", "secrets", "drift",
 }
 
 // jobReader gathers the fields of one job and where each stood.

@@ -46,6 +46,7 @@ var setupFields = map[string][]placement.Kind{
 	"cloud_network": {placement.KindVM},
 	"boot":          {placement.KindVM},
 	"server":        {placement.KindInference},
+	"secrets":       {placement.KindProcess, placement.KindContainer},
 	"drift":         {placement.KindContainer, placement.KindMicroVM, placement.KindVM},
 }
 
@@ -93,6 +94,8 @@ func (r *jobReader) setupField(name string, v residency.Value) (err error) {
 		s.Boot, err = word(name, v, placement.BootBIOS, placement.BootUEFI, placement.BootDirect)
 	case "server":
 		s.Server, err = modelServer(v)
+	case "secrets":
+		s.Secrets, err = secrets(v, r.o.Secret)
 	case "drift":
 		s.Drift, err = word(name, v, placement.DriftOff, placement.DriftReport, placement.DriftEnforce)
 	}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -119,11 +120,12 @@ func (a testCA) IssueNode(_ context.Context, csr []byte, node placement.NodeID) 
 func (a testCA) IssueServing(_ context.Context, csr []byte, hosts []string) ([][]byte, error) {
 	return a.ca.IssueServing(csr, hosts, a.now(), 0)
 }
-func (a testCA) Bundle() identity.Bundle  { return a.ca.Bundle() }
-func (a testCA) ServingCA() string        { return string(a.ca.ServingRootPEM()) }
-func (a testCA) Secrets() ([]byte, error) { return []byte("ca secrets"), nil }
-func (a testCA) LogSecrets() []byte       { return []byte("log secrets") }
-func (a testCA) Keyring() [][]byte        { return [][]byte{[]byte("key")} }
+func (a testCA) Bundle() identity.Bundle               { return a.ca.Bundle() }
+func (a testCA) ServingCA() string                     { return string(a.ca.ServingRootPEM()) }
+func (a testCA) Secrets() ([]byte, error)              { return []byte("ca secrets"), nil }
+func (a testCA) Unseal(string, string) ([]byte, error) { return nil, errors.New("no key") }
+func (a testCA) LogSecrets() []byte                    { return []byte("log secrets") }
+func (a testCA) Keyring() [][]byte                     { return [][]byte{[]byte("key")} }
 
 // testRing is the keyring of a node that takes whatever is offered.
 type testRing struct{}

@@ -49,6 +49,8 @@ type Authority interface {
 	// LogSecrets are the secret keys of the region's log, handed to voters only;
 	// nil where there are none.
 	LogSecrets() []byte
+	// Unseal opens a secret that was sealed to the region for one purpose.
+	Unseal(purpose, sealed string) ([]byte, error)
 	// Keyring is the gossip keys, primary first.
 	Keyring() [][]byte
 }

@@ -79,6 +79,10 @@ type Spec struct {
 	// Setup is what the job says of its workload beyond that; never nil when a
 	// runner asks.
 	Setup *placement.Setup `json:"setup,omitempty"`
+	// SecretsDir holds the job's secrets, a file each, for the time that the task
+	// runs; empty for none. A driver hands the directory to the workload, read-only,
+	// under [SecretsPath] or by [SecretsEnv], and copies nothing of it.
+	SecretsDir string `json:"secrets_dir,omitempty"`
 	// Tenant, Region and Tag are for labels: whose it is, where it runs, and its
 	// effective policy in canonical form.
 	Tenant placement.TenantID `json:"tenant,omitempty"`
@@ -91,6 +95,13 @@ type Spec struct {
 	// Keep stores the handle durably; an error of it ends the start.
 	Keep func(Handle) error `json:"-"`
 }
+
+// Where a workload finds its secrets: the directory where it has a root of its
+// own, and the variable that always names it.
+const (
+	SecretsPath = "/run/secrets"
+	SecretsEnv  = "SOVMESH_SECRETS"
+)
 
 // DeviceEnv is what a task's environment says of its devices, whatever its job
 // says: a task sees those it was given and no others. A part of one device is

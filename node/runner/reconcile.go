@@ -17,12 +17,15 @@ func (r *Runner) recover(ctx context.Context, records []Record, floor uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.floor = floor
+	live := make(map[placement.TaskID]bool)
+	defer func() { r.sweepSecrets(live) }()
 	for _, rec := range records {
 		t := &task{rec: rec, seen: rec.Index}
 		r.tasks[rec.Task] = t
 		if t.over() {
 			continue
 		}
+		live[rec.Task] = true
 		t.setLease(rec.LeaseUntil, r.cfg)
 		if rec.Handle != nil {
 			t.alive = true

@@ -83,6 +83,11 @@ type Config struct {
 	// the last KeepFinished tasks at most.
 	KeepFor      time.Duration
 	KeepFinished int
+	// Secrets opens those of a task that is to start; they are laid down in
+	// SecretsDir, which must be in memory and this node's own. Without either, tasks
+	// with secrets are not started.
+	Secrets    func(ctx context.Context, id placement.TaskID, job *placement.Job) (map[string][]byte, error)
+	SecretsDir string
 	// Noter, if set, is told of drift, looked for every DriftEvery, and of traffic
 	// that tasks were refused, looked for every DeniedEvery.
 	Noter                   Noter

@@ -105,6 +105,10 @@ func (r *Runner) bringUp(ctx context.Context, t *task) (Handle, error) {
 			return Handle{}, errUnwanted
 		}
 	}
+	var err error
+	if spec.SecretsDir, err = r.bringSecrets(ctx, t); err != nil {
+		return Handle{}, err
+	}
 	h, err := d.Start(ctx, spec)
 	return h, err
 }
@@ -138,6 +142,10 @@ func (r *Runner) spec(t *task) Spec {
 		spec.Setup = &placement.Setup{}
 	}
 	t.rec.Declared = declare(&spec)
+	if spec.Setup.Secrets != nil { // drivers keep specs on disk
+		open := *spec.Setup
+		open.Secrets, spec.Setup = nil, &open
+	}
 	if !t.rec.LeaseUntil.IsZero() {
 		spec.LeaseUntil, t.leasePassed = t.rec.LeaseUntil.Add(-r.cfg.LeaseMargin), true
 	}
@@ -282,6 +290,7 @@ func (r *Runner) finish(t *task, status placement.TaskStatus, reason string, exi
 		t.rec.EndedAt = exit.At
 	}
 	r.mu.Unlock()
+	r.dropSecrets(t.rec.Task)
 	r.log.Info("task is over", "task", t.rec.Task, "job", t.rec.Job, "status", string(status)) // why is with the job: see end
 	r.report(t, status, reason)
 	_ = r.save(t) // kept as a problem and tried again

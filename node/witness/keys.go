@@ -1,7 +1,9 @@
 package witness
 
 import (
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -67,6 +69,12 @@ func ParseKeys(data []byte) (*Keys, error) {
 // Public gives the verifier keys, which the region's record and its card show.
 func (k *Keys) Public() (log, witness string) {
 	return k.log.Verifier().String(), k.witness.Verifier().String()
+}
+
+// Derive gives 32 bytes that only holders of the keys can have, others for each
+// purpose (HKDF, RFC 5869). They stay the same as long as the log's key does.
+func (k *Keys) Derive(purpose string) ([]byte, error) {
+	return hkdf.Key(sha256.New, []byte(k.log.Secret()), nil, "sovmesh "+purpose, 32)
 }
 
 // Of reports whether the keys are those of a region.

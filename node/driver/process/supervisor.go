@@ -264,6 +264,9 @@ func (s *supervisor) environment() []string {
 	}
 	maps.Copy(env, s.spec.Env)
 	maps.Copy(env, s.spec.DeviceEnv())
+	if s.spec.SecretsDir != "" {
+		env[runner.SecretsEnv] = s.spec.SecretsDir
+	}
 	env["SOVMESH_TASK"], env["SOVMESH_JOB"] = string(s.spec.Task), string(s.spec.Job)
 	list := make([]string, 0, len(env))
 	for k, v := range env {
