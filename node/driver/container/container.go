@@ -75,6 +75,10 @@ type Config struct {
 	AllowHostNetwork bool
 	// Capabilities are those that a job may keep, without CAP_.
 	Capabilities []string
+	// Ulimits are given to every container, by name ("nofile", "nproc"). Without
+	// any, containers have the engine's, or what the engine itself may have at
+	// the most where its own are above that.
+	Ulimits map[string]int64
 	// CDIDirs are where the engine finds its CDI specifications.
 	CDIDirs []string
 	// KeepImages is how long an image is kept that no task here needs.

@@ -29,6 +29,7 @@ type Config struct {
 	PlainRegistries       []string
 	AllowHostNetwork      bool
 	Capabilities, CDIDirs []string
+	Ulimits               map[string]int64
 	KeepImages            time.Duration
 	PullTimeout           time.Duration
 	LogFileSize           int64

@@ -40,6 +40,9 @@ type quirks struct {
 	Ulimits bool `json:"ulimits,omitempty"`
 	// SilentOOM: it does not say that a container ended for want of memory.
 	SilentOOM bool `json:"silent_oom,omitempty"`
+	// NoisyAttach: at a container's end it may write an error of its own, about the
+	// connection, into what the container printed.
+	NoisyAttach bool `json:"noisy_attach,omitempty"`
 	// NoCDI says why devices cannot be had by CDI; empty is that they can.
 	NoCDI string `json:"no_cdi,omitempty"`
 }
@@ -48,7 +51,7 @@ type quirks struct {
 func quirksOf(name, version string, specDirs []string) quirks {
 	major, minor := numbers(version)
 	if name == "podman" {
-		q := quirks{Ulimits: true, SilentOOM: major < 5}
+		q := quirks{Ulimits: true, SilentOOM: major < 5, NoisyAttach: true}
 		if major < 5 || (major == 5 && minor < 4) {
 			q.NoCDI = fmt.Sprintf("Podman %s accepts a request for a device through this API and drops it; 5.4 does not", version)
 		}

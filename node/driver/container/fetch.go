@@ -79,8 +79,8 @@ func (d *Driver) image(ctx context.Context, s *runner.Spec) (image, error) {
 // have looks for an image that the engine already has by the name, or by the
 // digest that it came with.
 func (d *Driver) have(ctx context.Context, ref, want string) (image, bool, error) {
-	if ref == "" || images.OnDisk(ref) {
-		return image{}, false, nil
+	if _, err := name.ParseReference(ref); err != nil || images.OnDisk(ref) {
+		return image{}, false, nil // what is wrong with it is said when it is fetched
 	}
 	found, here, err := d.present(ctx, ref)
 	if !here || err != nil {

@@ -18,6 +18,7 @@ import (
 func (w *work) watchMemory(pid int) {
 	dir := memoryGroup(pid)
 	if dir == "" {
+		w.unseen = true
 		return
 	}
 	control, err := os.Open(filepath.Join(dir, "memory.oom_control"))
@@ -36,6 +37,9 @@ func (w *work) watchMemory(pid int) {
 		_, _ = control.Close(), event.Close()
 		return
 	}
+	if starved(dir) { // before we looked
+		w.oom.Store(true)
+	}
 	go func() {
 		defer control.Close()
 		defer event.Close()
@@ -45,10 +49,16 @@ func (w *work) watchMemory(pid int) {
 			return
 		}
 		// The group's own end is told in the same way.
-		if data, err := os.ReadFile(filepath.Join(dir, "memory.oom_control")); err == nil && !bytes.Contains(data, []byte("oom_kill 0\n")) {
+		if starved(dir) {
 			w.oom.Store(true)
 		}
 	}()
+}
+
+// starved reports whether something of the group was ended for want of memory.
+func starved(dir string) bool {
+	data, err := os.ReadFile(filepath.Join(dir, "memory.oom_control"))
+	return err == nil && bytes.Contains(data, []byte("oom_kill ")) && !bytes.Contains(data, []byte("oom_kill 0\n"))
 }
 
 // memoryGroup is the directory of a process' memory group of version 1; empty

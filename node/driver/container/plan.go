@@ -126,11 +126,12 @@ func (d *Driver) bound(t *told, s *runner.Spec, setup *placement.Setup) error {
 	if n := setup.Network; n != nil && !n.Host && len(n.Allow)+len(n.DNS) > 0 {
 		return refuse(s, "this node cannot hold a container to a list of addresses, so it gives it none", "leave network.allow and network.dns out, or let the job run as a process or in a machine")
 	}
-	if t.Quirks.Ulimits {
-		for _, name := range []string{"nofile", "nproc"} {
-			most := hardLimits(d.cfg.Host)[name]
-			h.Ulimits = append(h.Ulimits, &container.Ulimit{Name: name, Soft: most, Hard: most})
-		}
+	limits := d.cfg.Ulimits
+	if len(limits) == 0 && t.Quirks.Ulimits {
+		limits = hardLimits(d.cfg.Host)
+	}
+	for _, name := range slices.Sorted(maps.Keys(limits)) {
+		h.Ulimits = append(h.Ulimits, &container.Ulimit{Name: name, Soft: limits[name], Hard: limits[name]})
 	}
 	return d.addVolumes(h, s, setup)
 }

@@ -3,6 +3,7 @@
 package container
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -35,6 +36,7 @@ type work struct {
 	ill     string // why it is ended as unhealthy; guarded by mu
 	stopped atomic.Bool
 	oom     atomic.Bool // the kernel ended something of it for want of memory
+	unseen  bool        // it had ended before that could be watched; set before the start is over
 }
 
 // made is what is written down of the container once it is there.
@@ -97,6 +99,11 @@ func (w *work) bringUp(t process.Tending) (string, *client.HijackedResponse, err
 	}
 	stream, err := w.attach(id)
 	if err != nil {
+		// Podman readies the container for that and keeps to itself why it cannot;
+		// asked to start it, it says so.
+		if why := w.start(id); why != nil {
+			return id, nil, why
+		}
 		return id, nil, fmt.Errorf("attach to the container: %w", err)
 	}
 	if err := w.start(id); err != nil {
@@ -155,7 +162,11 @@ func (w *work) start(id string) error {
 // an engine that goes away and comes back.
 func (w *work) copyOutput(out io.Writer, id string, stream *client.HijackedResponse) {
 	for {
-		_, _ = stdcopy.StdCopy(out, out, stream.Reader)
+		errs := out
+		if w.told.Quirks.NoisyAttach {
+			errs = &withoutLast{out: out}
+		}
+		_, _ = stdcopy.StdCopy(out, errs, stream.Reader)
 		stream.Close()
 		lost := time.Now()
 		for {
@@ -175,6 +186,27 @@ func (w *work) copyOutput(out io.Writer, id string, stream *client.HijackedRespo
 			fmt.Fprintf(out, "\n[sovmesh: the container engine was away for %v; what was printed meanwhile was not kept]\n", gone.Round(time.Second))
 		}
 	}
+}
+
+// withoutLast writes what it is given but for an engine's own words about a
+// connection, if they come last. Each write is one part as the engine sent it.
+type withoutLast struct {
+	out  io.Writer
+	held []byte
+}
+
+func (w *withoutLast) Write(p []byte) (int, error) {
+	if len(w.held) > 0 {
+		if _, err := w.out.Write(w.held); err != nil {
+			return 0, err
+		}
+		w.held = nil
+	}
+	if bytes.HasPrefix(p, []byte("Error: read unixpacket ")) && bytes.HasSuffix(p, []byte("connection reset by peer\n")) {
+		w.held = bytes.Clone(p)
+		return len(p), nil
+	}
+	return w.out.Write(p)
 }
 
 // running reports whether the container runs, and whether that is sure.
@@ -221,6 +253,8 @@ func (w *work) exit(s *container.State) runner.Exit {
 		e.Reason = ill
 	case (s.OOMKilled || w.oom.Load()) && e.Code != 0 && !killed && !w.stopped.Load():
 		e.OOM = true
+	case w.unseen && w.told.Quirks.SilentOOM && e.Code == 128+9 && !killed && !w.stopped.Load():
+		e.Reason = "it was killed right after its start, most likely for want of memory: its engine does not tell"
 	}
 	return e
 }

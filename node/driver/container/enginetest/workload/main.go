@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 func main() {
@@ -81,6 +82,17 @@ func run(args []string) error {
 			_ = conn.Close()
 		}
 		return err
+	case "each":
+		for _, one := range rest {
+			fmt.Println("==", one)
+			if err := run(strings.Fields(one)); err != nil {
+				fmt.Println("error:", err)
+			}
+		}
+	case "signals":
+		return untilAsked(arg(rest, 0, 0))
+	case "size":
+		return size()
 	case "stdin":
 		_, err := io.Copy(os.Stdout, os.Stdin)
 		return err
@@ -153,6 +165,16 @@ func forks(n int) error {
 		started++
 	}
 	fmt.Println("started", started)
+	return nil
+}
+
+// size says how large the terminal is.
+func size() error {
+	var s struct{ rows, columns, x, y uint16 }
+	if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, 0, syscall.TIOCGWINSZ, uintptr(unsafe.Pointer(&s))); e != 0 {
+		return e
+	}
+	fmt.Println("size", s.columns, s.rows)
 	return nil
 }
 
