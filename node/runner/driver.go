@@ -73,9 +73,12 @@ type Spec struct {
 	Env       map[string]string   `json:"env,omitempty"`
 	Resources placement.Resources `json:"resources"`
 	Devices   []string            `json:"devices,omitempty"` // UUIDs
-	Image     string              `json:"image,omitempty"`
-	Models    []string            `json:"models,omitempty"`
-	Upstream  string              `json:"upstream,omitempty"`
+	// Service: its job is kept running, so that what it keeps on this node is
+	// there again for its next attempt.
+	Service  bool     `json:"service,omitempty"`
+	Image    string   `json:"image,omitempty"`
+	Models   []string `json:"models,omitempty"`
+	Upstream string   `json:"upstream,omitempty"`
 	// Setup is what the job says of its workload beyond that; never nil when a
 	// runner asks.
 	Setup *placement.Setup `json:"setup,omitempty"`

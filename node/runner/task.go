@@ -136,7 +136,7 @@ func (r *Runner) spec(t *task) Spec {
 		Task: t.rec.Task, Job: t.rec.Job, Name: s.Name, Command: s.Command, Env: env, Resources: s.Resources,
 		Devices: t.rec.Devices, Image: s.Image, Models: s.Models, Upstream: s.Upstream, Grace: time.Duration(t.rec.Grace),
 		Tenant: t.rec.Tenant, Region: t.job.Region, Tag: effectiveTag(t.job.Policy),
-		Setup: s.Setup, Keep: func(h Handle) error { return r.keep(t, h) },
+		Setup: s.Setup, Service: s.Type == placement.TypeService, Keep: func(h Handle) error { return r.keep(t, h) },
 	}
 	if spec.Setup == nil {
 		spec.Setup = &placement.Setup{}

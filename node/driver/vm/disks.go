@@ -1,0 +1,167 @@
+//go:build linux
+
+package vm
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"github.com/sovmesh/sovmesh/node/driver/qemu"
+	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// identifyFile describes a file by what changes when its content does.
+func identifyFile(f *os.File) (seenFile, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return seenFile{}, err
+	}
+	sys := st.Sys().(*syscall.Stat_t)
+	return seenFile{
+		Path: f.Name(), Dev: uint64(sys.Dev), Ino: sys.Ino, Size: st.Size(),
+		Mod: st.ModTime().UnixNano(), Birth: sys.Ctim.Nano(),
+	}, nil
+}
+
+func shortHash(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:12])
+}
+
+// disk is one of a machine's, as its guest numbers them.
+type disk struct {
+	Name string `json:"name"` // root, or as the job calls it
+	Path string `json:"path"`
+	// Size is what the guest sees, in bytes.
+	Size   int64  `json:"size"`
+	Format Format `json:"format"`
+	Kept   bool   `json:"kept,omitempty"` // outlives the task
+}
+
+// kept is the directory of what a job's copy keeps on this node.
+func (d *Driver) kept(id placement.TaskID) string {
+	return filepath.Join(d.cfg.Dir, "disks", place(id))
+}
+
+// rootDisk is the one that a machine boots from, an overlay on its image: a
+// service's is kept, with the image that it was begun on, a batch job's goes
+// with its task. base is the image that it lies on, which for a kept disk may be
+// an older one than the job names now.
+func (d *Driver) rootDisk(s runner.Spec, img Image) (root disk, base Image, err error) {
+	size := max(img.Virtual, int64(s.Setup.RootSize))
+	if want := int64(s.Setup.RootSize); want != 0 && want < img.Virtual {
+		return root, img, refuse(s, fmt.Sprintf("write root_size of %d bytes or more, or none", img.Virtual),
+			"the disk that it asks for (%d bytes) is smaller than its image (%d bytes)", want, img.Virtual)
+	}
+	size = (size + 511) &^ 511
+	if size > int64(d.cfg.MaxDisk) {
+		return root, img, refuse(s, "ask for a smaller one", "a disk of %d bytes is more than a disk may have here", size)
+	}
+	if !s.Service {
+		return disk{Name: "root", Path: filepath.Join(d.TaskDir(s.Task), "root.qcow2"), Size: size, Format: Qcow2}, img, nil
+	}
+	root = disk{Name: "root", Path: filepath.Join(d.kept(s.Task), "root.qcow2"), Size: size, Format: Qcow2, Kept: true}
+	note := filepath.Join(d.kept(s.Task), "root.json")
+	var begun Image
+	switch err := readJSON(note, &begun); {
+	case errors.Is(err, fs.ErrNotExist):
+		// The image is written down first: a disk without it would be nothing.
+		if err := os.MkdirAll(d.kept(s.Task), 0o700); err != nil {
+			return root, img, err
+		}
+		_ = os.Remove(root.Path)
+		if err := newQcow2(root.Path, size); err != nil {
+			return root, img, fmt.Errorf("make the root disk: %w", explainSpace(err))
+		}
+		return root, img, writeJSON(note, img)
+	case err != nil:
+		return root, img, fmt.Errorf("read what the root disk lies on: %w", err)
+	}
+	if begun.Digest != img.Digest {
+		return root, img, refuse(s, "submit it as a new job, which begins with the new image; this one's disk lies on the old",
+			"its disk on this node was begun on image %s and cannot be put on %s", begun.Digest, img.Digest)
+	}
+	f, err := os.Open(root.Path)
+	if err != nil {
+		return root, img, err
+	}
+	defer f.Close()
+	// QEMU wrote it, and may have been taken over by its guest.
+	have, err := inspectQcow2(f)
+	if err != nil {
+		return root, img, refuse(s, "its disk was damaged; submit the job anew", "its disk on this node: %v", err)
+	}
+	if s.Setup.RootSize != 0 && size < have {
+		return root, img, refuse(s, fmt.Sprintf("write root_size of %d bytes or more, or none", have), "its disk has %d bytes and is not made smaller", have)
+	}
+	root.Size = max(size, have)
+	return root, begun, nil
+}
+
+// extraDisks are those that the job names, plain files that are kept: made when
+// they are missing, grown when they are too small, never made smaller.
+func (d *Driver) extraDisks(s runner.Spec) ([]disk, error) {
+	var all []disk
+	for _, want := range s.Setup.Disks {
+		one := disk{Name: want.Name, Path: filepath.Join(d.kept(s.Task), "disk-"+want.Name+".raw"), Size: (int64(want.Size) + 511) &^ 511, Format: Raw, Kept: true}
+		if filepath.Base(one.Path) != "disk-"+want.Name+".raw" || want.Size <= 0 || one.Size > int64(d.cfg.MaxDisk) ||
+			want.Name == "root" || slices.ContainsFunc(all, func(o disk) bool { return o.Name == one.Name }) {
+			return nil, refuse(s, "give each disk a plain name of its own and a size", "disk %q of %d bytes cannot be made", want.Name, want.Size)
+		}
+		if err := os.MkdirAll(d.kept(s.Task), 0o700); err != nil {
+			return nil, err
+		}
+		f, err := os.OpenFile(one.Path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		st, err := f.Stat()
+		switch {
+		case err != nil:
+		case st.Size() > one.Size:
+			err = refuse(s, fmt.Sprintf("write a size of %d bytes or more", st.Size()), "its disk %s has %d bytes and is not made smaller", want.Name, st.Size())
+		case st.Size() < one.Size:
+			err = explainSpace(f.Truncate(one.Size))
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			return nil, err
+		}
+		all = append(all, one)
+	}
+	return all, nil
+}
+
+// own gives the kept disks to the machine's user of this time.
+func own(m *qemu.Machine, disks []disk) error {
+	for _, one := range disks {
+		if one.Kept {
+			if err := m.Own(one.Path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Forget removes what a job kept on this node beyond its tasks: its disks. None
+// of its tasks may run.
+func (d *Driver) Forget(job placement.JobID) error {
+	found, err := filepath.Glob(filepath.Join(d.cfg.Dir, "disks", string(job)+".*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range found {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("forget job %s: %w", job, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,333 @@
+//go:build linux
+
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/sovmesh/sovmesh/node/driver/process"
+	"github.com/sovmesh/sovmesh/node/driver/qemu"
+	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// told is what a machine's supervisor, and the next agent, know of it beyond
+// what QEMU was told.
+type told struct {
+	Image   Image          `json:"image"`
+	Boot    placement.Boot `json:"boot"`
+	Kernel  kernel         `json:"kernel"`
+	Disks   []disk         `json:"disks"`
+	Open    bool           `json:"open,omitempty"` // has the node's network
+	PCI     []string       `json:"pci,omitempty"`
+	Devices []string       `json:"devices,omitempty"`
+}
+
+// Start makes the machine and returns when QEMU runs. What its guest does from
+// then on is the workload.
+func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error) {
+	if s.Setup == nil {
+		s.Setup = &placement.Setup{}
+	}
+	h := runner.Handle{Version: 1, Driver: d.Name(), Task: s.Task}
+	seen, err := d.Driver.Recover(ctx, h)
+	if err != nil {
+		return runner.Handle{}, err
+	}
+	if seen.State != runner.StateAbsent {
+		return runner.Handle{}, &runner.ExistsError{Handle: h}
+	}
+	if err := s.Keep(h); err != nil {
+		return runner.Handle{}, fmt.Errorf("keep the handle of task %s: %w", s.Task, err)
+	}
+	s.Keep = func(runner.Handle) error { return nil } // it was
+	claims, order, err := d.order(ctx, s)
+	defer d.release(claims)
+	if err != nil {
+		return runner.Handle{}, err
+	}
+	return d.StartWork(ctx, s, order)
+}
+
+// order makes everything that a machine consists of, up to its start. The
+// claims are to be released when the start is over.
+func (d *Driver) order(ctx context.Context, s runner.Spec) (claims []string, o process.Order, err error) {
+	accel, err := d.probe(ctx)
+	if err != nil {
+		return nil, o, refuse(s, "install qemu-system-x86 on the node", "%v", err)
+	}
+	img, err := d.resolve(ctx, s)
+	if err != nil {
+		return nil, o, err
+	}
+	l := layout{image: img, seed: filepath.Join(d.TaskDir(s.Task), "seed.iso"), ports: s.Setup.Ports}
+	if err := d.boots(ctx, s, &l); err != nil {
+		return nil, o, err
+	}
+	if err := d.reaches(s, &l); err != nil {
+		return nil, o, err
+	}
+	if l.pci, err = d.passthrough(s); err != nil {
+		return nil, o, err
+	}
+	cidata, err := seed(s)
+	if err != nil {
+		return nil, o, err
+	}
+	if claims, err = d.claimDisks(ctx, s); err != nil {
+		return claims, o, err
+	}
+	root, base, err := d.rootDisk(s, img)
+	if err != nil {
+		return claims, o, err
+	}
+	extra, err := d.extraDisks(s)
+	if err != nil {
+		return claims, o, err
+	}
+	base.Path = d.images.path(base.Digest)
+	l.image, l.disks = base, append([]disk{root}, extra...)
+	binary, err := exec.LookPath(d.cfg.Binary)
+	if err != nil {
+		return claims, o, refuse(s, "install qemu-system-x86 on the node", "%v", err)
+	}
+	m := qemu.Machine{Binary: binary, Accel: accel}
+	uid, err := d.claimUser(ctx, s.Task)
+	if err != nil {
+		return claims, o, err
+	}
+	if m.UID = uid; uid != 0 {
+		claims = append(claims, userClaim(uid))
+	}
+	l.machine(s, &m)
+	guest, err := json.Marshal(told{Image: base, Boot: l.boot, Kernel: l.kernel, Disks: l.disks, Open: l.open, PCI: l.pci, Devices: s.Devices})
+	if err != nil {
+		return claims, o, err
+	}
+	return claims, process.Order{
+		Told: qemu.Told{Machine: m, Guest: guest}, Limits: m.Limits(s.Resources),
+		Fill: func(dir string) error { return fill(dir, &m, l, cidata) },
+	}, nil
+}
+
+// fill puts the machine's own files into the task's directory.
+func fill(dir string, m *qemu.Machine, l layout, cidata []byte) error {
+	if err := m.Prepare(dir); err != nil {
+		return err
+	}
+	mine := []string{filepath.Join(dir, "seed.iso")}
+	if err := os.WriteFile(mine[0], cidata, 0o400); err != nil {
+		return explainSpace(err)
+	}
+	if root := l.disks[0]; !root.Kept {
+		path := filepath.Join(dir, filepath.Base(root.Path))
+		if err := newQcow2(path, root.Size); err != nil {
+			return explainSpace(err)
+		}
+		mine = append(mine, path)
+	}
+	if l.boot == placement.BootUEFI {
+		mine = append(mine, filepath.Join(dir, filepath.Base(l.vars)))
+		if err := copyFile(mine[len(mine)-1], l.vars); err != nil {
+			return explainSpace(err)
+		}
+	}
+	for _, path := range mine {
+		if err := m.Own(path); err != nil {
+			return err
+		}
+	}
+	return own(m, l.disks)
+}
+
+func copyFile(to, from string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, data, 0o600)
+}
+
+// boots decides how the machine begins.
+func (d *Driver) boots(ctx context.Context, s runner.Spec, l *layout) (err error) {
+	l.boot = s.Setup.Boot
+	switch l.boot {
+	case "", placement.BootBIOS:
+		l.boot = placement.BootBIOS
+	case placement.BootUEFI:
+		f, ok := d.firmware()
+		if !ok {
+			return refuse(s, "install ovmf on the node, or write boot: bios", "it boots by UEFI and the node has no firmware for that")
+		}
+		l.code, l.vars = f.Code, f.Vars
+	case placement.BootDirect:
+		if !strings.Contains(s.Image, "/") || strings.Contains(s.Image, "://") {
+			return refuse(s, "name an image by its path, with vmlinuz, and initrd and cmdline if need be, in the same directory", "it boots directly, and beside image %s lies no kernel", s.Image)
+		}
+		if l.kernel, err = d.findKernel(ctx, s.Image); err != nil {
+			return refuse(s, "put vmlinuz, and initrd and cmdline if need be, beside the image", "it boots directly: %v", err)
+		}
+	default:
+		return refuse(s, "write boot: bios, uefi or direct", "boot %q is not known", l.boot)
+	}
+	return nil
+}
+
+// reaches decides what the machine reaches: nothing, or what the node may.
+func (d *Driver) reaches(s runner.Spec, l *layout) error {
+	n := s.Setup.Network
+	switch {
+	case n == nil:
+	case n.Host && !d.cfg.HostNetwork:
+		return refuse(s, "leave network.host out", "it asks for the node's own network, which the node does not give")
+	case n.Host:
+		l.open = true
+	case len(n.Allow) > 0 || len(n.DNS) > 0:
+		return refuse(s, "leave network out: its ports are reached through the mesh all the same", "it names what it may reach, and this driver lets a machine reach nothing or, with network.host, all that the node may")
+	}
+	return nil
+}
+
+// claimDisks makes sure that no other task of this node uses what this one
+// keeps here. That one still has it may change: it is no fault of the job.
+func (d *Driver) claimDisks(ctx context.Context, s runner.Spec) ([]string, error) {
+	if !s.Service && len(s.Setup.Disks) == 0 {
+		return nil, nil
+	}
+	all, err := d.Driver.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range all {
+		if o.State == runner.StateRunning && o.Handle.Task != s.Task && place(o.Handle.Task) == place(s.Task) {
+			return nil, fmt.Errorf("start task %s: its disks on this node are in use by task %s until that has ended", s.Task, o.Handle.Task)
+		}
+	}
+	claim := "disks " + place(s.Task)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if other, taken := d.starting[claim]; taken {
+		return nil, fmt.Errorf("start task %s: its disks on this node are in use by task %s, which is just starting", s.Task, other)
+	}
+	d.starting[claim] = s.Task
+	return []string{claim}, nil
+}
+
+func userClaim(uid int) string { return fmt.Sprint("user ", uid) }
+
+// claimUser finds a user number that no other machine has or is about to have.
+func (d *Driver) claimUser(ctx context.Context, id placement.TaskID) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for base := d.cfg.UIDBase; ; {
+		uid, err := qemu.FreeUID(ctx, d.Driver, base)
+		if err != nil || uid == 0 {
+			return 0, err
+		}
+		if _, taken := d.starting[userClaim(uid)]; !taken {
+			d.starting[userClaim(uid)] = id
+			return uid, nil
+		}
+		base = uid + 1
+	}
+}
+
+func (d *Driver) release(claims []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range claims {
+		delete(d.starting, c)
+	}
+}
+
+// Recover says what became of a machine, and from what it was made.
+func (d *Driver) Recover(ctx context.Context, h runner.Handle) (runner.Observed, error) {
+	o, err := d.Driver.Recover(ctx, h)
+	d.describe(&o)
+	return o, err
+}
+
+// List is every machine of this node.
+func (d *Driver) List(ctx context.Context) ([]runner.Observed, error) {
+	all, err := d.Driver.List(ctx)
+	for i := range all {
+		d.describe(&all[i])
+	}
+	return all, err
+}
+
+func (d *Driver) describe(o *runner.Observed) {
+	m, t, err := d.told(o.Handle.Task)
+	if err != nil || o.Facts == nil {
+		return
+	}
+	o.Facts["image"], o.Facts["boot"], o.Facts["accel"] = t.Image.Digest, string(t.Boot), m.Accel.Name
+	if m.UID != 0 {
+		o.Facts["uid"] = fmt.Sprint(m.UID)
+	}
+}
+
+func (d *Driver) told(id placement.TaskID) (qemu.Machine, told, error) {
+	var all qemu.Told
+	var t told
+	_, err := d.Told(id, &all)
+	if err == nil {
+		err = json.Unmarshal(all.Guest, &t)
+	}
+	return all.Machine, t, err
+}
+
+// Destroy removes the machine and its own files. What its job keeps on this
+// node stays until [Driver.Forget].
+func (d *Driver) Destroy(ctx context.Context, h runner.Handle) error {
+	if err := d.Driver.Destroy(ctx, h); err != nil {
+		return err
+	}
+	return d.collect(ctx)
+}
+
+// collect removes images that were handed in by jobs and that nothing uses any
+// more: none of a vendor, no kept disk's and no task's.
+func (d *Driver) collect(ctx context.Context) error {
+	d.images.mu.Lock()
+	defer d.images.mu.Unlock()
+	d.mu.Lock()
+	busy := len(d.starting) > 0
+	d.mu.Unlock()
+	if busy {
+		return nil // another time
+	}
+	used, err := d.usedImages(ctx)
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(d.images.dir)
+	if err != nil {
+		return err
+	}
+	var problems []error
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "sha256-") && !slices.Contains(used, e.Name()) && oldEnough(e) {
+			problems = append(problems, os.Remove(filepath.Join(d.images.dir, e.Name())))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// Console opens the machine's serial console.
+func (d *Driver) Console(ctx context.Context, h runner.Handle) (io.ReadWriteCloser, error) {
+	c, err := qemu.DialConsole(ctx, d.TaskDir(h.Task))
+	if err != nil {
+		return nil, fmt.Errorf("task %s: %w", h.Task, err)
+	}
+	return c, nil
+}

@@ -1,0 +1,141 @@
+//go:build linux
+
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sovmesh/sovmesh/node/driver/qemu"
+	"github.com/sovmesh/sovmesh/node/driver/qemu/qmp"
+	"github.com/sovmesh/sovmesh/node/runner"
+)
+
+// SupervisorMain supervises the machine whose task directory is args[0].
+func SupervisorMain(args []string) int { return qemu.Supervise(args, newGuest()) }
+
+// A guest that resets itself so often within so long does not come up.
+const (
+	mostResets  = 5
+	resetWindow = 10 * time.Minute
+)
+
+// pressEvery is how often a guest that is to end is told so: one that is still
+// starting hears nothing at first.
+const pressEvery = 2 * time.Second
+
+// guest knows what goes on in a machine from what QEMU says of it.
+type guest struct {
+	up       chan struct{} // closed once monitor is set
+	monitor  *qmp.Client
+	over     chan struct{} // closed when the machine ends
+	pressing sync.Once
+}
+
+func newGuest() *guest { return &guest{up: make(chan struct{}), over: make(chan struct{})} }
+
+// Attend copies the console and hears how the machine ends.
+func (g *guest) Attend(r *qemu.Running) string {
+	defer close(g.over)
+	if r.Monitor == nil {
+		r.Failed("QEMU did not start", "see the reason that it gave; the image or the machine that was asked for may not fit this node")
+		return ""
+	}
+	g.monitor = r.Monitor
+	close(g.up)
+	g.grow(r)
+	r.Ready()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.Console.Copy(r.Output)
+	}()
+	why := g.hear(r)
+	<-done
+	return why
+}
+
+// grow makes a kept root disk as large as it is to be now.
+func (g *guest) grow(r *qemu.Running) {
+	var t told
+	if json.Unmarshal(r.Told.Guest, &t) != nil || len(t.Disks) == 0 || !t.Disks[0].Kept {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := g.monitor.Run(ctx, "block_resize", map[string]any{"node-name": "disk0", "size": t.Disks[0].Size}, nil); err != nil {
+		_, _ = fmt.Fprintf(r.Output, "[sovmesh: the root disk was not grown: %v]\r\n", err)
+	}
+}
+
+// hear follows QEMU's events until it has ended.
+func (g *guest) hear(r *qemu.Running) (why string) {
+	var resets []time.Time
+	for e := range g.monitor.Events() {
+		switch e.Name {
+		case "SHUTDOWN":
+			var d struct {
+				Guest  bool   `json:"guest"`
+				Reason string `json:"reason"`
+			}
+			_ = json.Unmarshal(e.Data, &d)
+			why = g.ended(r, d.Reason)
+		case "GUEST_PANICKED":
+			r.Ended(runner.Exit{Code: 1, Reason: "its guest panicked; see its console"}, time.Minute)
+		case "RESET":
+			now := time.Now()
+			if resets = append(resets, now); len(resets) > mostResets {
+				resets = resets[1:]
+			}
+			if len(resets) == mostResets && now.Sub(resets[0]) < resetWindow {
+				r.Ended(runner.Exit{Code: 1, Reason: fmt.Sprintf("its guest reset itself %d times in %v; see its console", mostResets, now.Sub(resets[0]).Round(time.Second))}, 0)
+			}
+		}
+	}
+	return why
+}
+
+// ended says what an orderly end of QEMU means. https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#enum-QMP-run-state.ShutdownCause
+func (g *guest) ended(r *qemu.Running, reason string) string {
+	switch reason {
+	case "guest-shutdown":
+		r.Ended(runner.Exit{Code: 0}, time.Minute)
+	case "guest-panic":
+		r.Ended(runner.Exit{Code: 1, Reason: "its guest panicked; see its console"}, time.Minute)
+	case "host-qmp-quit":
+		r.Ended(runner.Exit{Code: 1, Reason: "QEMU was told to quit"}, time.Minute)
+	}
+	return "its machine ended: " + reason
+}
+
+// Stop presses the power button, more than once if need be.
+func (g *guest) Stop(grace time.Duration) {
+	if grace <= 0 {
+		return
+	}
+	g.pressing.Do(func() { go g.press() })
+}
+
+func (g *guest) press() {
+	select {
+	case <-g.up:
+	case <-g.over:
+		return
+	}
+	tick := time.NewTicker(pressEvery)
+	defer tick.Stop()
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), pressEvery)
+		_ = g.monitor.Run(ctx, "cont", nil, nil) // one that stands still hears nothing
+		_ = g.monitor.Run(ctx, "system_powerdown", nil, nil)
+		cancel()
+		select {
+		case <-g.over:
+			return
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,230 @@
+// Command init is all that runs in the small guest of the tests: it does what
+// the seed's user-data says in its line "#test ...", and writes to the serial line.
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+var out *os.File
+
+func main() {
+	for _, m := range [][2]string{{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}} {
+		_ = os.MkdirAll(m[1], 0o755)
+		_ = unix.Mount(m[0], m[1], m[0], 0, "")
+	}
+	out, _ = os.OpenFile("/dev/ttyS0", os.O_RDWR|unix.O_NOCTTY, 0)
+	if t, err := unix.IoctlGetTermios(int(out.Fd()), unix.TCGETS); err == nil {
+		t.Oflag &^= unix.OPOST
+		t.Lflag &^= unix.ECHO | unix.ICANON | unix.ISIG
+		_ = unix.IoctlSetTermios(int(out.Fd()), unix.TCSETS, t)
+	}
+	order, _ := os.ReadFile("/modules/order")
+	for _, name := range strings.Fields(string(order)) {
+		f, err := os.Open("/modules/" + name)
+		if err != nil {
+			continue
+		}
+		if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil {
+			fmt.Fprintf(out, "module %s: %v\n", name, err)
+		}
+		_ = f.Close()
+	}
+	what, rest, _ := strings.Cut(task(), " ")
+	do(what, rest)
+	off()
+}
+
+// task reads what is to be done from the disk that is called seed.
+func task() string {
+	for range 200 {
+		found, _ := filepath.Glob("/sys/block/vd*/serial")
+		for _, f := range found {
+			if name, _ := os.ReadFile(f); strings.TrimSpace(string(name)) != "seed" {
+				continue
+			}
+			data, _ := os.ReadFile("/dev/" + filepath.Base(filepath.Dir(f)))
+			if _, after, ok := bytes.Cut(data, []byte("#cloud-config\n#test ")); ok {
+				line, _, _ := bytes.Cut(after, []byte("\n"))
+				return string(line)
+			}
+			return ""
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return ""
+}
+
+func do(what, rest string) {
+	switch what {
+	case "exit":
+	case "print":
+		fmt.Fprintf(out, "%s\n", rest)
+	case "sleep":
+		button()
+	case "stubborn":
+		fmt.Fprint(out, "ready\n")
+		select {}
+	case "flood":
+		n, _ := strconv.Atoi(rest)
+		block := make([]byte, 4096)
+		for ; n > 0; n -= len(block) {
+			_, _ = out.Write(block[:min(n, len(block))])
+		}
+		fmt.Fprint(out, "\nend\n")
+	case "panic":
+		_ = os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
+		select {}
+	case "reset":
+		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	case "disk":
+		disks(rest)
+	case "serve":
+		serve()
+	case "count":
+		count()
+	}
+}
+
+// disks tells how large the disks are and what the first and the second said
+// before, then writes a word to both.
+func disks(word string) {
+	for _, name := range []string{"vda", "vdb"} {
+		f, err := os.OpenFile("/dev/"+name, os.O_RDWR|unix.O_SYNC, 0)
+		if err != nil {
+			fmt.Fprintf(out, "%s none\n", name)
+			continue
+		}
+		size, _ := f.Seek(0, io.SeekEnd)
+		old := make([]byte, 512)
+		_, _ = f.ReadAt(old, 512*100)
+		text, _, _ := strings.Cut(string(old), "\x00")
+		next := make([]byte, 512)
+		copy(next, word)
+		_, err = f.WriteAt(next, 512*100)
+		_ = f.Sync()
+		_ = f.Close()
+		fmt.Fprintf(out, "%s %d %q %v\n", name, size, text, err)
+	}
+}
+
+// serve echoes what comes in at port 7 and tries to reach others first.
+func serve() {
+	if err := address("eth0", [4]byte{10, 0, 2, 15}); err != nil {
+		fmt.Fprintf(out, "eth0: %v\n", err)
+	}
+	for _, to := range []string{"10.0.2.2:22", "10.0.2.3:53"} {
+		c, err := net.DialTimeout("tcp4", to, 2*time.Second)
+		if err == nil {
+			fmt.Fprintf(out, "reached %s\n", to)
+			_ = c.Close()
+		}
+	}
+	l, err := net.Listen("tcp4", ":7")
+	if err != nil {
+		fmt.Fprintf(out, "listen: %v\n", err)
+		return
+	}
+	fmt.Fprint(out, "serving\n")
+	go button()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() { _, _ = io.Copy(c, c); _ = c.Close() }()
+	}
+}
+
+func address(name string, ip [4]byte) error {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(s)
+	set := func(req uint, at [4]byte) error {
+		var r struct {
+			name [16]byte
+			addr unix.RawSockaddrInet4
+			_    [8]byte
+		}
+		copy(r.name[:], name)
+		r.addr.Family, r.addr.Addr = unix.AF_INET, at
+		if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(s), uintptr(req), uintptr(unsafe.Pointer(&r))); e != 0 {
+			return e
+		}
+		return nil
+	}
+	if err := set(unix.SIOCSIFADDR, ip); err != nil {
+		return err
+	}
+	if err := set(unix.SIOCSIFNETMASK, [4]byte{255, 255, 255, 0}); err != nil {
+		return err
+	}
+	var r struct {
+		name  [16]byte
+		flags uint16
+		_     [22]byte
+	}
+	copy(r.name[:], name)
+	r.flags = unix.IFF_UP | unix.IFF_RUNNING
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(s), unix.SIOCSIFFLAGS, uintptr(unsafe.Pointer(&r))); e != 0 {
+		return e
+	}
+	return nil
+}
+
+// count says its boot id, then counts until the power button is pressed.
+func count() {
+	go button()
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	fmt.Fprintf(out, "boot %s", id)
+	for n := 1; ; n++ {
+		fmt.Fprintf(out, "count %d\n", n)
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// button waits for the power button, then turns the machine off.
+func button() {
+	pressed := make(chan struct{}, 8)
+	found, _ := filepath.Glob("/dev/input/event*")
+	for _, name := range found {
+		f, err := os.Open(name)
+		if err != nil {
+			continue
+		}
+		go func() {
+			e := make([]byte, 24)
+			for {
+				if _, err := io.ReadFull(f, e); err != nil {
+					return
+				}
+				if binary.LittleEndian.Uint16(e[16:]) == 1 && binary.LittleEndian.Uint16(e[18:]) == 116 {
+					pressed <- struct{}{}
+				}
+			}
+		}()
+	}
+	<-pressed
+	off()
+}
+
+func off() {
+	_ = unix.IoctlSetInt(int(out.Fd()), unix.TCSBRK, 1) // until all is written
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	select {}
+}

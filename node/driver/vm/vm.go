@@ -1,0 +1,218 @@
+//go:build linux
+
+// Package vm runs jobs as full virtual machines: a guest with its own kernel
+// and its own operating system, from a cloud image, on QEMU.
+//
+// The rules: an image is used only after its bytes were compared with what the
+// job or its vendor's signature says of them, and in the format that it is
+// declared to have; nothing in it makes QEMU open another file. A machine sees
+// no file of the node but its own disks, and reaches nothing that its job did
+// not name. What a service wrote to its disks is there when it is started again
+// on the same node. A machine outlives the agent: node/driver/qemu supervises it.
+//
+// The exit code of a machine is 0 when its guest powers off by itself. A guest
+// that panics, or resets over and over, has failed. A guest that reboots goes on.
+//
+// The program's main must begin with
+//
+//	if len(os.Args) > 1 && os.Args[1] == vm.SupervisorCommand {
+//		os.Exit(vm.SupervisorMain(os.Args[2:]))
+//	}
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sovmesh/sovmesh/node/driver/process"
+	"github.com/sovmesh/sovmesh/node/driver/qemu"
+	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// SupervisorCommand is the first argument of a machine's supervisor.
+const SupervisorCommand = "vm-supervisor"
+
+// Config is what the driver needs; Dir must be set.
+type Config struct {
+	// Dir holds the tasks, the images that were fetched, and the disks that
+	// outlive tasks. It must be on a local disk.
+	Dir string
+	// Supervisor is the command line that ends in [SupervisorMain].
+	Supervisor []string
+	Cgroup     string
+	// A console's output is kept as a process' is: LogFiles files of LogFileSize bytes.
+	LogFileSize int64
+	LogFiles    int
+	// StartTimeout bounds the wait until QEMU runs.
+	StartTimeout time.Duration
+	Binary       string // QEMU
+	// ImageDirs are the operator's directories of images: a job's paths resolve
+	// below them only. The vendors' keys lie in their "keys".
+	ImageDirs []string
+	Catalogue []Vendor
+	HTTP      *http.Client
+	Firmware  []Firmware // UEFI; the first that is installed is taken
+	// UIDBase is the first of the user numbers that machines run as where the
+	// agent is root: each has its own.
+	UIDBase  int
+	MaxImage placement.Bytes // of an image's file
+	MaxDisk  placement.Bytes // of a disk, as a guest sees it
+	// HostNetwork lets jobs ask for the node's own network.
+	HostNetwork bool
+	// Sysfs is where the kernel tells of devices.
+	Sysfs string
+	// PCI finds the bus address of a device by its UUID; nil is no passthrough.
+	PCI func(uuid string) (string, error)
+}
+
+// Firmware is a UEFI for machines: its code, and the variables a new machine has.
+type Firmware struct{ Code, Vars string }
+
+// DefaultConfig has everything but Dir and ImageDirs.
+func DefaultConfig() Config {
+	base := process.DefaultConfig()
+	return Config{
+		Supervisor: []string{"/proc/self/exe", SupervisorCommand}, Cgroup: base.Cgroup,
+		LogFileSize: base.LogFileSize, LogFiles: base.LogFiles, StartTimeout: time.Minute,
+		Binary: "qemu-system-x86_64", Catalogue: Catalogue(), HTTP: &http.Client{Timeout: 2 * time.Hour},
+		Firmware: []Firmware{
+			{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
+			{"/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"},
+		},
+		UIDBase: 1_700_000_000, MaxImage: 64 * placement.GiB, MaxDisk: 16 * 1024 * placement.GiB, Sysfs: "/sys",
+	}
+}
+
+// Driver is the runner.Driver of virtual machines.
+type Driver struct {
+	*process.Driver // its tasks, once they are started
+	cfg             Config
+	images          *store
+
+	mu       sync.Mutex
+	accel    *qemu.Accel                 // guarded by mu; nil until it was probed
+	starting map[string]placement.TaskID // guarded by mu; claims of starts under way: users, disks
+	forward  sync.Mutex                  // held while a task's forwards are read and changed
+}
+
+var (
+	_ runner.Driver      = (*Driver)(nil)
+	_ runner.Preparer    = (*Driver)(nil)
+	_ runner.Leaser      = (*Driver)(nil)
+	_ runner.Measurer    = (*Driver)(nil)
+	_ runner.Consoler    = (*Driver)(nil)
+	_ runner.Dialer      = (*Driver)(nil)
+	_ runner.Pauser      = (*Driver)(nil)
+	_ runner.Inspector   = (*Driver)(nil)
+	_ runner.Snapshotter = (*Driver)(nil)
+)
+
+// New makes the directories and starts nothing.
+func New(cfg Config) (*Driver, error) {
+	var problems []error
+	if !filepath.IsAbs(cfg.Dir) {
+		problems = append(problems, fmt.Errorf("vm driver: Dir %q is not an absolute path", cfg.Dir))
+	}
+	for _, dir := range cfg.ImageDirs {
+		if !filepath.IsAbs(dir) {
+			problems = append(problems, fmt.Errorf("vm driver: image directory %q is not an absolute path", dir))
+		}
+	}
+	if cfg.Binary == "" || cfg.HTTP == nil || cfg.MaxImage <= 0 || cfg.MaxDisk <= 0 || cfg.Sysfs == "" {
+		problems = append(problems, errors.New("vm driver: a setting is out of range; begin with DefaultConfig"))
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, err
+	}
+	for _, sub := range []string{"images", "disks"} {
+		if err := os.MkdirAll(filepath.Join(cfg.Dir, sub), 0o700); err != nil {
+			return nil, fmt.Errorf("vm driver: %w", err)
+		}
+	}
+	base, err := process.New(process.Config{
+		Name: string(placement.KindVM), Dir: filepath.Join(cfg.Dir, "tasks"), Supervisor: cfg.Supervisor, Cgroup: cfg.Cgroup,
+		LogFileSize: cfg.LogFileSize, LogFiles: cfg.LogFiles, StartTimeout: cfg.StartTimeout,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("vm driver: %w", err)
+	}
+	return &Driver{
+		Driver: base, cfg: cfg, images: &store{dir: filepath.Join(cfg.Dir, "images"), most: int64(cfg.MaxImage)},
+		starting: make(map[string]placement.TaskID),
+	}, nil
+}
+
+// Fingerprint tries what machines will need.
+func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
+	fp, err := d.Driver.Fingerprint(ctx)
+	if err != nil {
+		return fp, err
+	}
+	facts := map[string]string{"isolation": "machine: a kernel of its own, on QEMU in its sandbox", "vm.uefi": "absent: install ovmf"}
+	maps.Copy(facts, fp.Facts)
+	facts["isolation"] = "machine: a kernel of its own, on QEMU in its sandbox"
+	fp.Facts = facts
+	accel, err := d.probe(ctx)
+	if err != nil {
+		fp.Healthy, fp.Reason = false, err.Error()
+		return fp, nil
+	}
+	fp.Version = accel.Version
+	maps.Copy(facts, accel.Facts())
+	if f, ok := d.firmware(); ok {
+		facts["vm.uefi"] = f.Code
+	}
+	facts["vm.iommu"] = iommu(d.cfg.Sysfs)
+	if os.Geteuid() != 0 {
+		facts["vm.user"] = "the agent's own: run the agent as root to give each machine its own"
+	} else {
+		facts["vm.user"] = fmt.Sprintf("each machine has its own, from %d on", d.cfg.UIDBase)
+	}
+	facts["vm.images"] = strings.Join(names(d.cfg.Catalogue), " ")
+	return fp, nil
+}
+
+// probe finds the accelerator out, once.
+func (d *Driver) probe(ctx context.Context) (qemu.Accel, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.accel == nil {
+		a, err := qemu.Probe(ctx, d.cfg.Binary)
+		if err != nil {
+			return a, err
+		}
+		d.accel = &a
+	}
+	return *d.accel, nil
+}
+
+func (d *Driver) firmware() (Firmware, bool) {
+	for _, f := range d.cfg.Firmware {
+		_, err1 := os.Stat(f.Code)
+		_, err2 := os.Stat(f.Vars)
+		if err1 == nil && err2 == nil {
+			return f, true
+		}
+	}
+	return Firmware{}, false
+}
+
+// refuse is a job that this driver cannot start as it is written.
+func refuse(s runner.Spec, advice, format string, args ...any) error {
+	return &runner.StartError{Task: s.Task, Reason: fmt.Sprintf(format, args...), Advice: advice}
+}
+
+// place names what a job's copy keeps on this node between its attempts.
+func place(id placement.TaskID) string {
+	ordinal, _, _ := id.Member()
+	return fmt.Sprintf("%s.%d", id.Job(), ordinal)
+}

@@ -1,0 +1,127 @@
+//go:build linux
+
+package vm
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sovmesh/sovmesh/node/driver/drivertest"
+	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+func TestConformance(t *testing.T) {
+	images := smallGuest(t)
+	dirs := make(map[*testing.T]string) // one machine per test
+	drivertest.Run(t, drivertest.Harness{
+		New: func(t *testing.T) runner.Driver {
+			if dirs[t] == "" {
+				dirs[t] = t.TempDir()
+			}
+			return newDriver(t, dirs[t], func(c *Config) {
+				c.ImageDirs, c.LogFileSize, c.LogFiles = []string{images}, 8<<10, 4
+			})
+		},
+		Exit:       func(s *runner.Spec, code int) { does("exit")(s) },
+		Print:      func(s *runner.Spec, text string) { does("print " + text)(s) },
+		Sleep:      does("sleep"),
+		Stubborn:   does("stubborn"),
+		Flood:      func(s *runner.Spec, n int) { does(fmt.Sprint("flood ", n))(s) },
+		Missing:    func(s *runner.Spec) { does("exit")(s); s.Image = filepath.Join(images, "none.raw") },
+		KeptOutput: 32 << 10,
+		Without: map[string]string{
+			"exit code is known":          "a machine that powers off has no exit code but 0; TestHowMachinesEnd has what it has",
+			"an exit while away is known": "the same; TestHowMachinesEnd looks with a new driver",
+		},
+	})
+}
+
+func TestHowMachinesEnd(t *testing.T) {
+	images := smallGuest(t)
+	dir := t.TempDir()
+	d := newDriver(t, dir, func(c *Config) { c.ImageDirs = []string{images} })
+	for n, test := range []struct {
+		does   string
+		code   int
+		reason string
+	}{
+		{"exit", 0, ""},
+		{"panic", 1, "panicked"},
+		{"reset", 1, "reset itself"},
+	} {
+		t.Run(test.does, func(t *testing.T) {
+			h := start(t, d, spec(n, test.does, nil))
+			exit := wait(t, d, h)
+			again := newDriver(t, dir, nil)
+			o, err := again.Recover(t.Context(), h)
+			if err != nil || o.State != runner.StateExited || o.Exit.Code != exit.Code {
+				t.Errorf("the agent that comes back sees %+v, %v", o, err)
+			}
+			if exit.Code != test.code || exit.Stopped || !strings.Contains(exit.Reason, test.reason) {
+				t.Errorf("it ends with %+v\n%s", exit, printed(t, d, h))
+			}
+		})
+	}
+}
+
+func TestDisksAreKeptAndGrow(t *testing.T) {
+	images := smallGuest(t)
+	d := newDriver(t, t.TempDir(), func(c *Config) { c.ImageDirs = []string{images} })
+	run := func(attempt int, word string, service bool, root, extra placement.Bytes) string {
+		t.Helper()
+		h := start(t, d, spec(0, "disk "+word, func(s *runner.Spec) {
+			s.Task, s.Service = testJob.Task(0, attempt), service
+			s.Setup.RootSize, s.Setup.Disks = root, []placement.Disk{{Name: "data", Size: extra}}
+		}))
+		if exit := wait(t, d, h); exit.Code != 0 {
+			t.Fatalf("it ends with %+v\n%s", exit, printed(t, d, h))
+		}
+		return printed(t, d, h)
+	}
+	const mib = placement.MiB
+	for attempt, step := range []struct {
+		word        string
+		root, extra placement.Bytes
+		want        string
+	}{
+		{"one", 0, mib, "vda 1048576 \"\" <nil>\nvdb 1048576 \"\" <nil>\n"},
+		{"two", 4 * mib, 2 * mib, "vda 4194304 \"one\" <nil>\nvdb 2097152 \"one\" <nil>\n"},
+		{"three", 0, 2 * mib, "vda 4194304 \"two\" <nil>\nvdb 2097152 \"two\" <nil>\n"},
+	} {
+		if got := run(attempt, step.word, true, step.root, step.extra); got != step.want {
+			t.Errorf("attempt %d of a service prints %q, want %q", attempt, got, step.want)
+		}
+	}
+	for name, setup := range map[string]placement.Setup{
+		"root": {RootSize: 2 * mib, Disks: []placement.Disk{{Name: "data", Size: 2 * mib}}},
+		"data": {Disks: []placement.Disk{{Name: "data", Size: mib}}},
+	} {
+		s := spec(0, "disk", func(s *runner.Spec) { s.Task, s.Service = testJob.Task(0, 9), true })
+		setup.Boot = placement.BootDirect
+		s.Setup = &setup
+		if _, err := d.Start(t.Context(), s); err == nil || !strings.Contains(err.Error(), "not made smaller") {
+			t.Errorf("%s made smaller: %v", name, err)
+		}
+	}
+	if err := d.Forget(testJob); err != nil {
+		t.Fatal(err)
+	}
+	if got := run(5, "four", false, 0, mib); !strings.Contains(got, "vda 1048576 \"\"") || !strings.Contains(got, "vdb 1048576 \"\"") {
+		t.Errorf("forgotten, it prints %q", got)
+	}
+	if got := run(6, "five", false, 0, mib); !strings.Contains(got, "vda 1048576 \"\"") || !strings.Contains(got, "vdb 1048576 \"four\"") {
+		t.Errorf("a batch job begins anew but for its named disks; it prints %q", got)
+	}
+	if left, _ := os.ReadDir(filepath.Join(d.cfg.Dir, "tasks")); len(left) > 0 {
+		// Tasks are destroyed when the test ends; here they are all over.
+		for _, e := range left {
+			if strings.HasPrefix(e.Name(), ".new-") {
+				t.Errorf("%s is left", e.Name())
+			}
+		}
+	}
+}
