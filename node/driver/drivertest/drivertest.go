@@ -34,11 +34,13 @@ type Harness struct {
 	Missing  func(spec *runner.Spec)              // something that cannot be started
 	// KeptOutput is the most that is kept of a task's output, in bytes.
 	KeptOutput int64
+	// Patience bounds every wait of the suite; zero is half a minute.
+	Patience time.Duration
 	// Without names tests that do not apply, and why.
 	Without map[string]string
 }
 
-// patience bounds every wait of the suite.
+// patience is that of a harness which says nothing of it.
 const patience = 30 * time.Second
 
 type suite struct {
@@ -51,6 +53,9 @@ type suite struct {
 
 // Run tests a driver.
 func Run(t *testing.T, h Harness) {
+	if h.Patience == 0 {
+		h.Patience = patience
+	}
 	for _, test := range []struct {
 		name string
 		run  func(*suite)
@@ -79,7 +84,7 @@ func Run(t *testing.T, h Harness) {
 			if why, ok := h.Without[test.name]; ok {
 				t.Skipf("does not apply to this driver: %s", why)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), h.Patience)
 			defer cancel()
 			s := &suite{T: t, Harness: h, ctx: ctx, d: h.New(t)}
 			defer s.cleanUp()
@@ -90,7 +95,7 @@ func Run(t *testing.T, h Harness) {
 
 // cleanUp leaves the machine as it was, also after a failed test.
 func (s *suite) cleanUp() {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), s.Patience)
 	defer cancel()
 	d := s.New(s.T)
 	for _, h := range s.kept {
@@ -238,7 +243,7 @@ func outputCap(s *suite) {
 func stopAsks(s *suite) {
 	h := s.start(0, s.Sleep)
 	s.state(h, runner.StateRunning)
-	if err := s.d.Stop(s.ctx, h, patience); err != nil {
+	if err := s.d.Stop(s.ctx, h, s.Patience); err != nil {
 		s.Fatal(err)
 	}
 	o := s.state(h, runner.StateExited)
@@ -335,7 +340,7 @@ func comesBack(s *suite) {
 	if !after.StartedAt.Equal(before.StartedAt) || fmt.Sprint(after.Facts) != fmt.Sprint(before.Facts) {
 		s.Errorf("before: %+v, after: %+v", before, after)
 	}
-	if err := s.d.Stop(s.ctx, h, patience); err != nil {
+	if err := s.d.Stop(s.ctx, h, s.Patience); err != nil {
 		s.Fatal(err)
 	}
 	if exit := s.wait(h); !exit.Stopped {
@@ -357,7 +362,7 @@ func exitWhileAway(s *suite) {
 
 func stopThenAway(s *suite) {
 	h := s.start(0, s.Sleep)
-	if err := s.d.Stop(s.ctx, h, patience); err != nil {
+	if err := s.d.Stop(s.ctx, h, s.Patience); err != nil {
 		s.Fatal(err)
 	}
 	s.d = s.New(s.T)
@@ -431,7 +436,7 @@ func leaseEnds(s *suite) {
 	if _, ok := s.d.(runner.Leaser); !ok {
 		s.Skip("does not apply to this driver: it is no Leaser")
 	}
-	h := s.stubborn(0, func(spec *runner.Spec) { spec.LeaseUntil = time.Now().Add(patience) })
+	h := s.stubborn(0, func(spec *runner.Spec) { spec.LeaseUntil = time.Now().Add(s.Patience) })
 	if err := s.d.(runner.Leaser).Lease(s.ctx, h, time.Now().Add(50*time.Millisecond)); err != nil {
 		s.Fatal(err)
 	}
@@ -445,9 +450,9 @@ func leaseRenewed(s *suite) {
 	if !ok {
 		s.Skip("does not apply to this driver: it is no Leaser")
 	}
-	h := s.start(0, func(spec *runner.Spec) { s.Sleep(spec); spec.LeaseUntil = time.Now().Add(patience) })
+	h := s.start(0, func(spec *runner.Spec) { s.Sleep(spec); spec.LeaseUntil = time.Now().Add(s.Patience) })
 	first := time.Now().Add(time.Second) // after the start: some drivers take longer for that
-	for _, until := range []time.Time{first, first.Add(patience)} {
+	for _, until := range []time.Time{first, first.Add(s.Patience)} {
 		if err := l.Lease(s.ctx, h, until); err != nil {
 			s.Fatal(err)
 		}
@@ -462,7 +467,7 @@ func leaseRenewed(s *suite) {
 
 func destroy(s *suite) {
 	running, over := s.start(0, s.Sleep), s.start(1, s.Sleep)
-	if err := s.d.Stop(s.ctx, over, patience); err != nil {
+	if err := s.d.Stop(s.ctx, over, s.Patience); err != nil {
 		s.Fatal(err)
 	}
 	s.wait(over)

@@ -32,7 +32,7 @@ func TestConformance(t *testing.T) {
 		Stubborn:   does("stubborn"),
 		Flood:      func(s *runner.Spec, n int) { does(fmt.Sprint("flood ", n))(s) },
 		Missing:    func(s *runner.Spec) { does("exit")(s); s.Image = filepath.Join(images, "none.raw") },
-		KeptOutput: 32 << 10,
+		KeptOutput: 32 << 10, Patience: patience,
 		Without: map[string]string{
 			"exit code is known":          "a machine that powers off has no exit code but 0; TestHowMachinesEnd has what it has",
 			"an exit while away is known": "the same; TestHowMachinesEnd looks with a new driver",
