@@ -191,9 +191,9 @@ func TestQuirks(t *testing.T) {
 func TestEngineWordsAreNoOutput(t *testing.T) {
 	const noise = "Error: read unixpacket @->/proc/self/fd/12/attach: read: connection reset by peer\n"
 	for want, parts := range map[string][]string{
-		"one\ntwo\n":         {"one\n", "two\n", noise},
+		"one\ntwo\n":          {"one\n", "two\n", noise},
 		"one\n" + noise + "a": {"one\n", noise, "a"},
-		"Error: mine\n":      {"Error: mine\n"},
+		"Error: mine\n":       {"Error: mine\n"},
 	} {
 		var out strings.Builder
 		w := &withoutLast{out: &out}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -124,6 +125,52 @@ func TestLayersThatAreRefused(t *testing.T) {
 			t.Errorf("the engine had %d images, it has %d", before, after)
 		}
 	})
+}
+
+// TestNoSpace has an engine whose disk is too small for an image: the task says
+// so, nothing of it is left, and what runs goes on.
+func TestNoSpace(t *testing.T) {
+	for _, kind := range enginetest.Kinds() {
+		t.Run(string(kind), func(t *testing.T) {
+			if why := enginetest.Missing(kind); why != "" {
+				t.Skipf("no %s here: %s", kind, why)
+			}
+			e, err := enginetest.StartSmall(kind, 24<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := e.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			small, err := enginetest.Image()
+			if err != nil {
+				t.Fatal(err)
+			}
+			e.Load(t, appImage, small)
+			random := make([]byte, 40<<20)
+			_, _ = rand.NewChaCha8([32]byte{}).Read(random)
+			large, err := enginetest.Image(enginetest.File{Header: tar.Header{Name: "large", Typeflag: tar.TypeReg, Mode: 0o644}, Content: random})
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := filepath.Join(t.TempDir(), "large")
+			if err := enginetest.WriteLayout(dir, large); err != nil {
+				t.Fatal(err)
+			}
+			d := newDriver(t, e, t.TempDir(), func(c *Config) { c.ImageDirs = []string{filepath.Dir(dir)} })
+			other := start(t, d, task(0, nil, app("sleep")...))
+			before := countImages(t, d)
+			refused(t, d.Prepare(within(t), task(1, func(s *runner.Spec) { s.Image = "oci-layout:" + dir })), "no space")
+			if after := countImages(t, d); after != before {
+				t.Errorf("the engine had %d images, it has %d", before, after)
+			}
+			if o, err := d.Recover(within(t), other); err != nil || o.State != runner.StateRunning {
+				t.Errorf("the other task: %+v, %v", o, err)
+			}
+		})
+	}
 }
 
 // damage changes one byte in the middle of the largest blob.

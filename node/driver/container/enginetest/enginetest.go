@@ -112,17 +112,22 @@ type Engine struct {
 	// Dir holds all that it keeps.
 	Dir string
 
-	cmd *exec.Cmd
-	log *os.File
+	cmd   *exec.Cmd
+	log   *os.File
+	space int64
 }
 
 // Start starts an engine; [Engine.Close] ends it.
-func Start(kind Kind) (*Engine, error) {
+func Start(kind Kind) (*Engine, error) { return StartSmall(kind, 0) }
+
+// StartSmall starts an engine that has so many bytes for its images and
+// containers, in memory; 0 is the disk that Dir is on.
+func StartSmall(kind Kind, space int64) (*Engine, error) {
 	dir, err := os.MkdirTemp("", "engine-"+string(kind)+"-")
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{Kind: kind, Dir: dir, Host: "unix://" + filepath.Join(dir, "engine.sock")}
+	e := &Engine{Kind: kind, Dir: dir, Host: "unix://" + filepath.Join(dir, "engine.sock"), space: space}
 	if err := e.Run(); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
@@ -142,6 +147,9 @@ func (e *Engine) Run() error {
 	}
 	// Semaphores and locks that engines share by name stay in here too.
 	script := `ip link set lo up && mount -t tmpfs none /dev/shm && exec "$@"`
+	if e.space > 0 {
+		script = fmt.Sprintf("mount -t tmpfs -o size=%d none '%s' && ", e.space, filepath.Join(e.Dir, "data")) + script
+	}
 	argv := append([]string{"--net", "--mount", "--", "/bin/sh", "-c", script, "sh"}, e.command()...)
 	e.cmd = exec.Command("unshare", argv...)
 	e.cmd.Dir, e.cmd.Stdout, e.cmd.Stderr = "/", log, log
