@@ -177,7 +177,7 @@ func TestWhatIsNotGiven(t *testing.T) {
 			"volume at dev": {func(s *runner.Spec) { s.Setup.Volumes = []placement.Volume{{Name: "a", Path: "/dev/shm"}} }, "cannot be at"},
 			"workdir":       {func(s *runner.Spec) { s.Setup.WorkDir = "relative" }, "absolute"},
 			"no image":      {func(s *runner.Spec) { s.Image = "" }, "image"},
-			"no such image": {func(s *runner.Spec) { s.Image = "127.0.0.1:1/nobody/nothing:1" }, "nothing"},
+			"no such image": {func(s *runner.Spec) { s.Image = "127.0.0.1:1/nobody/nothing:1" }, "cannot be had"},
 			"user":          {func(s *runner.Spec) { s.Setup.User = "nobody-knows" }, "user"},
 		} {
 			kept := false

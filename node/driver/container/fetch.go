@@ -42,8 +42,13 @@ func (d *Driver) image(ctx context.Context, s *runner.Spec) (image, error) {
 	if _, pinned, ok := strings.Cut(s.Image, "@"); ok && want == "" {
 		want = pinned
 	}
-	d.images.mu.Lock()
-	defer d.images.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.PullTimeout)
+	defer cancel()
+	release, err := d.images.hold(ctx, s.Image)
+	if err != nil {
+		return image{}, err
+	}
+	defer release()
 	k, err := d.images.get(s.Job, s.Image)
 	if err == nil && (want == "" || want == k.Digest) {
 		here, err := d.here(ctx, k.ID)
@@ -61,8 +66,6 @@ func (d *Driver) image(ctx context.Context, s *runner.Spec) (image, error) {
 			want = k.Digest // a tag is resolved once
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, d.cfg.PullTimeout)
-	defer cancel()
 	img, here, err := d.have(ctx, s.Image, want)
 	ours := false
 	if err == nil && !here {

@@ -5,6 +5,7 @@ package container
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -212,10 +214,18 @@ func TestRegistry(t *testing.T) {
 	eachEngine(t, func(t *testing.T, e *enginetest.Engine) {
 		handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 		asked := 0
+		var stuck atomic.Pointer[chan struct{}]
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if user, password, ok := r.BasicAuth(); !ok || user != "node" || password != "secret" {
 				w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
 				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			if strings.HasSuffix(r.URL.Path, "/manifests/stuck") {
+				if begun := stuck.Swap(nil); begun != nil {
+					close(*begun)
+				}
+				<-r.Context().Done()
 				return
 			}
 			if strings.Contains(r.URL.Path, "/manifests/") && r.Method == http.MethodGet {
@@ -275,6 +285,20 @@ func TestRegistry(t *testing.T) {
 		}
 		if got := run(d, 3, "registry.example/public/app@"+one); got != "one of "+t.Name() {
 			t.Errorf("by the mirror: %q", got)
+		}
+		// One that does not come keeps nobody else waiting.
+		slow, stop := context.WithCancel(within(t))
+		begun := make(chan struct{})
+		stuck.Store(&begun)
+		came := make(chan error, 1)
+		go func() { came <- d.Prepare(slow, task(8, func(s *runner.Spec) { s.Image = host + "/team/app:stuck" })) }()
+		<-begun
+		if got := run(d, 4, host+"/team/app@"+two); got != "two of "+t.Name() {
+			t.Errorf("beside one that does not come: %q", got)
+		}
+		stop()
+		if err := <-came; !errors.Is(err, context.Canceled) {
+			t.Errorf("given up: %v", err)
 		}
 		for ref, words := range map[string]string{
 			host + "/team/none:1":                                  "none",

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,10 +41,47 @@ type kept struct {
 // imageStore is the directory of what is kept.
 type imageStore struct {
 	dir       string
-	mu        sync.Mutex // held while records are changed and images removed
+	mu        sync.Mutex // held while images are removed; never while one comes
 	collected time.Time  // guarded by mu
 	// seen is when the engine was last known to have an image; guarded by mu.
 	seen map[string]time.Time
+	// held are the references that somebody is looking after; guarded by mu.
+	held map[string]*holding
+}
+
+// holding is one reference that is looked after by one task at a time, so that
+// an image does not come twice at once; others do not wait for it.
+type holding struct {
+	turn  chan struct{}
+	users int // guarded by the store's mu
+}
+
+func (s *imageStore) hold(ctx context.Context, ref string) (release func(), err error) {
+	s.mu.Lock()
+	if s.held == nil {
+		s.held = make(map[string]*holding)
+	}
+	h := s.held[ref]
+	if h == nil {
+		h = &holding{turn: make(chan struct{}, 1)}
+		s.held[ref] = h
+	}
+	h.users++
+	s.mu.Unlock()
+	leave := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if h.users--; h.users == 0 {
+			delete(s.held, ref)
+		}
+	}
+	select {
+	case h.turn <- struct{}{}:
+		return func() { <-h.turn; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
 }
 
 func (s *imageStore) file(job placement.JobID, ref string) string {
@@ -70,7 +108,10 @@ const trust = time.Minute
 
 // here reports whether the engine has an image, or had it just now.
 func (d *Driver) here(ctx context.Context, id string) (bool, error) {
-	if time.Since(d.images.seen[id]) < trust {
+	d.images.mu.Lock()
+	known := time.Since(d.images.seen[id]) < trust
+	d.images.mu.Unlock()
+	if known {
 		return true, nil
 	}
 	_, here, err := d.present(ctx, id)
@@ -80,8 +121,10 @@ func (d *Driver) here(ctx context.Context, id string) (bool, error) {
 	return here, err
 }
 
-// saw notes that the engine has an image. The caller holds mu.
+// saw notes that the engine has an image.
 func (s *imageStore) saw(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.seen == nil || len(s.seen) > 1000 {
 		s.seen = make(map[string]time.Time)
 	}
@@ -202,9 +245,17 @@ func (d *Driver) collectSometimes(ctx context.Context) {
 	}
 }
 
+// imageError says why an image is not had, to the author of the job.
 func (d *Driver) imageError(ctx context.Context, s *runner.Spec, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return startError(s.Task, err)
+	var hinted interface{ Hint() string }
+	switch {
+	case errors.As(err, &hinted), strings.Contains(err.Error(), "no space left on device"):
+		return startError(s.Task, err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return refuse(s, fmt.Sprintf("the image %s did not come within %v", s.Image, d.cfg.PullTimeout), "submit the job again, or have the node's operator put the image on its disk")
+	}
+	return refuse(s, fmt.Sprintf("the image %s cannot be had: %v", s.Image, err), "see that the node reaches the registry; where it does not, name an image on its disk: oci-archive:/path or oci-layout:/path")
 }
