@@ -26,11 +26,14 @@ build: ## put the programs into bin/; with a C compiler sovmesh sees NVIDIA devi
 	CGO_ENABLED=$(CGO) $(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cli/sovmesh
 	@# The auditor's program needs no library of any machine.
 	@if [ -d cli/sovmesh-verify ]; then CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cli/sovmesh-verify; fi
+	@# The first program of micro-VMs; the node finds it beside itself.
+	CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -ldflags '-s -w' -o bin/sovmesh-init ./node/driver/microvm/init
 	@[ $(CGO) = 1 ] || echo 'no C compiler: this sovmesh is static and answers "no NVML" everywhere'
 
 static: ## the same without any library of the machine, for images; sees no NVIDIA devices
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cli/...
+	CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -ldflags '-s -w' -o bin/sovmesh-init ./node/driver/microvm/init
 
 demo: build ## three regions on loopback, a tour that checks what it sees
 	./bin/sovmesh demo

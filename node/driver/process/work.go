@@ -215,6 +215,9 @@ func (s *supervisor) attend(said *os.File, done chan<- struct{}) {
 	}
 	tending.Failed = func(reason, advice string) {
 		s.tidings <- func() {
+			if s.exit.Stopped {
+				return // it was ended while it started: no fault of the workload's
+			}
 			s.failed = &ready{Reason: reason, Advice: advice}
 			s.workExit = &runner.Exit{Code: 127, Reason: reason}
 			s.kill()

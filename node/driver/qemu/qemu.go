@@ -139,8 +139,9 @@ func (m *Machine) Own(path string) error {
 }
 
 // FreeUID is the first user number from base on that no task of the driver has;
-// 0 where the agent is not root and cannot give users away.
-func FreeUID(ctx context.Context, d *process.Driver, base int) (int, error) {
+// and that is not among those taken; 0 where the agent is not root and cannot
+// give users away.
+func FreeUID(ctx context.Context, d *process.Driver, base int, taken ...int) (int, error) {
 	if os.Geteuid() != 0 || base <= 0 {
 		return 0, nil
 	}
@@ -148,7 +149,7 @@ func FreeUID(ctx context.Context, d *process.Driver, base int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	var used []int
+	used := slices.Clone(taken)
 	for _, o := range all {
 		var m struct {
 			Machine Machine `json:"machine"`

@@ -1,0 +1,57 @@
+//go:build !linux
+
+// Package microvm runs jobs as micro-VMs; it needs Linux.
+package microvm
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/sovmesh/sovmesh/node/driver/image"
+	"github.com/sovmesh/sovmesh/node/runner"
+)
+
+// The names are as on Linux.
+const (
+	SupervisorCommand = "microvm-supervisor"
+	InitName          = "sovmesh-init"
+)
+
+// Config is as on Linux.
+type Config struct {
+	Dir             string
+	Images          image.Source
+	Supervisor      []string
+	Cgroup, Binary  string
+	Kernel, Modules string
+	KernelRoots     []string
+	Init            string
+	UIDs            int
+	LogFileSize     int64
+	LogFiles        int
+	ImageSize       int64
+	Keep, Boot      time.Duration
+}
+
+// DefaultConfig is empty here.
+func DefaultConfig() Config { return Config{} }
+
+// Driver does not exist here.
+type Driver struct{ runner.Driver }
+
+// New fails: this system has no micro-VMs.
+func New(Config) (*Driver, error) {
+	return nil, fmt.Errorf("the microvm driver on %s: %w", runtime.GOOS, errors.ErrUnsupported)
+}
+
+// Close does nothing.
+func (d *Driver) Close() error { return nil }
+
+// SupervisorMain fails as New does.
+func SupervisorMain([]string) int {
+	fmt.Fprintln(os.Stderr, SupervisorCommand+": not on "+runtime.GOOS)
+	return 2
+}
