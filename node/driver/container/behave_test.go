@@ -326,6 +326,11 @@ func TestPortsPauseFiguresAndInspection(t *testing.T) {
 		if err != nil || a.Memory != 64*placement.MiB || a.CPU != 500 || a.Pids != placement.DefaultPids || !slices.Equal(a.Networks, []string{"none"}) || a.ImageDigest == "" {
 			t.Errorf("%+v, %v", a, err)
 		}
+		own, err := os.Readlink(fmt.Sprintf("/proc/%s/ns/net", recovered(t, d, h).Facts["pid"]))
+		others, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", e.PID()))
+		if own == others || errors.Join(err, err2) != nil {
+			t.Errorf("its network is %s, the engine's %s: %v, %v", own, others, err, err2)
+		}
 		for _, b := range a.Boundary {
 			if want := b.What != "kernel" && b.What != "user"; b.Holds != want || b.How == "" {
 				t.Errorf("boundary %+v", b)
@@ -353,6 +358,15 @@ func TestPortsPauseFiguresAndInspection(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+func recovered(t *testing.T, d *Driver, h runner.Handle) runner.Observed {
+	t.Helper()
+	o, err := d.Recover(within(t), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
 }
 
 func TestUnhealthyFails(t *testing.T) {
