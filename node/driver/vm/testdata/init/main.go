@@ -92,7 +92,7 @@ func do(what, rest string) {
 	case "disk":
 		disks(rest)
 	case "serve":
-		serve()
+		serve(rest)
 	case "count":
 		count()
 	}
@@ -120,12 +120,12 @@ func disks(word string) {
 	}
 }
 
-// serve echoes what comes in at port 7 and tries to reach others first.
-func serve() {
+// serve echoes what comes in at port 7, and tries to reach others first.
+func serve(others string) {
 	if err := address("eth0", [4]byte{10, 0, 2, 15}); err != nil {
 		fmt.Fprintf(out, "eth0: %v\n", err)
 	}
-	for _, to := range []string{"10.0.2.2:22", "10.0.2.3:53"} {
+	for _, to := range strings.Fields(others) {
 		c, err := net.DialTimeout("tcp4", to, 2*time.Second)
 		if err == nil {
 			fmt.Fprintf(out, "reached %s\n", to)
