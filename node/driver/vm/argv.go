@@ -29,8 +29,9 @@ type layout struct {
 	disks  []disk // the root first
 	boot   placement.Boot
 	kernel kernel
-	vars   string // a UEFI's variables
-	code   string
+	code   string   // a UEFI
+	vars   string   // its variables, this machine's own
+	blank  string   // what they are at first
 	seed   string   // path
 	pci    []string // addresses of devices that are passed through
 	open   bool     // the node's own network

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -136,8 +137,12 @@ func fill(dir string, m *qemu.Machine, l layout, cidata []byte) error {
 		mine = append(mine, path)
 	}
 	if l.boot == placement.BootUEFI {
-		mine = append(mine, filepath.Join(dir, filepath.Base(l.vars)))
-		if err := copyFile(mine[len(mine)-1], l.vars); err != nil {
+		vars := l.vars
+		if !l.disks[0].Kept {
+			vars = filepath.Join(dir, filepath.Base(l.vars))
+		}
+		mine = append(mine, vars)
+		if err := copyOnce(vars, l.blank); err != nil {
 			return explainSpace(err)
 		}
 	}
@@ -149,12 +154,20 @@ func fill(dir string, m *qemu.Machine, l layout, cidata []byte) error {
 	return own(m, l.disks)
 }
 
-func copyFile(to, from string) error {
+// copyOnce makes a file as another one is; one that is there stays as it is.
+func copyOnce(to, from string) error {
 	data, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(to, data, 0o600)
+	if err := os.WriteFile(to+".new", data, 0o600); err != nil {
+		return err
+	}
+	err = os.Link(to+".new", to)
+	if errors.Is(err, fs.ErrExist) {
+		err = nil
+	}
+	return errors.Join(err, os.Remove(to+".new"))
 }
 
 // boots decides how the machine begins.
@@ -168,7 +181,10 @@ func (d *Driver) boots(ctx context.Context, s runner.Spec, l *layout) (err error
 		if !ok {
 			return refuse(s, "install ovmf on the node, or write boot: bios", "it boots by UEFI and the node has no firmware for that")
 		}
-		l.code, l.vars = f.Code, f.Vars
+		l.code, l.blank, l.vars = f.Code, f.Vars, filepath.Join(d.TaskDir(s.Task), "vars.fd")
+		if s.Service {
+			l.vars = filepath.Join(d.kept(s.Task), "vars.fd")
+		}
 	case placement.BootDirect:
 		if !strings.Contains(s.Image, "/") || strings.Contains(s.Image, "://") {
 			return refuse(s, "name an image by its path, with vmlinuz, and initrd and cmdline if need be, in the same directory", "it boots directly, and beside image %s lies no kernel", s.Image)

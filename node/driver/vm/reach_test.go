@@ -53,7 +53,7 @@ func TestMachineIsReachedHeldAndCopied(t *testing.T) {
 	}
 	defer l.Close()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
-	h := start(t, d, spec(0, "serve 10.0.2.2:"+port, func(s *runner.Spec) { s.Setup.Disks = []placement.Disk{{Name: "data", Size: 1 << 20}} }))
+	h := start(t, d, spec(20, "serve 10.0.2.2:"+port, func(s *runner.Spec) { s.Setup.Disks = []placement.Disk{{Name: "data", Size: 1 << 20}} }))
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	console, err := d.Console(ctx, h)
