@@ -22,7 +22,7 @@ import (
 
 // agentKeys are the keys of an agent's config file. Facts about the region are
 // not among them: they stand in the region's ledger.
-var agentKeys = []string{"node", "data", "listen", "advertise", "hosts", "site", "labels", "join", "join_file", "gpus", "cpu", "memory", "drivers", "metrics", "witness", "receipts", "log"}
+var agentKeys = []string{"node", "data", "listen", "advertise", "hosts", "site", "labels", "join", "join_file", "gpus", "cpu", "memory", "drivers", "tasks", "metrics", "witness", "receipts", "log"}
 
 // agentConfig is a config file, read.
 type agentConfig struct {
@@ -30,6 +30,7 @@ type agentConfig struct {
 	listen  string
 	gpus    string
 	drivers []string // nil: every one that works here
+	tasks   taskRules
 	level   slog.Level
 	json    bool // log in JSON
 	// noJoinFile is why join_file could not be read; it matters only to a node
@@ -106,6 +107,8 @@ func (a *agentReader) key(key string, v residency.Value) {
 		}
 	case "drivers":
 		a.drivers(v)
+	case "tasks":
+		a.tasks(v)
 	case "metrics":
 		word := a.text(v, key)
 		if c.MetricsOpen = word == "open"; word != "open" && word != "token" {
@@ -216,6 +219,23 @@ func (a *agentReader) drivers(v residency.Value) {
 		}
 		a.cfg.drivers = append(a.cfg.drivers, name)
 	}
+}
+
+// tasks is what processes of jobs are given of the node.
+func (a *agentReader) tasks(v residency.Value) {
+	a.each(v, "tasks", []string{"host_network", "share"}, func(key string, v residency.Value) {
+		if key == "host_network" {
+			a.cfg.tasks.hostNetwork = a.word(v, "tasks.host_network", "refuse", "allow") == "allow"
+			return
+		}
+		for i, path := range a.list(v, "tasks.share") {
+			if !filepath.IsAbs(path) || filepath.Clean(path) == "/" {
+				a.fault(v.List[i], "write a directory of the node by its whole path, and not all of it", "tasks.share cannot have %s", quoteWord(path))
+				continue
+			}
+			a.cfg.tasks.share = append(a.cfg.tasks.share, filepath.Clean(path))
+		}
+	})
 }
 
 // receipts is how long, and in how many bytes, receipts of inference are kept.

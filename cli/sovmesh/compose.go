@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sovmesh/sovmesh/gpu"
@@ -79,6 +81,36 @@ type composition struct {
 	now     func() time.Time
 	// stopTasks ends the node's tasks with it.
 	stopTasks bool
+	tasks     taskRules
+}
+
+// taskRules are the operator's, for tasks that are processes.
+type taskRules struct {
+	hostNetwork bool     // jobs may ask for the node's own network
+	share       []string // what tasks see of the node's disks, where it is
+	sameUser    bool     // tasks run as the agent's user
+}
+
+// holdOf is how processes are held in on a node.
+func holdOf(cfg node.Config, s *sockets, rules taskRules) (process.Hold, error) {
+	doors := []string{cfg.QUIC, strings.TrimPrefix(cfg.API, "https://")}
+	if s.tcp != nil {
+		doors = append(doors, s.addr())
+	}
+	var ports []uint16
+	for _, addr := range doors {
+		if _, text, err := net.SplitHostPort(addr); err == nil {
+			if n, err := strconv.ParseUint(text, 10, 16); err == nil && n > 0 {
+				ports = append(ports, uint16(n))
+			}
+		}
+	}
+	h, err := process.DefaultHold(cfg.Data, ports...)
+	h.HostNetwork, h.Paths = rules.hostNetwork, rules.share
+	if rules.sameUser {
+		h.Users = 0
+	}
+	return h, err
 }
 
 // compose makes the real dependencies of a node: drivers below its data
@@ -97,6 +129,11 @@ func compose(cfg node.Config, s *sockets, o composition) (node.Deps, func(), err
 	if slices.Contains(wanted, "process") {
 		c := process.DefaultConfig()
 		c.Dir = filepath.Join(cfg.Data, "tasks")
+		hold, err := holdOf(cfg, s, o.tasks)
+		if err != nil {
+			return deps, end, fmt.Errorf("process driver: %w", err)
+		}
+		c.Hold = hold
 		d, err := process.New(c)
 		if err != nil {
 			return deps, end, fmt.Errorf("process driver: %w", err)

@@ -83,10 +83,23 @@ func (p *program) devConfig() devmesh.Config {
 	cfg.Progress = func(line string) { fmt.Fprintln(p.err, clean(line)) }
 	cfg.Drivers = func(c node.Config, _ devmesh.Dialer) (map[string]runner.Driver, error) {
 		// The mesh ends what the drivers keep.
-		deps, _, err := compose(c, &sockets{}, composition{gpus: "none", log: slog.New(slog.DiscardHandler), now: p.now, stopTasks: true})
+		deps, _, err := compose(c, &sockets{}, composition{gpus: "none", log: slog.New(slog.DiscardHandler), now: p.now, stopTasks: true, tasks: devTasks()})
 		return deps.Drivers, err
 	}
 	return cfg
+}
+
+// devTasks lets a developer's own jobs see what the developer does: the files,
+// as the same user, and the network where a job asks for it.
+func devTasks() taskRules {
+	r := taskRules{hostNetwork: true, sameUser: true, share: []string{os.TempDir()}}
+	if home, err := os.UserHomeDir(); err == nil && filepath.IsAbs(home) && home != "/" {
+		r.share = append(r.share, home)
+	}
+	if here, err := os.Getwd(); err == nil && here != "/" {
+		r.share = append(r.share, here)
+	}
+	return r
 }
 
 func devUsage(err error) error {

@@ -39,6 +39,27 @@ type World struct {
 // New is a world without agents. The directory exists already.
 func New(program, dir string) *World { return &World{Program: program, Dir: dir} }
 
+// Shared is a directory that tasks see too, and may write: everything else that
+// they see of the machine is read-only.
+func (w *World) Shared() string { return filepath.Join(w.Dir, "shared") }
+
+// share lets tasks of an agent see [World.Shared]; it completes its config.
+func (w *World) share(config string) error {
+	err := os.MkdirAll(w.Shared(), 0o700)
+	if err == nil {
+		err = os.Chmod(w.Shared(), 0o777) // each task is a user of its own
+	}
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(config, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "tasks: {share: [%q]}\n", w.Shared())
+	return errors.Join(err, f.Close())
+}
+
 // ProgramEnv names the variable that holds the path of a program to test, for
 // a run that shall not build its own.
 const ProgramEnv = "SOVMESH_PROGRAM"

@@ -29,7 +29,7 @@ func TestProcesses_leaderKilledUnderSubmits(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer wire.Close()
-	files := t.TempDir()
+	files := w.Shared()
 
 	type accepted struct {
 		id   placement.JobID

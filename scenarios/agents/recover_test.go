@@ -17,7 +17,7 @@ func TestProcesses_tasksOutliveTheirAgent(t *testing.T) {
 	w := newWorld(t)
 	r := found(t, w, "fra-1", "FR", 1)
 	a := r.Agents[0]
-	dir := t.TempDir()
+	dir := w.Shared()
 	gate := filepath.Join(dir, "gate")
 	stays := runs(t, r, a, shell(t, "stays", "FR", `echo $$ >> `+dir+`/stays; exec sleep 600`, nil))
 	ends := runs(t, r, a, shell(t, "ends", "FR", `echo $$ >> `+dir+`/ends; while [ ! -e `+gate+` ]; do sleep 0.02; done; exit 7`, nil))
@@ -25,7 +25,9 @@ func TestProcesses_tasksOutliveTheirAgent(t *testing.T) {
 	for _, j := range []*placement.Job{stays, ends} {
 		becomes(t, c, j.ID, "running", startLimit, is(placement.JobRunning))
 	}
-	staysPID, endsPID := onePID(t, dir+"/stays"), onePID(t, dir+"/ends")
+	onePID(t, dir+"/stays")
+	onePID(t, dir+"/ends")
+	staysPID, endsPID := pidOf(t, a, stays.ID), pidOf(t, a, ends.ID)
 
 	if err := a.Kill(); err != nil {
 		t.Fatal(err)
@@ -57,7 +59,8 @@ func TestProcesses_tasksOutliveTheirAgent(t *testing.T) {
 	if j.Attempts != 1 || j.Restarts != 0 {
 		t.Errorf("the running task was tried %d times, restarted %d times; want one and none", j.Attempts, j.Restarts)
 	}
-	if pid := onePID(t, dir+"/stays"); pid != staysPID || !Running(pid) {
+	onePID(t, dir+"/stays")
+	if pid := pidOf(t, a, stays.ID); pid != staysPID || !Running(pid) {
 		t.Errorf("the task has pid %d, had %d", pid, staysPID)
 	}
 	onePID(t, dir+"/ends")
@@ -69,6 +72,21 @@ func TestProcesses_tasksOutliveTheirAgent(t *testing.T) {
 	if Running(staysPID) {
 		t.Error("the recovered task was not stopped")
 	}
+}
+
+// pidOf is the process that an agent has for its one task of a job, as the
+// machine numbers it: the task itself sees another number.
+func pidOf(t *testing.T, a *Agent, job placement.JobID) int {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(a.Data, "tasks", string(job)+"_*"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("tasks of job %s: %v, %v", job, found, err)
+	}
+	procs, err := named(found[0], "child")
+	if err != nil || len(procs) != 1 {
+		t.Fatalf("processes of job %s: %v, %v", job, procs, err)
+	}
+	return procs[0].PID
 }
 
 // onePID is the process id in a file that a task appends its own to at each

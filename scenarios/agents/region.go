@@ -56,6 +56,9 @@ func (w *World) Init(ctx context.Context, name, country string) (*Region, error)
 		return nil, err
 	}
 	a.Config = doc.Config
+	if err := w.share(a.Config); err != nil {
+		return nil, err
+	}
 	return &Region{
 		Name: name, Country: country, Token: strings.TrimSpace(string(token)), CA: doc.CA, Fingerprint: doc.Fingerprint,
 		Agents: []*Agent{a}, world: w,
@@ -75,7 +78,7 @@ func (r *Region) Grow(ctx context.Context, n int) error {
 			return err
 		}
 		config := fmt.Sprintf("node: %s\ndata: %s\nlisten: %s\njoin: %s\n", a.Name, a.Data, a.Addr, made.Token)
-		if err := os.WriteFile(a.Config, []byte(config), 0o600); err != nil {
+		if err := errors.Join(os.WriteFile(a.Config, []byte(config), 0o600), r.world.share(a.Config)); err != nil {
 			return err
 		}
 		r.Agents = append(r.Agents, a)

@@ -78,7 +78,25 @@ func endTasks(ctx context.Context, dir string) error {
 			_ = unix.Kill(s.PID, unix.SIGKILL)
 		}
 	}
-	return err
+	return errors.Join(err, endNetworks(dir))
+}
+
+// endNetworks lets go of the networks of tasks that no agent saw end.
+func endNetworks(dir string) error {
+	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		case e.IsDir() || filepath.Ext(path) != ".net":
+			return nil
+		}
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			return err
+		}
+		return nil
+	})
 }
 
 // named reads the process that each task directory below dir names in a file.

@@ -175,6 +175,12 @@ func (n *Node) openLog() (*os.File, error) {
 func Drivers(c node.Config, models Dialer) (map[string]runner.Driver, error) {
 	cfg := process.DefaultConfig()
 	cfg.Dir = filepath.Join(c.Data, "tasks")
+	hold, err := process.DefaultHold(c.Data)
+	if err != nil {
+		return nil, err
+	}
+	hold.HostNetwork, hold.Users = true, 0 // one person's jobs, on that person's machine
+	cfg.Hold = hold
 	processes, err := process.New(cfg)
 	if err != nil {
 		return nil, err

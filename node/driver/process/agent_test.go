@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -36,6 +37,7 @@ func agentMain(args []string) int {
 		}
 		cfg := DefaultConfig()
 		cfg.Dir, cfg.Cgroup = filepath.Join(base, "tasks"), "sovmesh-test"
+		cfg.Hold.Paths = []string{filepath.Join(base, "shared")}
 		d, err := New(cfg)
 		if err != nil {
 			return err
@@ -126,6 +128,10 @@ func eventually(t *testing.T, what string, holds func() bool) {
 // and is recovered, an exit meanwhile is known, nothing is started twice.
 func TestAgentKilledWithKill9(t *testing.T) {
 	base := t.TempDir()
+	common := filepath.Join(base, "shared") // what the tasks and this test both see
+	if err := errors.Join(os.Mkdir(common, 0o700), os.Chmod(common, 0o777)); err != nil {
+		t.Fatal(err)
+	}
 	job := placement.JobID("fra-1.01jd0000000000000000000000")
 	long, short := job.Task(0, 1), job.Task(1, 1)
 	script := `echo $$ >> "$STARTS"; trap 'exit 0' TERM; while [ ! -e "$GO" ]; do sleep 0.02; done; exit 7`
@@ -133,7 +139,7 @@ func TestAgentKilledWithKill9(t *testing.T) {
 		return runner.Want{
 			Task: placement.Task{ID: id, Job: job, Kind: placement.KindProcess, Status: placement.TaskAssigned, AssignedAt: time.Now()},
 			Job: placement.Job{ID: job, Spec: placement.JobSpec{Command: shell(script), StopGrace: placement.Duration(20 * time.Second),
-				Env: map[string]string{"GO": filepath.Join(base, goFile), "STARTS": filepath.Join(base, "starts-"+goFile)}}},
+				Env: map[string]string{"GO": filepath.Join(common, goFile), "STARTS": filepath.Join(common, "starts-"+goFile)}}},
 		}
 	}
 	commit := func(index uint64, wants ...runner.Want) {
@@ -182,8 +188,8 @@ func TestAgentKilledWithKill9(t *testing.T) {
 		return len(reports.said(t, long)) == 1 && len(reports.said(t, short)) == 1
 	})
 	eventually(t, "both wrote their number", func() bool {
-		a, _ := os.ReadFile(filepath.Join(base, "starts-long"))
-		b, _ := os.ReadFile(filepath.Join(base, "starts-short"))
+		a, _ := os.ReadFile(filepath.Join(common, "starts-long"))
+		b, _ := os.ReadFile(filepath.Join(common, "starts-short"))
 		return len(a) > 0 && len(b) > 0
 	})
 	pid := state(long).Facts["pid"]
@@ -192,7 +198,7 @@ func TestAgentKilledWithKill9(t *testing.T) {
 	if o := state(long); o.State != runner.StateRunning {
 		t.Fatalf("after kill -9 of its agent the task is %s", o.State)
 	}
-	if err := os.WriteFile(filepath.Join(base, "short"), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(common, "short"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the short task ends without an agent", func() bool { return state(short).State == runner.StateExited })
@@ -212,7 +218,7 @@ func TestAgentKilledWithKill9(t *testing.T) {
 	eventually(t, "the stop is carried out", func() bool { return slices.Contains(reports.said(t, long), "stopped 0") })
 	kill9(agent)
 	for _, name := range []string{"starts-long", "starts-short"} {
-		data, err := os.ReadFile(filepath.Join(base, name))
+		data, err := os.ReadFile(filepath.Join(common, name))
 		if err != nil || strings.Count(string(data), "\n") != 1 {
 			t.Errorf("%s: %q, %v; want one start", name, data, err)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 )
 
@@ -153,6 +154,24 @@ func (g *group) attachV1(pids func() []int) {
 			}
 		}
 	}
+}
+
+// words say what the groups hold the task to.
+func (g *group) words(r placement.Resources) []runner.Boundary {
+	memory := runner.Boundary{What: "memory", How: "no limit is enforced on this machine"}
+	cpu := runner.Boundary{What: "cpu", How: "no share is enforced on this machine"}
+	switch failed := strings.Join(g.facts, "; "); {
+	case failed != "":
+		memory.How, cpu.How = "not all could be set: "+failed, "not all could be set: "+failed
+	case g.v2 != "" && g.h.limits || len(g.v1) > 0:
+		if r.Memory > 0 {
+			memory = runner.Boundary{What: "memory", Holds: true, How: fmt.Sprintf("at most %s (cgroup); beyond it is ended", r.Memory)}
+		}
+		if r.CPU > 0 {
+			cpu = runner.Boundary{What: "cpu", Holds: true, How: fmt.Sprintf("a share for %s cores where they are contended (cgroup)", r.CPU)}
+		}
+	}
+	return []runner.Boundary{memory, cpu}
 }
 
 // kill ends everything in the groups and reports whether all of it was reached.

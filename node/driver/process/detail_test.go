@@ -253,7 +253,7 @@ func TestWhatCannotBeRunSaysWhy(t *testing.T) {
 		{text, "exec format error"},
 		{"", "command not found"},
 	} {
-		d := newDriver(t, t.TempDir(), nil)
+		d := newDriver(t, t.TempDir(), func(c *Config) { c.Hold.Paths = []string{filepath.Dir(text)} })
 		_, err := d.Start(t.Context(), runner.Spec{Task: placement.TaskID(fmt.Sprintf("a.b/%d.1", i)), Command: []string{test.command}, Keep: keep})
 		var e *runner.StartError
 		if !errors.As(err, &e) || !strings.Contains(e.Reason, test.reason) || e.Hint() == "" {
@@ -278,33 +278,49 @@ func TestStatsAndFingerprint(t *testing.T) {
 	}
 }
 
-// BenchmarkStart is the time from the order to the running program.
+// BenchmarkStart is the time from the order to the running program, and to its
+// first line.
 func BenchmarkStart(b *testing.B) {
-	for _, cgroup := range []string{"sovmesh-test", ""} {
-		b.Run("cgroup="+cgroup, func(b *testing.B) {
-			cfg := DefaultConfig()
-			cfg.Dir, cfg.Cgroup = b.TempDir(), cgroup
-			d, err := New(cfg)
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer d.Close()
-			for i := 0; b.Loop(); i++ {
-				id := placement.TaskID(fmt.Sprintf("a.b/%d.1", i))
-				h, err := d.Start(b.Context(), runner.Spec{Task: id, Command: []string{"sleep", "1000"}, Keep: keep})
-				if err != nil {
-					b.Fatal(err)
-				}
-				b.StopTimer()
-				if i == 0 {
-					rss(b, d, h)
-				}
-				if err := d.Stop(b.Context(), h, 0); err != nil {
-					b.Fatal(err)
-				}
-				b.StartTimer()
-			}
-		})
+	for _, off := range []bool{true, false} {
+		for _, cgroup := range []string{"sovmesh-test", ""} {
+			b.Run(fmt.Sprintf("held=%v/cgroup=%s", !off, cgroup), func(b *testing.B) { benchmarkStart(b, off, cgroup) })
+		}
+	}
+}
+
+func benchmarkStart(b *testing.B, off bool, cgroup string) {
+	cfg := DefaultConfig()
+	cfg.Dir, cfg.Cgroup, cfg.Hold.Off = b.TempDir(), cgroup, off
+	if os.Geteuid() == 0 {
+		cfg.Hold.Network = network(b, cfg.Dir)
+	}
+	d, err := New(cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer d.Close()
+	for i := 0; b.Loop(); i++ {
+		id := placement.TaskID(fmt.Sprintf("a.b/%d.1", i))
+		h, err := d.Start(b.Context(), runner.Spec{Task: id, Command: shell("echo line; sleep 1000"), Keep: keep})
+		if err != nil {
+			b.Fatal(err)
+		}
+		r, err := d.Logs(b.Context(), h, 0, true)
+		if err == nil {
+			_, err = io.ReadFull(r, make([]byte, 5))
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		if i == 0 {
+			rss(b, d, h)
+		}
+		d.spares.filling.Wait()
+		if err := errors.Join(r.Close(), d.Destroy(b.Context(), h)); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
 	}
 }
 

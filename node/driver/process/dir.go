@@ -21,6 +21,7 @@ import (
 // taskDir is the directory of one task:
 //
 //	spec      what to run; written by the agent, read by the supervisor
+//	held      how it is held in; written by the agent before it starts a supervisor
 //	orders    what the agent wants of the supervisor; a slot
 //	claim     who supervises; made once, by link(2), and never changed
 //	void      the claim that nobody shall; linked where it is wanted
@@ -28,6 +29,8 @@ import (
 //	exit      how it ended; a slot
 //	log.N     output from byte N on
 //	work/     the task's working directory
+//	tmp/      its /tmp
+//	root/     where its root is put together; empty to everybody else
 type taskDir string
 
 // dirName is the name of the task's directory.
@@ -49,6 +52,8 @@ type spec struct {
 	Cgroup      string `json:"cgroup"`
 	LogFileSize int64  `json:"log_file_size"`
 	LogFiles    int    `json:"log_files"`
+	// Held is read from a file of its own: it is decided once the task is known.
+	Held *held `json:"-"`
 	// Told and Limits are those of an [Order].
 	Told   json.RawMessage      `json:"told,omitempty"`
 	Limits *placement.Resources `json:"limits,omitempty"`
@@ -82,6 +87,10 @@ type child struct {
 	process
 	Since   time.Time `json:"since"`
 	Cgroups []string  `json:"cgroups,omitempty"` // directories
+	// Init is the first process of the task's namespace, and Boundary what the
+	// supervisor holds the task by.
+	Init     int               `json:"init,omitempty"`
+	Boundary []runner.Boundary `json:"boundary,omitempty"`
 }
 
 // make lays the directory out beside its place and moves it there in one step,
@@ -101,6 +110,7 @@ func (t taskDir) make(s spec, fill func(dir string) error) error {
 		fresh.makeSlot("orders"),
 		fresh.makeSlot("exit"),
 		os.Mkdir(fresh.path("work"), 0o700),
+		os.Mkdir(fresh.path("tmp"), 0o700),
 	)
 	if err == nil && fill != nil {
 		err = fill(string(fresh))

@@ -49,6 +49,11 @@ func (d *Driver) start(ctx context.Context, s runner.Spec, full spec, h runner.H
 	if err := s.Keep(h); err != nil {
 		return runner.Handle{}, errors.Join(fmt.Errorf("keep the handle of task %s: %w", s.Task, err), os.RemoveAll(string(t)))
 	}
+	if full.Told == nil {
+		if err := d.holdIn(ctx, t, s); err != nil {
+			return runner.Handle{}, err
+		}
+	}
 	word, err := d.spawn(ctx, t)
 	switch {
 	case err != nil:
@@ -56,9 +61,31 @@ func (d *Driver) start(ctx context.Context, s runner.Spec, full spec, h runner.H
 	case word.Exists:
 		return runner.Handle{}, &runner.ExistsError{Handle: h}
 	case word.Reason != "":
+		if err := d.letGo(context.WithoutCancel(ctx), s.Task, false); err != nil {
+			return runner.Handle{}, err
+		}
 		return runner.Handle{}, &runner.StartError{Task: s.Task, Reason: word.Reason, Advice: word.Advice}
 	}
 	return h, nil
+}
+
+// holdIn decides how the task is held in and writes it down for the supervisor.
+// Of a task that cannot be held nothing is left.
+func (d *Driver) holdIn(ctx context.Context, t taskDir, s runner.Spec) error {
+	h, err := d.hold(ctx, s)
+	if err == nil && h == nil {
+		return nil
+	}
+	if err == nil {
+		var data []byte
+		if data, err = json.Marshal(h); err == nil {
+			err = os.WriteFile(t.path("held"), data, 0o600)
+		}
+	}
+	if err != nil {
+		return errors.Join(err, d.letGo(context.WithoutCancel(ctx), s.Task, true), os.RemoveAll(string(t)))
+	}
+	return nil
 }
 
 // clear makes room for a task of which an earlier start left a directory, if
@@ -170,6 +197,9 @@ func (d *Driver) Wait(ctx context.Context, h runner.Handle) (runner.Exit, error)
 	if err == nil && exit == nil {
 		err = fmt.Errorf("task %s left no exit: its supervisor was killed", h.Task)
 	}
+	if err == nil {
+		err = d.letGo(ctx, h.Task, false)
+	}
 	if err != nil {
 		return runner.Exit{}, err
 	}
@@ -195,8 +225,16 @@ func (d *Driver) order(t taskDir, change func(*orders)) (claim, error) {
 	return c, c.signal(unix.SIGUSR1)
 }
 
-// Stop orders the supervisor to end the task and waits until it has.
+// Stop orders the supervisor to end the task and waits until it has; what held
+// it goes with it, whoever else was waiting for the end.
 func (d *Driver) Stop(ctx context.Context, h runner.Handle, grace time.Duration) error {
+	if err := d.end(ctx, h, grace); err != nil {
+		return err
+	}
+	return d.letGo(context.WithoutCancel(ctx), h.Task, false)
+}
+
+func (d *Driver) end(ctx context.Context, h runner.Handle, grace time.Duration) error {
 	t := d.dir(h.Task)
 	seen, err := d.observe(h.Task, true)
 	if err != nil {
@@ -260,7 +298,7 @@ func (d *Driver) Lease(_ context.Context, h runner.Handle, until time.Time) erro
 func (d *Driver) Destroy(ctx context.Context, h runner.Handle) error {
 	t := d.dir(h.Task)
 	if _, err := os.Stat(string(t)); errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return d.letGo(ctx, h.Task, true)
 	}
 	if err := d.Stop(ctx, h, 0); err != nil {
 		return err
@@ -278,7 +316,18 @@ func (d *Driver) Destroy(ctx context.Context, h runner.Handle) error {
 			return fmt.Errorf("remove task %s: %w", h.Task, err)
 		}
 	}
-	if err := os.RemoveAll(string(t)); err != nil {
+	var was held
+	err := t.readJSON("held", &was)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err = errors.Join(err, d.letGo(ctx, h.Task, true)); err == nil {
+		err = os.RemoveAll(string(t))
+	}
+	if err == nil && was.User != 0 {
+		err = d.giveUserBack(h.Task, was.User)
+	}
+	if err != nil {
 		return fmt.Errorf("remove task %s: %w", h.Task, err)
 	}
 	return nil
@@ -306,7 +355,11 @@ func (d *Driver) Stats(_ context.Context, h runner.Handle) (runner.Stats, error)
 	if !what.alive() {
 		return s, nil
 	}
-	for _, pid := range append([]int{what.PID}, descendants(what.PID)...) {
+	all := append([]int{what.PID}, descendants(what.PID)...)
+	if what.Init != 0 {
+		all = append(all, descendants(what.Init)...) // whose parents have ended
+	}
+	for _, pid := range all {
 		cpu, memory, err := usage(pid)
 		if err != nil {
 			continue // ended meanwhile

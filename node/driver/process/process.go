@@ -8,9 +8,11 @@
 // agent may be killed, restarted or replaced at any instant: the supervisor does
 // not need it, and the next agent finds the task by its directory.
 //
-// A process is an ordinary program of the agent's user: it is limited by its
-// cgroup where there is one, and isolated by nothing. [Driver.Fingerprint] says
-// what holds on this machine.
+// A process is held in as far as this machine can: a root, a network, processes
+// and a user of its own where the agent is root, Landlock and a filter of system
+// calls everywhere, its cgroup's limits where there is one. DESIGN.md says how;
+// [Driver.Fingerprint] says what holds on this machine, and [Driver.Inspect] what
+// holds one task. What the job says of its network is held to, or it is not started.
 //
 // The program's main must begin with
 //
@@ -56,6 +58,8 @@ type Config struct {
 	LogFiles    int
 	// Spares is how many supervisors wait for tasks, once there was one.
 	Spares int
+	// Hold says how tasks are held in.
+	Hold Hold
 	// StartTimeout bounds the wait for a supervisor's first word.
 	StartTimeout time.Duration
 }
@@ -66,20 +70,26 @@ func DefaultConfig() Config {
 		Name:       string(placement.KindProcess),
 		Supervisor: []string{"/proc/self/exe", SupervisorCommand}, Cgroup: "sovmesh",
 		LogFileSize: 8 << 20, LogFiles: 4, Spares: 2, StartTimeout: 20 * time.Second,
+		Hold: Hold{FirstUser: firstUser, Users: users},
 	}
 }
 
 // Driver is the runner.Driver of processes.
 type Driver struct {
-	cfg    Config
-	spares spares
-	mu     sync.Mutex // held while a task's orders are read, changed and written
+	cfg     Config
+	spares  spares
+	ability ability
+	mu      sync.Mutex // held while a task's orders are read, changed and written
 }
 
 var (
 	_ runner.Driver   = (*Driver)(nil)
 	_ runner.Leaser   = (*Driver)(nil)
 	_ runner.Measurer = (*Driver)(nil)
+
+	_ runner.Inspector = (*Driver)(nil)
+	_ runner.Counter   = (*Driver)(nil)
+	_ runner.Dialer    = (*Driver)(nil)
 )
 
 // New makes the directory and starts nothing. [Driver.Close] ends what the
@@ -106,9 +116,7 @@ func (d *Driver) Name() string { return d.cfg.Name }
 
 // Fingerprint tries what tasks will need.
 func (d *Driver) Fingerprint(context.Context) (runner.Fingerprint, error) {
-	fp := runner.Fingerprint{Healthy: true, Version: "1", Facts: map[string]string{
-		"isolation": "none: a task is a process of the agent's user",
-	}}
+	fp := runner.Fingerprint{Healthy: true, Version: "1", Facts: d.holdFacts()}
 	if u, err := user.Current(); err == nil {
 		fp.Facts["user"] = u.Username
 	}

@@ -26,7 +26,19 @@ type Config struct {
 	LogFiles     int
 	Spares       int
 	StartTimeout time.Duration
+	Hold         Hold
 }
+
+// Hold is as on Linux, as far as it goes.
+type Hold struct {
+	Off, HostNetwork bool
+	Paths            []string
+	Volumes          string
+	FirstUser, Users int
+}
+
+// DefaultHold is empty here.
+func DefaultHold(string, ...uint16) (Hold, error) { return Hold{}, nil }
 
 // DefaultConfig is empty here.
 func DefaultConfig() Config { return Config{} }

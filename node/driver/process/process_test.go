@@ -7,6 +7,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/sovmesh/sovmesh/node/driver/boundary"
 	"github.com/sovmesh/sovmesh/node/driver/drivertest"
 	"github.com/sovmesh/sovmesh/node/runner"
 )
@@ -17,6 +18,8 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case SupervisorCommand:
 			os.Exit(SupervisorMain(os.Args[2:]))
+		case attackCommand:
+			os.Exit(attackMain(os.Args[2:]))
 		case agentCommand:
 			os.Exit(agentMain(os.Args[2:]))
 		}
@@ -24,11 +27,27 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// network is that of the tasks in dir.
+func network(t testing.TB, dir string) *boundary.Boundary {
+	t.Helper()
+	cfg := boundary.DefaultConfig()
+	cfg.Dir = dir + ".net"
+	b, err := boundary.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	return b
+}
+
 // newDriver makes a driver whose tasks are gone when the test is over.
 func newDriver(t *testing.T, dir string, change func(*Config)) *Driver {
 	t.Helper()
 	cfg := DefaultConfig()
 	cfg.Dir, cfg.Cgroup = dir, "sovmesh-test"
+	if os.Geteuid() == 0 {
+		cfg.Hold.Network = network(t, dir)
+	}
 	if change != nil {
 		change(&cfg)
 	}

@@ -62,7 +62,7 @@ func (d *Driver) fill() {
 	})
 }
 
-// Close ends the spare supervisors. Tasks go on.
+// Close ends the spare supervisors and what is kept of networks in reserve. Tasks go on.
 func (d *Driver) Close() error {
 	d.spares.mu.Lock()
 	d.spares.closed = true
@@ -73,6 +73,9 @@ func (d *Driver) Close() error {
 		case s := <-d.spares.ready:
 			s.dismiss()
 		default:
+			if d.cfg.Hold.Network != nil {
+				return d.cfg.Hold.Network.Close()
+			}
 			return nil
 		}
 	}

@@ -120,6 +120,7 @@ type supervisor struct {
 	leaseAt <-chan time.Time
 	killAt  <-chan time.Time
 
+	cell      *cell            // nil if the task is not held in
 	work      Work             // nil for the job's own command
 	elsewhere Elsewhere        // it runs no process below us
 	tidings   chan func()      // what the work has to say; done by watch
@@ -142,6 +143,9 @@ func (s *supervisor) run() error {
 	if err := s.dir.readJSON("spec", &s.spec); err != nil {
 		return err
 	}
+	if err := s.dir.readJSON("held", &s.spec.Held); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	self, err := identify(os.Getpid())
 	if err != nil {
 		return err
@@ -160,6 +164,7 @@ func (s *supervisor) run() error {
 	s.group = makeGroup(s.spec.Cgroup, filepath.Base(string(s.dir)), s.spec.limits())
 	printed, failed, err := s.start()
 	if err != nil {
+		s.cell.leave()
 		s.exit = runner.Exit{Code: 127, Reason: failed.Reason, At: time.Now()}
 		s.record()
 		_ = removeGroups(s.group.dirs(), time.Second)
@@ -200,9 +205,18 @@ func (s *supervisor) start() (*os.File, ready, error) {
 	if len(command) == 0 {
 		return failed(os.ErrInvalid, "the job names no command", "write one: command: [\"/path/to/program\", \"argument\"]")
 	}
-	path, err := s.find(command[0])
+	if s.spec.Held != nil {
+		c, err := s.enter()
+		if err != nil {
+			return failed(err, fmt.Sprintf("its boundary cannot be made: %v", err), "this is a fault of the node: tell its operator")
+		}
+		s.cell = c
+	}
+	var path string
+	var err error
+	s.within(func() { path, err = s.find(command[0]) })
 	if err != nil {
-		return failed(err, fmt.Sprintf("command not found: %v", err), "give the full path of a program that is installed on the node")
+		return failed(err, fmt.Sprintf("command not found: %v", err), "give the full path of a program that is installed on the node, where tasks see it")
 	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -217,6 +231,9 @@ func (s *supervisor) start() (*os.File, ready, error) {
 	attr := &syscall.ProcAttr{
 		Dir: s.dir.path("work"), Env: s.environment(), Files: []uintptr{null.Fd(), w.Fd(), w.Fd()},
 		Sys: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
+	}
+	if s.cell != nil {
+		s.cell.apply(attr.Sys)
 	}
 	s.pid, err = s.fork(path, command, attr)
 	if err != nil {
@@ -234,7 +251,11 @@ func (s *supervisor) describe() {
 	if err != nil {
 		return
 	}
-	if data, err := json.Marshal(child{process: me, Since: time.Now(), Cgroups: s.group.dirs()}); err == nil {
+	what := child{process: me, Since: time.Now(), Cgroups: s.group.dirs()}
+	if s.cell != nil {
+		what.Init, what.Boundary = s.cell.init, append(s.cell.bound, s.group.words(s.spec.limits())...)
+	}
+	if data, err := json.Marshal(what); err == nil {
 		_ = os.WriteFile(s.dir.path("child"), data, 0o600)
 	}
 }
@@ -245,14 +266,27 @@ func (s *supervisor) fork(path string, command []string, attr *syscall.ProcAttr)
 		if fd, err := unix.Open(s.group.v2, unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
 			defer unix.Close(fd)
 			attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, fd
-			pid, err := syscall.ForkExec(path, command, attr)
+			var pid int
+			s.within(func() { pid, err = syscall.ForkExec(path, command, attr) })
 			if err == nil {
 				return pid, nil
 			}
 			attr.Sys.UseCgroupFD = false
 		}
 	}
-	return syscall.ForkExec(path, command, attr)
+	var pid int
+	var err error
+	s.within(func() { pid, err = syscall.ForkExec(path, command, attr) })
+	return pid, err
+}
+
+// within does something where the command is to be.
+func (s *supervisor) within(f func()) {
+	if s.cell == nil {
+		f()
+		return
+	}
+	s.cell.run(f)
 }
 
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -380,12 +414,14 @@ func (s *supervisor) kill() {
 		go s.elsewhere.Kill()
 		return
 	}
+	s.cell.leave()
 	killGroup(s.group.dirs())
 	_ = unix.Kill(-s.pid, unix.SIGKILL)
 }
 
 // endRest ends what outlived the command: a task is over as a whole.
 func (s *supervisor) endRest() {
+	s.cell.leave()
 	if await(s.alone, 0) {
 		return
 	}
