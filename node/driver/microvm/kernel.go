@@ -25,7 +25,10 @@ import (
 
 // wantedModules are what init needs of a kernel whose drivers are modules; what
 // they need themselves comes before them.
-var wantedModules = []string{"virtio_mmio", "virtio_blk", "virtio_console", "overlay"}
+var wantedModules = []string{"virtio_mmio", "virtio_blk", "virtio_console"}
+
+// overlayModule is what a writable root needs beside them.
+const overlayModule = "overlay"
 
 // guestKernel is what guests boot.
 type guestKernel struct {
@@ -202,11 +205,15 @@ func (s *store) initramfs(ctx context.Context, k guestKernel, init string) (stri
 		return "", err
 	}
 	sum := sha256.New()
-	fmt.Fprintln(sum, "sovmesh initramfs 1", k.version, k.modules, wantedModules)
+	fmt.Fprintln(sum, "sovmesh initramfs 2", k.version, k.modules, wantedModules)
 	_, _ = sum.Write(program)
 	name := "initramfs-" + hex.EncodeToString(sum.Sum(nil)[:16]) + ".gz"
 	return name, s.once(ctx, name, func(w *os.File) error {
-		modules, err := k.load(wantedModules)
+		first, err := k.load(wantedModules)
+		if err != nil {
+			return err
+		}
+		all, err := k.load(append(slices.Clone(wantedModules), overlayModule))
 		if err != nil {
 			return err
 		}
@@ -217,12 +224,13 @@ func (s *store) initramfs(ctx context.Context, k guestKernel, init string) (stri
 		}
 		c.add("dev/console", 0o020600, nil, 5, 1)
 		c.add("init", 0o100755, program, 0, 0)
-		var order strings.Builder
-		for _, m := range modules {
-			c.add("modules/"+m.name, 0o100644, m.data, 0, 0)
-			fmt.Fprintln(&order, m.name)
+		var lists [2]strings.Builder
+		for i, m := range all {
+			c.add("modules/"+m.name+".ko", 0o100644, m.data, 0, 0)
+			fmt.Fprintln(&lists[min(i/len(first), 1)], m.name+".ko")
 		}
-		c.add("modules/order", 0o100644, []byte(order.String()), 0, 0)
+		c.add("modules/order", 0o100644, []byte(lists[0].String()), 0, 0)
+		c.add("modules/overlay", 0o100644, []byte(lists[1].String()), 0, 0)
 		return errors.Join(c.close(), z.Close())
 	})
 }

@@ -74,6 +74,9 @@ func (m *machine) mountRoot(writable bool) error {
 	if !writable {
 		return nil
 	}
+	if err := loadModules(overlayList); err != nil {
+		return err
+	}
 	if err := unix.Mount("tmpfs", "/upper", "tmpfs", 0, "mode=755,size=75%"); err != nil {
 		return fmt.Errorf("mount the upper layer: %w", err)
 	}
@@ -89,7 +92,7 @@ func (m *machine) mountRoot(writable bool) error {
 
 func waitFor(path string, most time.Duration) error {
 	deadline := time.Now().Add(most)
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+	for wait := time.Millisecond; ; wait = min(2*wait, 4*time.Millisecond) {
 		if _, err := os.Stat(path); err == nil {
 			return nil
 		} else if time.Now().After(deadline) {
@@ -117,6 +120,12 @@ func (m *machine) mountKernel() error {
 			return fmt.Errorf("mount /%s: %w", f.at, err)
 		}
 	}
+	// Root of the guest may do without any capability what these files are for.
+	for _, name := range []string{"sys", "sysrq-trigger", "irq", "bus", "fs"} {
+		if err := readOnly(filepath.Join(m.root, "proc", name)); err != nil {
+			return fmt.Errorf("close /proc/%s: %w", name, err)
+		}
+	}
 	dev := filepath.Join(m.root, "dev")
 	for _, n := range []struct {
 		name         string
@@ -141,6 +150,18 @@ func (m *machine) mountKernel() error {
 		return fmt.Errorf("mount /dev: %w", err)
 	}
 	return nil
+}
+
+// readOnly makes what is at a path read-only; what is not there needs none.
+func readOnly(path string) error {
+	err := unix.Mount(path, path, "", unix.MS_BIND, "")
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err == nil {
+		err = unix.Mount("", path, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	}
+	return err
 }
 
 // share mounts a directory of the host.

@@ -73,7 +73,8 @@ type Greeting struct {
 	BootID  string `json:"boot_id"`
 	// Uptime is the guest's own clock when its init was ready, in nanoseconds.
 	Uptime int64 `json:"uptime"`
-	// Init is how much of that was the init's own work.
+	// Init is how much of that was the init's own work: without the modules that
+	// the kernel loaded for it.
 	Init int64 `json:"init"`
 }
 
