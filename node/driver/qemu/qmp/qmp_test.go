@@ -295,7 +295,8 @@ func TestRealQEMU(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-	c, ctx := dial(t, await(t, path))
+	listens(t, path)
+	c, ctx := dial(t, path)
 	var status struct{ Status string }
 	if err := c.Run(ctx, "query-status", nil, &status); err != nil || status.Status == "" {
 		t.Fatalf("status %+v, %v", status, err)
@@ -325,18 +326,24 @@ func TestRealQEMU(t *testing.T) {
 	}
 }
 
-// await waits until there is a socket.
-func await(t *testing.T, path string) string {
+// listens waits until somebody listens at a socket: its file is there before.
+func listens(t *testing.T, path string) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-tick.C {
-		if _, err := os.Stat(path); err == nil {
-			return path
+		table, err := os.ReadFile("/proc/net/unix")
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Flags 00010000: it accepts connections. https://man7.org/linux/man-pages/man5/proc_net.5.html
+		for line := range strings.Lines(string(table)) {
+			if f := strings.Fields(line); len(f) == 8 && f[3] == "00010000" && f[7] == path {
+				return
+			}
 		}
 	}
-	t.Fatalf("no socket %s", path)
-	return ""
+	t.Fatalf("nobody listens at %s", path)
 }
 
 // FuzzParse is what a QEMU that was taken over may send.
