@@ -213,6 +213,14 @@ func (n *Node) buildFront() (err error) {
 		cfg.Witness, cfg.Signing = apiWitness{n.witness}, n.signing
 	}
 	cfg.Voters, cfg.Peers, cfg.Tasks, cfg.Links = n.voters, n.endpoint, tasks{n.runner}, apiLinks{n.links}
+	reach := inside{n.runner, n.dir.path(dirSnapshots)}
+	if err := reach.clear(); err != nil {
+		return fmt.Errorf("remove snapshots that were not sent: %w", err)
+	}
+	cfg.Inside = reach
+	cfg.Note = func(ctx context.Context, note placement.TaskNote) error {
+		return n.ledger.Note(ctx, []placement.TaskNote{note})
+	}
 	cfg.Authority = func() api.Authority {
 		if !n.authority.holds() {
 			return nil

@@ -28,6 +28,7 @@ const (
 	fileDevices    = "devices.json"  // the health of this machine's devices
 	dirRaft        = "raft"
 	dirRunner      = "runner"
+	dirSnapshots   = "snapshots"
 	dirReceipts    = "receipts" // of inference, in files per segment
 	dirRefused     = "refused"  // forged certificates that this node was shown
 )

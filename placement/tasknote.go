@@ -55,7 +55,7 @@ func (k NoteKind) Subjects() []string {
 	case NoteSnapshot:
 		return []string{"forensic"}
 	case NoteAccess:
-		return []string{"exec", "console", "connect", "pause", "resume"}
+		return []string{"exec", "console", "connect", "pause", "resume", "snapshot"}
 	}
 	return nil
 }

@@ -49,6 +49,7 @@ const (
 	VerbRead    Verb = "read"    // every role; jobs of the own tenant unless the role sees all
 	VerbSubmit  Verb = "submit"  // submitter, admin; a grant for one job
 	VerbStop    Verb = "stop"    // submitter (own tenant), operator, admin; a grant
+	VerbReach   Verb = "reach"   // into running tasks: as stop, and never by a grant
 	VerbOperate Verb = "operate" // operator, admin
 	VerbAdmin   Verb = "admin"   // admin
 	VerbAudit   Verb = "audit"   // auditor
@@ -65,11 +66,11 @@ func roleVerbs(r state.Role) []Verb {
 	case state.RoleAuditor:
 		return []Verb{VerbAny, VerbRead, VerbAudit}
 	case state.RoleSubmitter:
-		return []Verb{VerbAny, VerbRead, VerbSubmit, VerbStop}
+		return []Verb{VerbAny, VerbRead, VerbSubmit, VerbStop, VerbReach}
 	case state.RoleOperator:
-		return []Verb{VerbAny, VerbRead, VerbStop, VerbOperate}
+		return []Verb{VerbAny, VerbRead, VerbStop, VerbReach, VerbOperate}
 	case state.RoleAdmin:
-		return []Verb{VerbAny, VerbRead, VerbSubmit, VerbStop, VerbOperate, VerbAdmin}
+		return []Verb{VerbAny, VerbRead, VerbSubmit, VerbStop, VerbReach, VerbOperate, VerbAdmin}
 	}
 	return nil
 }

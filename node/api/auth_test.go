@@ -21,7 +21,7 @@ func allowed(v Verb, r state.Role) bool {
 		return true
 	case VerbSubmit:
 		return r == state.RoleSubmitter || r == state.RoleAdmin
-	case VerbStop:
+	case VerbStop, VerbReach:
 		return r == state.RoleSubmitter || r == state.RoleOperator || r == state.RoleAdmin
 	case VerbOperate:
 		return r == state.RoleOperator || r == state.RoleAdmin
@@ -60,12 +60,11 @@ func TestEveryRoleAndOperation(t *testing.T) {
 	}
 }
 
-// A foreign certificate reserves, submits, and reads, logs and stops jobs of
-// its own region,
-// reads checkpoints and tiles of hashes, and asks for cosignatures: the list is
+// A foreign certificate reserves, submits, and reads, logs, stops and reaches
+// into jobs of its own region, reads checkpoints and tiles of hashes, and asks for cosignatures: the list is
 // closed, whatever the table says.
 func TestAForeignCertificateHasNoAdministratorsVerb(t *testing.T) {
-	may := []string{"summary", "reserve", "release", "forward", "foreignJob", "foreignJobs", "stopForeign", "foreignLogs", "ledgerCheckpoint", "ledgerTile", "witnessAdd", "witnessSeen"}
+	may := []string{"summary", "reserve", "release", "forward", "foreignJob", "foreignJobs", "stopForeign", "foreignLogs", "reachForeign", "ledgerCheckpoint", "ledgerTile", "witnessAdd", "witnessSeen"}
 	_, fra, ber, _ := mesh3(t)
 	as := identity.ID{Region: "ber-1", Mesh: testMesh, Node: "ber-1-n1"}
 	token := fra.token(state.Token{Roles: everyRole()})

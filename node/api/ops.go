@@ -29,6 +29,9 @@ type operation struct {
 	Grant   string
 	// Unread: whatever refuses it, its body is not read.
 	Unread bool
+	// Duplex: its body and its answer are frames that come at the same time; a body
+	// that is refused is not read to its end.
+	Duplex bool
 	// NoState: it is answered without the region's state, also on a worker.
 	NoState bool
 	// Relay: a worker passes it on to a voter.
@@ -155,7 +158,7 @@ func (s *Server) handler(op *operation, on listener) http.Handler {
 		if r.Context().Err() != nil {
 			return // the caller has gone: nobody reads the answer
 		}
-		if op.Unread || p.Status == http.StatusRequestEntityTooLarge {
+		if op.Unread || op.Duplex || p.Status == http.StatusRequestEntityTooLarge {
 			refuseUnread(w, r, p)
 			return
 		}

@@ -27,6 +27,9 @@ func (s *Server) relay(c *call) error {
 			return err
 		}
 	}
+	if c.op.Duplex {
+		return c.ending(s.relayFrames(c))
+	}
 	var body []byte
 	if c.r.ContentLength != 0 {
 		var err error
@@ -54,6 +57,40 @@ func (s *Server) relay(c *call) error {
 		panic(http.ErrAbortHandler)
 	}
 	return nil
+}
+
+// relayFrames passes a session on to the first voter that is reached.
+func (s *Server) relayFrames(c *call) error {
+	body, stop := c.feed(func(io.Writer) error { return nil })
+	defer stop()
+	var last error
+	for _, peer := range s.cfg.Voters() {
+		// A connection that cannot be made has read nothing of the body.
+		req, err := http.NewRequestWithContext(c.r.Context(), http.MethodPost, "https://"+peer.Addr+c.r.URL.RequestURI(), io.NopCloser(body))
+		if err != nil {
+			return fmt.Errorf("pass %s on: %w", c.op.ID, err)
+		}
+		for _, name := range []string{"Authorization", "Content-Type"} {
+			if v, ok := c.r.Header[name]; ok {
+				req.Header[name] = v
+			}
+		}
+		req.Header.Set(HeaderRelayed, addressOf(c.r.RemoteAddr))
+		res, err := s.cfg.Peers.Do(c.r.Context(), peer, cargo(transport.CargoStatus), req)
+		if err != nil {
+			last = err
+			continue
+		}
+		defer res.Body.Close()
+		if res.StatusCode/100 != 2 {
+			res.Request = req
+			return readProblem(res)
+		}
+		c.w.Header()[HeaderReceipt] = res.Header[HeaderReceipt]
+		return c.passFrames(c.answerFrames(), res.Body)
+	}
+	s.cfg.Log.Warn("no voter took a session", "op", c.op.ID, "err", last)
+	return newProblem(http.StatusServiceUnavailable, CodeLeaderUnknown, "no voter of this region answers", "ask again; see the voters: sovmesh node list").retry(time.Second)
 }
 
 // bodyMax is how much of a body an operation takes.

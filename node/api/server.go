@@ -104,6 +104,10 @@ type Config struct {
 	Peers Mesh
 	// Tasks is this node's runner.
 	Tasks Tasks
+	// Inside reaches into the tasks of this node; nil where it runs none.
+	Inside Inside
+	// Note keeps what this node noted of a task of its own in the ledger.
+	Note func(ctx context.Context, n placement.TaskNote) error
 	// Devices is what this node knows of its devices; nil where it watches none.
 	Devices Devices
 	// Authority is nil where there is no CA: then certificates are not issued here.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"slices"
 	"strings"
 	"time"
@@ -114,24 +113,4 @@ func (r *Runner) Stats(ctx context.Context, id placement.TaskID) (Stats, error) 
 		return Stats{}, fmt.Errorf("the %s driver does not measure its tasks", d.Name())
 	}
 	return m.Stats(ctx, *h)
-}
-
-// Dial reaches a TCP port of a running task, as its driver does.
-func (r *Runner) Dial(ctx context.Context, id placement.TaskID, port int) (net.Conn, error) {
-	r.mu.Lock()
-	t := r.tasks[id]
-	var h *Handle
-	var d Driver
-	if t != nil && t.rec.Status == placement.TaskRunning {
-		h, d = t.rec.Handle, r.cfg.Drivers[string(t.rec.Kind)]
-	}
-	r.mu.Unlock()
-	if h == nil || d == nil {
-		return nil, &UnknownTaskError{id}
-	}
-	in, ok := d.(Dialer)
-	if !ok {
-		return nil, fmt.Errorf("the %s driver does not reach into its tasks", d.Name())
-	}
-	return in.Dial(ctx, *h, port)
 }

@@ -50,6 +50,14 @@ var crossing = []struct {
 	{placement.Server{}, "Kind Command Env Image Port Start"},
 	{placement.Rank{}, "Cost Carbon"},
 	{placement.Restart{}, "Policy Attempts"},
+	// What the owner of a forwarded job does in its task, and how that ends: a
+	// command's bytes, as the job's own; a problem in words of a closed list.
+	{api.ReachHead{}, "Task Command Env TTY Size Port"},
+	{api.TermSize{}, "Columns Rows"},
+	{api.ReachEnd{}, "Exit Problem"},
+	{api.ReachExit{}, "Code Reason"},
+	{api.Problem{}, "Type Title Status Detail Code Advice Rule Line Column Doors RetryAfter Final"},
+	{api.Door{}, "Region URL"},
 	// The status of one's own forwarded job: the region, no node.
 	{api.ForeignStatus{}, "Job Region Status Reason ExitCode StartedAt EndedAt Index Leaf"},
 	// Where the other half of a crossing stands: a position and a hash.

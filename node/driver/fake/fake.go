@@ -52,6 +52,8 @@ type task struct {
 	killAt  time.Time // by a stop
 	lease   time.Time // killed then, too
 	oom     bool
+	paused  bool
+	left    time.Duration // until it would have ended, when it was paused
 	code    int
 	output  []byte
 	cut     int64         // bytes dropped before output
