@@ -3,19 +3,22 @@
 package microvm
 
 import (
-	"bufio"
-	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/sovmesh/sovmesh/node/driver/microvm/wire"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
 )
 
 // BenchmarkFirstLine measures from the start to the task's first line, and
-// beside it a bare QEMU with the same kernel and machine whose init says one.
+// beside it a bare QEMU with the same machine, kernel, initramfs and disk, of
+// which the benchmark itself holds the control channel.
 func BenchmarkFirstLine(b *testing.B) {
 	needMachine(b)
 	b.Run("microvm", func(b *testing.B) {
@@ -52,60 +55,68 @@ func BenchmarkFirstLine(b *testing.B) {
 	})
 	b.Run("bare", func(b *testing.B) {
 		d := newDriver(b, b.TempDir(), nil)
-		if err := d.Prepare(b.Context(), spec(b, 0, "print", "line")); err != nil {
-			b.Fatal(err)
-		}
-		k, err := findKernel("", "", DefaultConfig().KernelRoots)
+		s := spec(b, 0, "print", "line")
+		p, err := d.prepare(b.Context(), s)
 		if err != nil {
 			b.Fatal(err)
 		}
-		accel, err := qemu.Probe(b.Context(), d.cfg.Binary)
+		m, err := d.machine(b.Context(), s, p)
 		if err != nil {
 			b.Fatal(err)
 		}
-		first := bareInitramfs(b)
+		command, err := commandOf(s, p.Config)
+		if err != nil {
+			b.Fatal(err)
+		}
 		for b.Loop() {
-			cmd := exec.Command(d.cfg.Binary, "-M", "microvm", "-accel", accel.Name, "-cpu", accel.CPU, "-m", "192", "-nodefaults", "-no-user-config",
-				"-display", "none", "-no-reboot", "-serial", "stdio", "-kernel", k.file, "-initrd", first, "-append", kernelLine(accel))
-			out, err := cmd.StdoutPipe()
-			if err == nil {
-				err = cmd.Start()
-			}
-			if err != nil {
+			if err := bareFirstLine(m, command); err != nil {
 				b.Fatal(err)
 			}
-			for lines := bufio.NewScanner(out); lines.Scan(); {
-				if bytes.Contains(lines.Bytes(), []byte("this is the init")) || bytes.Contains(lines.Bytes(), []byte("sovmesh init:")) {
-					break
-				}
-			}
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
 		}
 	})
 }
 
-// bareInitramfs holds the init alone, which finds no modules and says so.
-func bareInitramfs(b *testing.B) string {
-	b.Helper()
-	program, err := os.ReadFile(must(b, builtInit))
+// bareFirstLine starts QEMU by hand and waits for the command's first line.
+func bareFirstLine(m *qemu.Machine, command wire.Command) error {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		b.Fatal(err)
+		return err
 	}
-	file := filepath.Join(b.TempDir(), "initramfs")
-	out, err := os.Create(file)
-	if err != nil {
-		b.Fatal(err)
+	ours, theirs := os.NewFile(uintptr(fds[0]), channel), os.NewFile(uintptr(fds[1]), channel)
+	defer ours.Close()
+	var pairs []string
+	for _, f := range m.Files {
+		pairs = append(pairs, "@"+f.Name+"@", f.Path)
 	}
-	defer out.Close()
-	c := &cpio{out: out}
-	for _, dir := range []string{"dev", "proc", "sys"} {
-		c.add(dir, 0o040755, nil, 0, 0)
+	paths := strings.NewReplacer(pairs...)
+	args := []string{"-machine", m.Type, "-accel", m.Accel.Name, "-cpu", m.Accel.CPU, "-m", fmt.Sprint(int64(m.Memory >> 20)),
+		"-nodefaults", "-no-user-config", "-display", "none", "-chardev", "null,id=console", "-chardev", "socket,id=" + channel + ",fd=3"}
+	for _, a := range m.Args {
+		args = append(args, paths.Replace(a))
 	}
-	c.add("dev/console", 0o020600, nil, 5, 1)
-	c.add("init", 0o100755, program, 0, 0)
-	if err := c.close(); err != nil {
-		b.Fatal(err)
+	cmd := exec.Command(m.Binary, args...)
+	cmd.ExtraFiles = []*os.File{theirs}
+	if err := cmd.Start(); err != nil {
+		return err
 	}
-	return file
+	_ = theirs.Close()
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	w := wire.NewWriter(ours)
+	for in := wire.NewReader(ours); ; {
+		f, err := in.Next()
+		if err != nil {
+			return err
+		}
+		switch f.Type {
+		case wire.Hello:
+			if err := w.SendCommand(0, command); err != nil {
+				return err
+			}
+		case wire.Stdout:
+			return nil
+		}
+	}
 }
