@@ -90,3 +90,23 @@ func TestUEFI(t *testing.T) {
 		}
 	}
 }
+
+func TestFingerprint(t *testing.T) {
+	needQEMU(t)
+	fp, err := newDriver(t, t.TempDir(), nil).Fingerprint(t.Context())
+	if err != nil || !fp.Healthy || fp.Version == "" {
+		t.Fatalf("%+v, %v", fp, err)
+	}
+	for _, name := range []string{"isolation", "network", "vm.accel", "vm.kvm", "vm.uefi", "vm.iommu", "vm.user", "vm.images"} {
+		if fp.Facts[name] == "" {
+			t.Errorf("it does not say %s", name)
+		}
+	}
+	if fp.Facts["vm.kvm"] != "native" && fp.Facts["vm.accel"] != "tcg" {
+		t.Errorf("KVM is %s, and yet machines run on %s", fp.Facts["vm.kvm"], fp.Facts["vm.accel"])
+	}
+	fp, err = newDriver(t, t.TempDir(), func(c *Config) { c.Binary = "qemu-that-is-not-there" }).Fingerprint(t.Context())
+	if err != nil || fp.Healthy || !strings.Contains(fp.Reason, "install qemu-system-x86") {
+		t.Errorf("without QEMU: %+v, %v", fp, err)
+	}
+}

@@ -157,10 +157,14 @@ func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 	if err != nil {
 		return fp, err
 	}
-	facts := map[string]string{"isolation": "machine: a kernel of its own, on QEMU in its sandbox", "vm.uefi": "absent: install ovmf"}
-	maps.Copy(facts, fp.Facts)
-	facts["isolation"] = "machine: a kernel of its own, on QEMU in its sandbox"
-	fp.Facts = facts
+	facts := fp.Facts
+	facts["isolation"] = "machine: each task has a kernel of its own, on QEMU in its sandbox"
+	facts["network"] = "one of QEMU's own, which leads nowhere"
+	facts["network_host"] = "refused"
+	if d.cfg.HostNetwork {
+		facts["network_host"] = "allowed to jobs that ask"
+	}
+	facts["vm.uefi"] = "absent: install ovmf"
 	accel, err := d.probe(ctx)
 	if err != nil {
 		fp.Healthy, fp.Reason = false, err.Error()
