@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
+	"golang.org/x/sys/unix"
 
 	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/runner"
@@ -277,13 +280,49 @@ func (w *work) Stop(grace time.Duration) {
 			if s := seen.Container.Config.StopSignal; s != "" {
 				signal = s
 			}
+			heard := catches(seen.Container.State.Pid, signal)
 			_, err = w.engine.ContainerKill(ctx, w.told.Name, client.ContainerKillOptions{Signal: signal})
+			if err == nil && !heard && awaitCatch(ctx, seen.Container.State.Pid, signal) {
+				_, err = w.engine.ContainerKill(ctx, w.told.Name, client.ContainerKillOptions{Signal: signal})
+			}
 		}
 		if err == nil || ctx.Err() != nil || isNotFound(err) || isConflict(err) {
 			return
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+}
+
+// catches reports whether a process has a handler for a signal. The first process
+// of a container without one hears nothing of it: one that has just started may
+// not be so far yet. pid_namespaces(7)
+func catches(pid int, signal string) bool {
+	n := int(unix.SignalNum(signal))
+	if n == 0 {
+		n, _ = strconv.Atoi(signal)
+	}
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if n <= 0 || n > 64 || pid <= 0 || err != nil {
+		return true // not known: asked once, as ever
+	}
+	for line := range strings.Lines(string(data)) {
+		if mask, ok := strings.CutPrefix(line, "SigCgt:"); ok {
+			bits, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
+			return err != nil || bits&(1<<(n-1)) != 0
+		}
+	}
+	return true
+}
+
+// awaitCatch waits until a process has a handler for a signal; false is that it
+// has none in time, or has ended.
+func awaitCatch(ctx context.Context, pid int, signal string) bool {
+	for pause(ctx, 20*time.Millisecond) == nil {
+		if catches(pid, signal) {
+			return true
+		}
+	}
+	return false
 }
 
 // Kill ends the container, or the attempt to start it. It asks until there is an answer.
