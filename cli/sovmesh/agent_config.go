@@ -22,14 +22,16 @@ import (
 
 // agentKeys are the keys of an agent's config file. Facts about the region are
 // not among them: they stand in the region's ledger.
-var agentKeys = []string{"node", "data", "listen", "advertise", "hosts", "site", "labels", "join", "join_file", "gpus", "cpu", "memory", "drivers", "tasks", "metrics", "witness", "receipts", "log"}
+var agentKeys = []string{"node", "data", "listen", "advertise", "hosts", "site", "labels", "join", "join_file", "gpus", "cpu", "memory", "drivers", "images", "engine", "tasks", "metrics", "witness", "receipts", "log"}
 
 // agentConfig is a config file, read.
 type agentConfig struct {
 	node.Config
 	listen  string
 	gpus    string
-	drivers []string // nil: every one that works here
+	drivers []string // nil: the plain ones
+	images  []string // directories below which jobs may name images
+	engine  string   // of containers
 	tasks   taskRules
 	level   slog.Level
 	json    bool // log in JSON
@@ -107,6 +109,18 @@ func (a *agentReader) key(key string, v residency.Value) {
 		}
 	case "drivers":
 		a.drivers(v)
+	case "images":
+		for i, dir := range a.list(v, "images") {
+			if !filepath.IsAbs(dir) || filepath.Clean(dir) == "/" {
+				a.fault(v.List[i], "write a directory by its whole path", "images cannot have %s", quoteWord(dir))
+				continue
+			}
+			c.images = append(c.images, filepath.Clean(dir))
+		}
+	case "engine":
+		if c.engine = a.text(v, key); !strings.HasPrefix(c.engine, "unix:///") {
+			a.fault(v, "write the engine's socket, as in unix:///run/docker.sock", "engine cannot be %s", quoteWord(c.engine))
+		}
 	case "tasks":
 		a.tasks(v)
 	case "metrics":

@@ -16,7 +16,10 @@ import (
 	"syscall"
 
 	"github.com/sovmesh/sovmesh/gpu/nvml"
+	"github.com/sovmesh/sovmesh/node/driver/container"
+	"github.com/sovmesh/sovmesh/node/driver/microvm"
 	"github.com/sovmesh/sovmesh/node/driver/process"
+	"github.com/sovmesh/sovmesh/node/driver/vm"
 )
 
 // version is set by the linker.
@@ -26,6 +29,16 @@ func main() {
 	// Before anything else: it is on the way of every task's start.
 	if len(os.Args) > 1 && os.Args[1] == process.SupervisorCommand {
 		os.Exit(process.SupervisorMain(os.Args[2:]))
+	}
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case container.SupervisorCommand:
+			os.Exit(container.SupervisorMain(os.Args[2:]))
+		case microvm.SupervisorCommand:
+			os.Exit(microvm.SupervisorMain(os.Args[2:]))
+		case vm.SupervisorCommand:
+			os.Exit(vm.SupervisorMain(os.Args[2:]))
+		}
 	}
 	if len(os.Args) > 1 && os.Args[1] == nvml.ChildCommand {
 		os.Exit(nvml.Child(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
