@@ -190,7 +190,7 @@ func (s *supervisor) becomePowerless(c *cell) error {
 	}
 	version := landlockVersion()
 	if version > 0 {
-		if err := landlock(version, s.places(c.h)); err != nil {
+		if err := landlock(version, !c.h.Namespaces, s.places(c.h)); err != nil {
 			return err
 		}
 		c.holds("files", fmt.Sprintf("Landlock %d: it reads the node's programs and settings, and writes its work directory, /tmp and what it was given", version))

@@ -56,14 +56,19 @@ type place struct {
 }
 
 // landlock holds the calling thread to the places; one that is not there is left
-// out. From version 6 on it sends no signals to, and finds no abstract sockets
-// of, whatever is not held with it.
-func landlock(version int, places []place) error {
+// out. From version 6 on it finds no abstract sockets of whatever is not held with
+// it, and, if signals is set, sends it no signals either. A namespace of processes
+// does that already, and its first process has to hear of this thread's end by
+// a signal that the kernel sends in the thread's name.
+func landlock(version int, signals bool, places []place) error {
 	known := landlockKnows(version)
 	attr := unix.LandlockRulesetAttr{Handled_access_fs: known}
 	size := unsafe.Sizeof(attr.Handled_access_fs)
 	if version >= 6 {
-		attr.Scoped = unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | unix.LANDLOCK_SCOPE_SIGNAL
+		attr.Scoped = unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET
+		if signals {
+			attr.Scoped |= unix.LANDLOCK_SCOPE_SIGNAL
+		}
 		size = unsafe.Offsetof(attr.Scoped) + unsafe.Sizeof(attr.Scoped)
 	}
 	fd, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), size, 0)
