@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,7 +26,7 @@ func (w *work) watchMemory(pid int) {
 	if err != nil {
 		return
 	}
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		_ = control.Close()
 		return
@@ -40,17 +41,25 @@ func (w *work) watchMemory(pid int) {
 	if starved(dir) { // before we looked
 		w.oom.Store(true)
 	}
+	w.watched = make(chan struct{})
 	go func() {
+		defer close(w.watched)
 		defer control.Close()
 		defer event.Close()
-		var count [8]byte
-		n, err := event.Read(count[:])
-		if err != nil || n != 8 || binary.NativeEndian.Uint64(count[:]) == 0 {
-			return
-		}
-		// The group's own end is told in the same way.
-		if starved(dir) {
-			w.oom.Store(true)
+		// The group's own end is told in the same way, once.
+		for total := uint64(0); total < 2; {
+			var count [8]byte
+			if n, err := event.Read(count[:]); err != nil || n != 8 {
+				return
+			}
+			total += binary.NativeEndian.Uint64(count[:])
+			if starved(dir) || total > 1 {
+				w.oom.Store(true)
+				return
+			}
+			if _, err := os.Stat(dir); err != nil {
+				_ = event.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+			}
 		}
 	}()
 }

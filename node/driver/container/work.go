@@ -38,8 +38,9 @@ type work struct {
 	killed  bool   // guarded by mu
 	ill     string // why it is ended as unhealthy; guarded by mu
 	stopped atomic.Bool
-	oom     atomic.Bool // the kernel ended something of it for want of memory
-	unseen  bool        // it had ended before that could be watched; set before the start is over
+	oom     atomic.Bool   // the kernel ended something of it for want of memory
+	watched chan struct{} // closed when the kernel will tell no more; nil where it is not asked
+	unseen  bool          // it had ended before that could be watched; set before the start is over
 }
 
 // made is what is written down of the container once it is there.
@@ -109,6 +110,11 @@ func (w *work) bringUp(t process.Tending) (string, *client.HijackedResponse, err
 		}
 		return id, nil, fmt.Errorf("attach to the container: %w", err)
 	}
+	if w.told.Quirks.SilentOOM { // it is there already, and has not begun
+		if c, err := w.engine.ContainerInspect(w.ctx, id, client.ContainerInspectOptions{}); err == nil {
+			w.watchMemory(c.Container.State.Pid)
+		}
+	}
 	if err := w.start(id); err != nil {
 		stream.Close()
 		return id, nil, err
@@ -122,7 +128,8 @@ func (w *work) bringUp(t process.Tending) (string, *client.HijackedResponse, err
 		return id, nil, err
 	}
 	m.PID = seen.Container.State.Pid
-	if w.told.Quirks.SilentOOM {
+	if w.unseen {
+		w.unseen = false
 		w.watchMemory(m.PID)
 	}
 	return id, stream, write(t.Dir, madeFile, m)
@@ -246,6 +253,12 @@ func (w *work) exit(s *container.State) runner.Exit {
 	}
 	if e.Code > 128 && e.Code < 128+65 {
 		e.Signal = signalName(e.Code - 128)
+	}
+	if w.watched != nil && e.Code == 128+9 {
+		select {
+		case <-w.watched:
+		case <-time.After(2 * time.Second):
+		}
 	}
 	w.mu.Lock()
 	ill := w.ill
