@@ -18,8 +18,9 @@ export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-deps: ## fetch the Go modules
+deps: ## fetch the Go modules and, on Debian or Ubuntu as root, what the tests need of the machine
 	$(GO) mod download
+	./deploy/deps.sh
 
 build: ## put the programs into bin/; with a C compiler sovmesh sees NVIDIA devices
 	@mkdir -p bin
@@ -43,7 +44,7 @@ check: ## the fast part of test: vet, formatting, unit and mesh tests
 	$(GO) vet ./...
 	$(GO) test -short -timeout 7m ./...
 
-test: build ## everything: vet, fuzzing, race detector, whole meshes, real processes
+test: deps build ## everything: vet, fuzzing, race detector, whole meshes, real processes
 	./deploy/test.sh
 
 fuzz: ## every fuzz target for FUZZTIME each

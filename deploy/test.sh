@@ -38,13 +38,24 @@ single=$("$go" list ./... | grep -E "$alone")
 scenarios=$("$go" list ./scenarios/...)
 
 status=0
-"$go" test $race -timeout 20m $parts || status=1
-"$go" test -timeout 15m $single || status=1
-"$go" test -p 1 -timeout 25m $scenarios || status=1
+skipped=$(mktemp)
+trap 'rm -f "$skipped"' EXIT
+# tests runs them and keeps what was skipped, with its reason: the line before.
+tests() {
+	"$go" test -v "$@" | awk -v skipped="$skipped" '
+		/^ *--- SKIP/ { print $3 ": " reason >>skipped; next }
+		/^ *(=== |--- PASS)/ || /^PASS$/ { next }
+		/^ +[A-Za-z0-9_]+\.go:[0-9]+: / { reason = $0; sub(/^ +[^ ]+ /, "", reason) }
+		/^(ok|FAIL|---|panic|\?)/ || /^ +[A-Za-z0-9_]+_test\.go:/ || /^ *--- FAIL/ { print }'
+}
+tests $race -timeout 20m $parts || status=1
+tests -timeout 15m $single || status=1
+tests -p 1 -timeout 25m $scenarios || status=1
 if [ -n "$race" ]; then
 	"$go" test -race -timeout 15m -run 'OneNode|RegionOfThree|TaggedDE|IsForwarded|IsolatedRegion' ./scenarios/mesh || status=1
 fi
 for m in "${missing[@]}"; do
 	echo "not on this machine: $m"
 done
+sort -u "$skipped" | sed 's/^/skipped: /'
 exit $status
