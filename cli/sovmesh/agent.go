@@ -50,7 +50,7 @@ func (p *program) runAgent(ctx context.Context, cfg agentConfig) error {
 		return err
 	}
 	defer s.close()
-	deps, end, err := compose(cfg.Config, s, composition{gpus: cfg.gpus, drivers: cfg.drivers, log: log, now: p.now, tasks: cfg.tasks, images: cfg.images, engine: cfg.engine})
+	deps, end, err := compose(cfg.Config, s, composition{gpus: cfg.gpus, drivers: cfg.drivers, log: log, now: p.now, tasks: cfg.tasks, workloads: cfg.workloads})
 	if err != nil {
 		return startFault(err)
 	}

@@ -22,19 +22,18 @@ import (
 
 // agentKeys are the keys of an agent's config file. Facts about the region are
 // not among them: they stand in the region's ledger.
-var agentKeys = []string{"node", "data", "listen", "advertise", "hosts", "site", "labels", "join", "join_file", "gpus", "cpu", "memory", "drivers", "images", "engine", "tasks", "metrics", "witness", "receipts", "log"}
+var agentKeys = []string{"node", "data", "listen", "advertise", "hosts", "site", "labels", "join", "join_file", "gpus", "cpu", "memory", "drivers", "images", "engine", "registries", "tasks", "metrics", "witness", "receipts", "log"}
 
 // agentConfig is a config file, read.
 type agentConfig struct {
 	node.Config
-	listen  string
-	gpus    string
-	drivers []string // nil: the plain ones
-	images  []string // directories below which jobs may name images
-	engine  string   // of containers
-	tasks   taskRules
-	level   slog.Level
-	json    bool // log in JSON
+	listen    string
+	gpus      string
+	drivers   []string // nil: every one that works here
+	workloads workloadRules
+	tasks     taskRules
+	level     slog.Level
+	json      bool // log in JSON
 	// noJoinFile is why join_file could not be read; it matters only to a node
 	// that has not joined yet.
 	noJoinFile error
@@ -115,12 +114,14 @@ func (a *agentReader) key(key string, v residency.Value) {
 				a.fault(v.List[i], "write a directory by its whole path", "images cannot have %s", quoteWord(dir))
 				continue
 			}
-			c.images = append(c.images, filepath.Clean(dir))
+			c.workloads.images = append(c.workloads.images, filepath.Clean(dir))
 		}
 	case "engine":
-		if c.engine = a.text(v, key); !strings.HasPrefix(c.engine, "unix:///") {
-			a.fault(v, "write the engine's socket, as in unix:///run/docker.sock", "engine cannot be %s", quoteWord(c.engine))
+		if c.workloads.engine = a.text(v, key); !strings.HasPrefix(c.workloads.engine, "unix:///") {
+			a.fault(v, "write the engine's socket, as in unix:///run/docker.sock", "engine cannot be %s", quoteWord(c.workloads.engine))
 		}
+	case "registries":
+		a.registries(v)
 	case "tasks":
 		a.tasks(v)
 	case "metrics":

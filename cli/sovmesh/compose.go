@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,22 +18,14 @@ import (
 	"github.com/sovmesh/sovmesh/gpu/probe"
 	"github.com/sovmesh/sovmesh/gpu/sysfs"
 	"github.com/sovmesh/sovmesh/node"
-	"github.com/sovmesh/sovmesh/node/driver/container"
-	"github.com/sovmesh/sovmesh/node/driver/image"
 	"github.com/sovmesh/sovmesh/node/driver/inference"
-	"github.com/sovmesh/sovmesh/node/driver/microvm"
 	"github.com/sovmesh/sovmesh/node/driver/process"
-	"github.com/sovmesh/sovmesh/node/driver/vm"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/transport/attest"
 )
 
 // driverNames are the drivers that this program can run.
 var driverNames = []string{"process", "inference", "container", "microvm", "vm"}
-
-// plainDrivers are those that need nothing but this program: a node has them
-// unless its operator names others.
-var plainDrivers = driverNames[:2]
 
 // sockets are a node's two ends on the network, with one address: UDP for
 // everything between nodes, TCP for the app listener.
@@ -85,14 +77,14 @@ const (
 // composition says how a node meets this machine.
 type composition struct {
 	gpus    string   // auto, none or sim:8xH100
-	drivers []string // nil: the plain ones
+	drivers []string // nil: every one that works here
 	log     *slog.Logger
 	now     func() time.Time
 	// stopTasks ends the node's tasks with it.
 	stopTasks bool
 	tasks     taskRules
-	images    []string // directories below which jobs may name images
-	engine    string   // of containers; empty: whichever is found
+	workloads workloadRules
+	probe     prober // nil: each driver tries the machine itself
 }
 
 // taskRules are the operator's, for tasks that are processes.
@@ -135,7 +127,11 @@ func compose(cfg node.Config, s *sockets, o composition) (node.Deps, func(), err
 	end := func() {}
 	wanted := o.drivers
 	if wanted == nil {
-		wanted = plainDrivers
+		wanted = driverNames
+	}
+	var err error
+	if deps.GPUs, err = devices(o.gpus, string(cfg.Node), o.log); err != nil {
+		return deps, end, err
 	}
 	if slices.Contains(wanted, "process") {
 		c := process.DefaultConfig()
@@ -166,56 +162,13 @@ func compose(cfg node.Config, s *sockets, o composition) (node.Deps, func(), err
 		}
 		deps.Drivers["inference"] = inference.NewServers(d, deps.Drivers)
 	}
-	if err := composeMachines(cfg, o, wanted, deps.Drivers); err != nil {
+	more, err := workloadDrivers(cfg, o, wanted, deps.GPUs)
+	if err != nil {
 		end()
 		return deps, func() {}, err
 	}
-	var err error
-	if deps.GPUs, err = devices(o.gpus, string(cfg.Node), o.log); err != nil {
-		end()
-		return deps, func() {}, err
-	}
+	maps.Copy(deps.Drivers, more)
 	return deps, end, nil
-}
-
-// composeMachines makes the drivers that need more of the machine than this
-// program; one that cannot work says so in its fingerprint.
-func composeMachines(cfg node.Config, o composition, wanted []string, into map[string]runner.Driver) error {
-	if slices.Contains(wanted, "container") {
-		c := container.DefaultConfig()
-		c.Dir, c.Instance, c.ImageDirs = filepath.Join(cfg.Data, "containers"), string(cfg.Node), o.images
-		c.AllowHostNetwork, c.Host, c.Log = o.tasks.hostNetwork, o.engine, o.log
-		if c.Host == "" {
-			var err error
-			if c.Host, err = container.Detect(); err != nil {
-				return fmt.Errorf("container driver: %w", err)
-			}
-		}
-		d, err := container.New(c)
-		if err != nil {
-			return fmt.Errorf("container driver: %w", err)
-		}
-		into["container"] = d
-	}
-	if slices.Contains(wanted, "microvm") {
-		c := microvm.DefaultConfig()
-		c.Dir, c.Images = filepath.Join(cfg.Data, "microvms"), image.Source{Dirs: o.images, Transport: http.DefaultTransport}
-		d, err := microvm.New(c)
-		if err != nil {
-			return fmt.Errorf("microvm driver: %w", err)
-		}
-		into["microvm"] = d
-	}
-	if slices.Contains(wanted, "vm") {
-		c := vm.DefaultConfig()
-		c.Dir, c.ImageDirs, c.HostNetwork = filepath.Join(cfg.Data, "vms"), o.images, o.tasks.hostNetwork
-		d, err := vm.New(c)
-		if err != nil {
-			return fmt.Errorf("vm driver: %w", err)
-		}
-		into["vm"] = d
-	}
-	return nil
 }
 
 // dialModel reaches a model server on this node's loopback; nothing else may be

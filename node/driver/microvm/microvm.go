@@ -52,6 +52,8 @@ type Config struct {
 	Cgroup string
 	// Binary is QEMU's name or path.
 	Binary string
+	// Probe tries what QEMU's machines run on here; nil is [qemu.Probe].
+	Probe func(ctx context.Context, binary string) (qemu.Accel, error)
 	// Kernel is what guests boot and Modules its modules; empty is the newest
 	// cloud kernel of the distribution below one of KernelRoots.
 	Kernel, Modules string
@@ -76,7 +78,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Supervisor: []string{"/proc/self/exe", SupervisorCommand}, Cgroup: "sovmesh-microvm", Binary: "qemu-system-x86_64",
-		KernelRoots: []string{"/", "/usr/local/share/sovmesh/kernel"}, UIDs: 1_900_000_000,
+		KernelRoots: []string{"/", "/usr/local/share/sovmesh/kernel"}, UIDs: 1_800_000_000,
 		LogFileSize: 8 << 20, LogFiles: 4, ImageSize: 16 << 30, Keep: 24 * time.Hour, Boot: 2 * time.Minute,
 	}
 }
@@ -114,6 +116,9 @@ func New(cfg Config) (*Driver, error) {
 	}
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
+	}
+	if cfg.Probe == nil {
+		cfg.Probe = qemu.Probe
 	}
 	p := process.DefaultConfig()
 	p.Name, p.Dir, p.Supervisor, p.Cgroup = string(placement.KindMicroVM), filepath.Join(cfg.Dir, "tasks"), cfg.Supervisor, cfg.Cgroup
@@ -162,7 +167,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 	fp.Facts["volumes"] = "none: a micro-VM writes to memory"
 	fp.Facts["network"] = "none"
 	var problems []error
-	accel, err := qemu.Probe(ctx, d.cfg.Binary)
+	accel, err := d.cfg.Probe(ctx, d.cfg.Binary)
 	if err != nil {
 		problems = append(problems, err)
 	} else {

@@ -4,6 +4,7 @@
 package microvm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sovmesh/sovmesh/node/driver/image"
+	"github.com/sovmesh/sovmesh/node/driver/qemu"
 	"github.com/sovmesh/sovmesh/node/runner"
 )
 
@@ -34,6 +36,7 @@ type Config struct {
 	LogFiles        int
 	ImageSize       int64
 	Keep, Boot      time.Duration
+	Probe           func(ctx context.Context, binary string) (qemu.Accel, error)
 }
 
 // DefaultConfig is empty here.

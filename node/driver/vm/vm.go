@@ -55,6 +55,8 @@ type Config struct {
 	// StartTimeout bounds the wait until QEMU runs.
 	StartTimeout time.Duration
 	Binary       string // QEMU
+	// Probe tries what QEMU's machines run on here; nil is [qemu.Probe].
+	Probe func(ctx context.Context, binary string) (qemu.Accel, error)
 	// ImageDirs are the operator's directories of images: a job's paths resolve
 	// below them only. The vendors' keys lie in their "keys".
 	ImageDirs []string
@@ -133,6 +135,9 @@ func New(cfg Config) (*Driver, error) {
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
 	}
+	if cfg.Probe == nil {
+		cfg.Probe = qemu.Probe
+	}
 	for _, sub := range []string{"images", "disks"} {
 		if err := os.MkdirAll(filepath.Join(cfg.Dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("vm driver: %w", err)
@@ -190,7 +195,7 @@ func (d *Driver) probe(ctx context.Context) (qemu.Accel, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.accel == nil {
-		a, err := qemu.Probe(ctx, d.cfg.Binary)
+		a, err := d.cfg.Probe(ctx, d.cfg.Binary)
 		if err != nil {
 			return a, err
 		}

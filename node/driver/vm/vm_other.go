@@ -4,10 +4,12 @@
 package vm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 
+	"github.com/sovmesh/sovmesh/node/driver/qemu"
 	"github.com/sovmesh/sovmesh/node/runner"
 )
 
@@ -21,6 +23,7 @@ type Config struct {
 	Supervisor  []string
 	HostNetwork bool
 	PCI         func(uuid string) (string, error)
+	Probe       func(ctx context.Context, binary string) (qemu.Accel, error)
 }
 
 // DefaultConfig is empty.

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/sovmesh/sovmesh/gpu"
+	"github.com/sovmesh/sovmesh/node"
+	"github.com/sovmesh/sovmesh/node/driver/container"
+	"github.com/sovmesh/sovmesh/node/driver/image"
+	"github.com/sovmesh/sovmesh/node/driver/microvm"
+	"github.com/sovmesh/sovmesh/node/driver/qemu"
+	"github.com/sovmesh/sovmesh/node/driver/vm"
+	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement/residency"
+)
+
+// workloadRules are the operator's, for containers and machines.
+type workloadRules struct {
+	images  []string          // directories below which jobs may name images
+	engine  string            // where the container engine answers; empty: where distributions have it
+	auth    string            // file of accounts at registries
+	mirrors map[string]string // beginnings of images' names, and what stands in their place
+	plain   []string          // registries without TLS
+}
+
+// prober tries the machine once, for all drivers and nodes of this program.
+type prober func(ctx context.Context, binary string) (qemu.Accel, error)
+
+func newProber() prober {
+	var mu sync.Mutex
+	known := map[string]qemu.Accel{}
+	return func(ctx context.Context, binary string) (qemu.Accel, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if a, ok := known[binary]; ok {
+			return a, nil
+		}
+		a, err := qemu.Probe(ctx, binary)
+		if err == nil {
+			known[binary] = a
+		}
+		return a, err
+	}
+}
+
+// workloadDrivers makes the drivers of containers and machines that are wanted.
+// One that finds nothing to work with here says so by its fingerprint; only
+// without an engine is there none for containers, unless the operator named one.
+func workloadDrivers(cfg node.Config, o composition, wanted []string, gpus gpu.Source) (map[string]runner.Driver, error) {
+	out := map[string]runner.Driver{}
+	fail := func(name string, err error) (map[string]runner.Driver, error) {
+		for _, d := range out {
+			if c, ok := d.(io.Closer); ok {
+				err = errors.Join(err, c.Close())
+			}
+		}
+		return nil, fmt.Errorf("%s driver: %w", name, err)
+	}
+	if slices.Contains(wanted, "container") {
+		d, err := containerDriver(cfg, o)
+		if err != nil {
+			return fail("container", err)
+		}
+		if d != nil {
+			out["container"] = d
+		}
+	}
+	if slices.Contains(wanted, "microvm") {
+		c := microvm.DefaultConfig()
+		c.Dir, c.Probe = filepath.Join(cfg.Data, "microvms"), o.probe
+		c.Images = image.Source{Dirs: o.workloads.images, Transport: http.DefaultTransport, Mirrors: o.workloads.mirrors, Plain: o.workloads.plain}
+		d, err := microvm.New(c)
+		if err != nil {
+			return fail("microvm", err)
+		}
+		out["microvm"] = d
+	}
+	if slices.Contains(wanted, "vm") {
+		c := vm.DefaultConfig()
+		c.Dir, c.ImageDirs, c.HostNetwork, c.Probe = filepath.Join(cfg.Data, "vms"), o.workloads.images, o.tasks.hostNetwork, o.probe
+		c.PCI = addressOf(gpus)
+		d, err := vm.New(c)
+		if err != nil {
+			return fail("vm", err)
+		}
+		out["vm"] = d
+	}
+	return out, nil
+}
+
+// containerDriver is nil where there is no engine and none was asked for.
+func containerDriver(cfg node.Config, o composition) (runner.Driver, error) {
+	c := container.DefaultConfig()
+	c.Host = o.workloads.engine
+	if c.Host == "" {
+		host, err := container.Detect()
+		if err != nil {
+			if slices.Contains(o.drivers, "container") {
+				return nil, err
+			}
+			o.log.Info("driver cannot work here", "driver", "container", "err", err)
+			return nil, nil
+		}
+		c.Host = host
+	}
+	c.Dir, c.Instance, c.Log = filepath.Join(cfg.Data, "containers"), instanceOf(cfg), o.log.With(slog.String("part", "container"))
+	c.ImageDirs, c.AuthFile, c.Mirrors, c.PlainRegistries = o.workloads.images, o.workloads.auth, o.workloads.mirrors, o.workloads.plain
+	c.AllowHostNetwork = o.tasks.hostNetwork
+	return container.New(c)
+}
+
+// instanceOf tells one agent's containers from those of others at one engine:
+// their data directories differ.
+func instanceOf(cfg node.Config) string {
+	s := string(cfg.Node) + " " + cfg.Data
+	return s[max(0, len(s)-200):]
+}
+
+// addressOf finds a device's address on the bus by its UUID.
+func addressOf(gpus gpu.Source) func(string) (string, error) {
+	if gpus == nil {
+		return nil
+	}
+	return func(uuid string) (string, error) {
+		now, err := gpus.Read(context.Background())
+		if err != nil {
+			return "", fmt.Errorf("find device %s: %w", uuid, err)
+		}
+		for _, d := range now.Devices {
+			if d.UUID == uuid && d.PCI != "" {
+				return d.PCI, nil
+			}
+		}
+		return "", fmt.Errorf("device %s has no address on this machine's bus", uuid)
+	}
+}
+
+// registries is where images come from beside the operator's directories.
+func (a *agentReader) registries(v residency.Value) {
+	w := &a.cfg.workloads
+	a.each(v, "registries", []string{"auth", "mirrors", "plain"}, func(key string, v residency.Value) {
+		switch key {
+		case "auth":
+			w.auth = a.path(v, "registries.auth")
+		case "plain":
+			w.plain = a.list(v, "registries.plain")
+		case "mirrors":
+			w.mirrors = map[string]string{}
+			for _, f := range v.Fields {
+				w.mirrors[f.Name] = f.Value.Text
+				if f.Value.Kind != residency.String || f.Value.Text == "" {
+					a.fault(f.Value, "write mirrors: {docker.io/library: mirror.example/library}", "the mirror of %s cannot be %s", quoteWord(f.Name), f.Value.Kind)
+				}
+			}
+			if v.Kind != residency.Map {
+				a.fault(v, "write mirrors: {docker.io/library: mirror.example/library}", "registries.mirrors must be a mapping, not %s", v.Kind)
+			}
+		}
+	})
+}
