@@ -2,8 +2,8 @@
 # Everything: formatting, vet, each fuzz target for a moment, all packages, those
 # that start goroutines under the race detector where the machine has a C
 # compiler, and the scenarios: whole meshes in virtual time, meshes on loopback,
-# separate processes. Those run one package at a time and without the race
-# detector, which would slow a mesh down seven times on two cores; a few meshes run
+# separate processes, container engines and machines. Those run one package at a
+# time and without the race detector, which would slow a mesh down seven times on two cores; a few meshes run
 # under it at the end. What this machine lacks is named last.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -33,7 +33,11 @@ missing+=("a clock of its own for a process: a wrong clock is tested in virtual 
 
 # These start no goroutine, and their mutation suites would take ten times as long.
 alone='/(consensus/evidence|consensus/evidence/receipt|consensus/ledger)$'
-parts=$("$go" list ./... | grep -v /scenarios | grep -Ev "$alone")
+# These start engines and machines, each a test at a time: their supervisors are
+# these binaries, and would take the time of a boot to start with the detector in.
+guests='/node/driver/(container|microvm|vm)$'
+parts=$("$go" list ./... | grep -v /scenarios | grep -Ev "$alone|$guests")
+machines=$("$go" list ./... | grep -E "$guests")
 single=$("$go" list ./... | grep -E "$alone")
 scenarios=$("$go" list ./scenarios/...)
 
@@ -50,6 +54,10 @@ tests() {
 }
 tests $race -timeout 20m $parts || status=1
 tests -timeout 15m $single || status=1
+if command -v mmdebstrap >/dev/null && [ "$(id -u)" = 0 ]; then
+	./deploy/guest.sh "${SOVMESH_GUESTS:-${XDG_CACHE_HOME:-$HOME/.cache}/sovmesh}/debian-12" || echo "the Debian guest could not be made: a Debian mirror is needed"
+fi
+tests -p 1 -timeout 20m $machines || status=1
 tests -p 1 -timeout 25m $scenarios || status=1
 if [ -n "$race" ]; then
 	"$go" test -race -timeout 15m -run 'OneNode|RegionOfThree|TaggedDE|IsForwarded|IsolatedRegion' ./scenarios/mesh || status=1

@@ -43,6 +43,8 @@ var rules = []rule{
 	{regexp.MustCompile(`(127\.0\.0\.1:)\d{4,5}\b`), "PORT", false},
 	{regexp.MustCompile(`\b[0-9a-f]{16}\b`), "ID", true},
 	{regexp.MustCompile(`("(?:index|created)": ?)\d{2,}`), "N", false},
+	// What else a node runs depends on the machine.
+	{regexp.MustCompile(`(?:\bcontainer )?\binference (?:microvm )?process(?: vm)?\b`), "inference process", false},
 	// The day that decides, when nobody names one.
 	{regexp.MustCompile(`((?:\bas of:?|"as_of":|, on) +"?)20\d\d-\d\d-\d\d\b`), "TODAY", false},
 }

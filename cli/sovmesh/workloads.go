@@ -106,7 +106,7 @@ func containerDriver(cfg node.Config, o composition) (runner.Driver, error) {
 			if slices.Contains(o.drivers, "container") {
 				return nil, err
 			}
-			o.log.Info("driver cannot work here", "driver", "container", "err", err)
+			o.log.Debug("driver cannot work here", "driver", "container", "err", err)
 			return nil, nil
 		}
 		c.Host = host

@@ -391,3 +391,29 @@ func TestUnhealthyFails(t *testing.T) {
 		})
 	})
 }
+
+// A secret is a file that the image's user reads, whoever that is, and nothing
+// that the engine tells of the container.
+func TestASecretIsAFileAndNoWordOfTheEngine(t *testing.T) {
+	eachEngine(t, func(t *testing.T, e *enginetest.Engine) {
+		d := newDriver(t, e, t.TempDir(), nil)
+		secrets := filepath.Join(t.TempDir(), "task")
+		if err := os.Mkdir(secrets, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(secrets, "TOKEN"), []byte("hunter2"), 0o400); err != nil {
+			t.Fatal(err)
+		}
+		h := start(t, d, task(0, func(s *runner.Spec) { s.SecretsDir, s.Setup.User = secrets, "1234" }, app("cat", runner.SecretsPath+"/TOKEN")...))
+		if got := printed(t, d, h); !strings.Contains(got, "hunter2") {
+			t.Errorf("it reads %q", got)
+		}
+		told, err := d.engine.ContainerInspect(t.Context(), d.containerName(h.Task), client.ContainerInspectOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := fmt.Sprintf("%+v", told); strings.Contains(text, "hunter2") {
+			t.Error("the engine tells the secret to whoever asks for the container")
+		}
+	})
+}

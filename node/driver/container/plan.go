@@ -7,7 +7,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -152,7 +154,28 @@ func (d *Driver) addVolumes(h *container.HostConfig, s *runner.Spec, setup *plac
 		}
 		h.Mounts = append(h.Mounts, mount.Mount{Type: mount.TypeBind, Source: dir, Target: target, ReadOnly: v.ReadOnly})
 	}
+	if s.SecretsDir == "" {
+		return nil
+	}
+	if err := openSecrets(s.SecretsDir); err != nil {
+		return startError(s.Task, fmt.Errorf("hand over the job's secrets: %w", err))
+	}
+	h.Mounts = append(h.Mounts, mount.Mount{Type: mount.TypeBind, Source: s.SecretsDir, Target: runner.SecretsPath, ReadOnly: true})
 	return nil
+}
+
+// openSecrets lets whoever the image runs as read them: its name is known to the
+// image alone. On the node nobody else enters the directory that they lie below.
+func openSecrets(dir string) error {
+	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case e.IsDir():
+			return os.Chmod(path, 0o755)
+		}
+		return os.Chmod(path, 0o444)
+	})
 }
 
 func (d *Driver) volume(job placement.JobID, name string) string {
@@ -185,6 +208,9 @@ func environment(s *runner.Spec) []string {
 		env = make(map[string]string)
 	}
 	maps.Copy(env, s.DeviceEnv())
+	if s.SecretsDir != "" {
+		env[runner.SecretsEnv] = runner.SecretsPath
+	}
 	env["SOVMESH_TASK"], env["SOVMESH_JOB"] = string(s.Task), string(s.Job)
 	list := make([]string, 0, len(env))
 	for _, k := range slices.Sorted(maps.Keys(env)) {

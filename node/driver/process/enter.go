@@ -5,6 +5,7 @@ package process
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -106,6 +107,9 @@ func (s *supervisor) becomeApart(c *cell) error {
 				return err
 			}
 		}
+		if err := giveSecrets(c.h.Secrets, c.h.User); err != nil {
+			return err
+		}
 	}
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWPID); err != nil {
 		return fmt.Errorf("make the task's namespaces: %w", err)
@@ -141,6 +145,19 @@ func giveVolume(v bind, user int) error {
 		return os.Chmod(v.From, 0o755)
 	}
 	return os.Chown(v.From, user, user)
+}
+
+// giveSecrets makes the files the task's, whose user is no other task's.
+func giveSecrets(b *bind, user int) error {
+	if b == nil {
+		return nil
+	}
+	return filepath.WalkDir(b.From, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, user, user)
+	})
 }
 
 // hostName is what the task believes that its machine is called.
@@ -240,6 +257,9 @@ func (s *supervisor) places(h *held) []place {
 		all = append(all, place{"/", unix.LANDLOCK_ACCESS_FS_READ_DIR}, place{"/run", mayRead}, place{"/dev", unix.LANDLOCK_ACCESS_FS_READ_DIR})
 	} else {
 		write = append(write, s.dir.path("tmp"))
+	}
+	if h.Secrets != nil {
+		all = append(all, place{h.Secrets.To, mayRead})
 	}
 	for _, v := range h.Volumes {
 		if v.ReadOnly {

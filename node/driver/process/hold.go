@@ -75,8 +75,10 @@ type held struct {
 	Resolvers  []string `json:"resolvers,omitempty"`
 	Paths      []string `json:"paths,omitempty"`
 	Volumes    []bind   `json:"volumes,omitempty"`
-	User       int      `json:"user,omitempty"` // 0: the agent's
-	Devices    bool     `json:"devices,omitempty"`
+	// Secrets is where the job's secrets are shown to the task; nil for none.
+	Secrets *bind `json:"secrets,omitempty"`
+	User    int   `json:"user,omitempty"` // 0: the agent's
+	Devices bool  `json:"devices,omitempty"`
 }
 
 type bind struct {
@@ -150,6 +152,12 @@ func (d *Driver) hold(ctx context.Context, s runner.Spec) (*held, error) {
 		return nil, nil
 	}
 	h := &held{Namespaces: d.able().namespaces == nil, Devices: len(s.Devices) > 0, Paths: d.cfg.Hold.Paths}
+	if s.SecretsDir != "" {
+		h.Secrets = &bind{From: s.SecretsDir, To: s.SecretsDir, ReadOnly: true}
+		if h.Namespaces {
+			h.Secrets.To = runner.SecretsPath
+		}
+	}
 	for _, v := range setup.Volumes {
 		if !h.Namespaces || d.cfg.Hold.Volumes == "" {
 			return nil, refused(s, "this node gives processes no volumes", "run it as a container, or on a node whose agent is root")

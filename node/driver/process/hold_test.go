@@ -270,3 +270,27 @@ func TestAVolumeOutlivesItsTask(t *testing.T) {
 		t.Error("a volume outside the volumes is taken")
 	}
 }
+
+// A task reads its job's secrets where it is told to, as its own user, and no
+// other task's.
+func TestSecretsAreTheTasksOwn(t *testing.T) {
+	d := heldDriver(t, nil)
+	dirs := map[int]string{}
+	for n := range 2 {
+		dirs[n] = filepath.Join(t.TempDir(), "task")
+		if err := os.Mkdir(dirs[n], 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dirs[n], "TOKEN"), fmt.Appendf(nil, "secret %d", n), 0o400); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := start(t, d, func(s *runner.Spec) { s.SecretsDir = dirs[0] }, "/bin/sh", "-c", `cat "$SOVMESH_SECRETS"/TOKEN; ls "$SOVMESH_SECRETS"`)
+	if got := printed(t, d, h); got != "secret 0TOKEN\n" {
+		t.Errorf("it prints %q", got)
+	}
+	other := start(t, d, func(s *runner.Spec) { s.Task, s.SecretsDir = placement.JobID("a.b").Task(1, 1), dirs[1] }, "/bin/cat", filepath.Join(dirs[0], "TOKEN"))
+	if got := printed(t, d, other); strings.Contains(got, "secret 0") {
+		t.Errorf("another task reads %q", got)
+	}
+}

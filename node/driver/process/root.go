@@ -47,6 +47,9 @@ func makeRoot(t taskDir, h *held) error {
 	for _, p := range h.Paths {
 		binds = append(binds, bind{From: p, To: p})
 	}
+	if h.Secrets != nil {
+		binds = append(binds, *h.Secrets)
+	}
 	for _, b := range ownFirst(append(binds, h.Volumes...)) {
 		if err := b.put(root); err != nil {
 			return err

@@ -300,6 +300,9 @@ func (s *supervisor) environment() []string {
 	maps.Copy(env, s.spec.DeviceEnv())
 	if s.spec.SecretsDir != "" {
 		env[runner.SecretsEnv] = s.spec.SecretsDir
+		if h := s.spec.Held; h != nil && h.Secrets != nil {
+			env[runner.SecretsEnv] = h.Secrets.To
+		}
 	}
 	env["SOVMESH_TASK"], env["SOVMESH_JOB"] = string(s.spec.Task), string(s.spec.Job)
 	list := make([]string, 0, len(env))
