@@ -41,7 +41,7 @@ for package in "${missing[@]}"; do
 	apt-get install -qq -y --no-install-recommends "$package" >/dev/null || echo "could not be installed: $package"
 done
 if ! bootable; then
-	image=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '/Depends: linux-image-/ {print $2; exit}')
+	image=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '/Depends: linux-image-/ {print $2; exit}' || true)
 	if [ -n "$image" ] && (cd "$tmp" && apt-get download -qq "$image" >/dev/null) && dpkg-deb -x "$tmp"/*.deb "$tmp/root"; then
 		mkdir -p "$kernel"
 		cp -a "$tmp/root/." "$kernel/"

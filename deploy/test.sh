@@ -46,11 +46,19 @@ skipped=$(mktemp)
 trap 'rm -f "$skipped"' EXIT
 # tests runs them and keeps what was skipped, with its reason: the line before.
 tests() {
-	"$go" test -v "$@" | awk -v skipped="$skipped" '
+	local log
+	log=$(mktemp)
+	"$go" test -v "$@" 2>&1 | tee "$log" | awk -v skipped="$skipped" '
 		/^ *--- SKIP/ { print $3 ": " reason >>skipped; next }
 		/^ *(=== |--- PASS)/ || /^PASS$/ { next }
 		/^ +[A-Za-z0-9_]+\.go:[0-9]+: / { reason = $0; sub(/^ +[^ ]+ /, "", reason) }
-		/^(ok|FAIL|---|panic|\?)/ || /^ +[A-Za-z0-9_]+_test\.go:/ || /^ *--- FAIL/ { print }'
+		/^(ok|FAIL|--- FAIL|panic)/ || /^ *--- FAIL/ { print }' || {
+		# All of it, but what passed: races, traces, and texts of several lines.
+		grep -vE '^ *(=== |--- (PASS|SKIP))' "$log" | tail -n 3000
+		rm -f "$log"
+		return 1
+	}
+	rm -f "$log"
 }
 tests $race -timeout 20m $parts || status=1
 tests -timeout 15m $single || status=1

@@ -61,7 +61,7 @@ func (k NoteKind) Subjects() []string {
 }
 
 // WithNote adds a note to those of a task. One about the same thing replaces the
-// earlier, and the oldest go beyond [MaxTaskNotes]. The given slice stays as it is.
+// earlier, and the oldest of its kind goes beyond [MaxTaskNotes]. The given slice stays as it is.
 func WithNote(notes []TaskNote, n TaskNote) []TaskNote {
 	out := make([]TaskNote, 0, min(len(notes)+1, MaxTaskNotes+1))
 	for _, old := range notes {
@@ -70,7 +70,17 @@ func WithNote(notes []TaskNote, n TaskNote) []TaskNote {
 		}
 	}
 	out = append(out, n)
-	return slices.Clone(out[max(0, len(out)-MaxTaskNotes):])
+	if len(out) <= MaxTaskNotes {
+		return out
+	}
+	// The oldest of its own kind goes: a workload that knocks at every door does not
+	// push out who reached into it.
+	same := func(old TaskNote) bool { return old.What == n.What }
+	oldest := slices.IndexFunc(out, same)
+	if oldest == len(out)-1 {
+		oldest = 0 // it is the only one of its kind
+	}
+	return slices.Delete(out, oldest, oldest+1)
 }
 
 // replacedBy reports whether the newer note says all of the older: drift of a

@@ -13,6 +13,13 @@ func TestNotesOfATaskAreBoundedAndSayTheNewest(t *testing.T) {
 	if len(notes) != MaxTaskNotes || notes[MaxTaskNotes-1].Count != 3*MaxTaskNotes-1 {
 		t.Errorf("%d notes, the newest %+v", len(notes), notes[len(notes)-1])
 	}
+	seen := []TaskNote{{What: NoteAccess, Subject: "exec"}}
+	for i := range 2 * MaxTaskNotes {
+		seen = WithNote(seen, TaskNote{What: NoteDenied, Subject: "network", Text: fmt.Sprint(i)})
+	}
+	if len(seen) != MaxTaskNotes || seen[0].What != NoteAccess {
+		t.Errorf("a workload pushed out who reached into it: %+v", seen[0])
+	}
 	before := WithNote(nil, TaskNote{What: NoteDrift, Subject: "packages", Count: 1})
 	after := WithNote(before, TaskNote{What: NoteResolved, Subject: "packages"})
 	after = WithNote(after, TaskNote{What: NoteDrift, Subject: "image"})

@@ -346,9 +346,23 @@ func sitesOf(v *state.View) []string {
 	return out
 }
 
+// hashed is what tells a repetition of a submit from another one: its body, without
+// the values of secrets, which a hash that is kept would let everybody try out.
+func hashed(job *JobFile, body []byte) []byte {
+	if job.Spec.Setup == nil || len(job.Spec.Setup.Secrets) == 0 {
+		return body
+	}
+	hidden := *job
+	hidden.Spec.Setup = job.Spec.Setup.Hidden()
+	if text, err := hidden.Body(); err == nil {
+		return text
+	}
+	return nil // no repetition of it is known again
+}
+
 // submitCommand is the job as it is proposed.
 func (s *Server) submitCommand(c *call, sub submission, job *JobFile, body []byte, now time.Time) state.SubmitJob {
-	sum := sha256.Sum256(body)
+	sum := sha256.Sum256(hashed(job, body))
 	cmd := state.SubmitJob{
 		Job: placement.Job{
 			ID: placement.NewJobID(s.cfg.Region, now), Name: job.Spec.Name, Kind: job.Spec.Kind, Tenant: c.caller.Tenant,

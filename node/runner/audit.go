@@ -48,6 +48,10 @@ func (r *Runner) Drift(ctx context.Context, id placement.TaskID) (Declared, Actu
 
 func (r *Runner) inspect(ctx context.Context, t *task) (Declared, Actual, []Finding, error) {
 	r.mu.Lock()
+	if t.rec.Handle == nil {
+		r.mu.Unlock()
+		return Declared{}, Actual{}, nil, &UnknownTaskError{t.rec.Task}
+	}
 	d, h := behind(r.cfg.Drivers[string(t.rec.Kind)], *t.rec.Handle)
 	r.mu.Unlock()
 	look, ok := d.(Inspector)
@@ -115,6 +119,9 @@ func (r *Runner) live() (out []*task) {
 func (r *Runner) inspects(t *task) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if t.rec.Handle == nil {
+		return false
+	}
 	d, _ := behind(r.cfg.Drivers[string(t.rec.Kind)], *t.rec.Handle)
 	_, ok := d.(Inspector)
 	return ok
@@ -230,7 +237,9 @@ func (r *Runner) noteDenied(ctx context.Context, t *task) {
 	if !ok || r.cfg.Noter == nil {
 		return
 	}
-	all, err := counter.Denied(ctx, h)
+	asked, cancel := context.WithTimeout(ctx, inspectWithin)
+	defer cancel()
+	all, err := counter.Denied(asked, h)
 	if err != nil {
 		if ctx.Err() == nil {
 			r.log.Warn("count what a task was refused", "task", id, "err", err)

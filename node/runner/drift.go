@@ -42,8 +42,12 @@ func (d *Declared) settle(seen *Actual) (changed bool) {
 		if d.Want.Pids == 0 {
 			d.Want.Pids = seen.Pids
 		}
-		d.Want.Networks, d.Want.Mounts, d.Want.Disks = seen.Networks, seen.Mounts, seen.Disks
 		d.Settled, changed = true, true
+	}
+	for _, l := range []struct{ want, seen *[]string }{{&d.Want.Networks, &seen.Networks}, {&d.Want.Mounts, &seen.Mounts}, {&d.Want.Disks, &seen.Disks}} {
+		if *l.want == nil && *l.seen != nil { // what is told for the first time
+			*l.want, changed = *l.seen, true
+		}
 	}
 	if !d.Inside && len(seen.Packages)+len(seen.Services) > 0 {
 		d.Want.Packages, d.Want.Services = seen.Packages, seen.Services
@@ -79,9 +83,9 @@ func Compare(want, seen *Actual) (all []Finding) {
 	value("cpu", want.CPU != 0 && seen.CPU != 0, want.CPU, seen.CPU)
 	value("memory", want.Memory != 0 && seen.Memory != 0, want.Memory, seen.Memory)
 	value("pids", want.Pids != 0 && seen.Pids != 0, want.Pids, seen.Pids)
-	list("networks", seen.Networks != nil, want.Networks, seen.Networks)
-	list("mounts", seen.Mounts != nil, want.Mounts, seen.Mounts)
-	list("disks", seen.Disks != nil, want.Disks, seen.Disks)
+	list("networks", want.Networks != nil && seen.Networks != nil, want.Networks, seen.Networks)
+	list("mounts", want.Mounts != nil && seen.Mounts != nil, want.Mounts, seen.Mounts)
+	list("disks", want.Disks != nil && seen.Disks != nil, want.Disks, seen.Disks)
 	list("packages", want.Packages != nil && seen.Packages != nil, pairs(want.Packages), pairs(seen.Packages))
 	list("services", want.Services != nil && seen.Services != nil, pairs(want.Services), pairs(seen.Services))
 	return all

@@ -95,6 +95,9 @@ type Spec struct {
 	Grace time.Duration `json:"grace"`
 	// LeaseUntil, if set, is when a [Leaser] ends the task by itself.
 	LeaseUntil time.Time `json:"lease_until,omitzero"`
+	// Unwanted reports that the task was told to end while it was started: a start
+	// that waits for long asks now and then, and gives up. It may be nil.
+	Unwanted func() bool `json:"-"`
 	// Keep stores the handle durably; an error of it ends the start.
 	Keep func(Handle) error `json:"-"`
 }

@@ -132,6 +132,7 @@ type Runner struct {
 	starts  chan struct{} // one token per start in progress
 	wake    chan struct{} // tells the loop that a lease or a record changed
 	audits  *audits
+	secrets sync.Mutex // held while the directory of secrets is made or removed
 
 	mu       sync.Mutex
 	tasks    map[placement.TaskID]*task // guarded by mu

@@ -23,6 +23,8 @@ func (r *Runner) bringSecrets(ctx context.Context, t *task) (string, error) {
 	if r.cfg.Secrets == nil || r.cfg.SecretsDir == "" {
 		return "", &StartError{Task: id, Reason: "this node has no directory in memory for secrets", Advice: "give the node's user one: /run, $XDG_RUNTIME_DIR or /dev/shm as a tmpfs"}
 	}
+	r.secrets.Lock() // held against the removal of what all secrets lie in
+	defer r.secrets.Unlock()
 	all, err := r.cfg.Secrets(ctx, id, &job)
 	if err != nil {
 		return "", &StartError{Task: id, Reason: err.Error(), Advice: "submit the job again"}
@@ -52,6 +54,8 @@ func (r *Runner) dropSecrets(id placement.TaskID) {
 	if r.cfg.SecretsDir == "" {
 		return
 	}
+	r.secrets.Lock()
+	defer r.secrets.Unlock()
 	if err := os.RemoveAll(r.secretsOf(id)); err != nil {
 		r.log.Error("remove the secrets of a task that is over", "task", id, "err", err)
 	}

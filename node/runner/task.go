@@ -76,6 +76,9 @@ func (r *Runner) begin(ctx context.Context, t *task) {
 	case errors.Is(err, errUnwanted):
 		status, reason := r.stopStatus(t)
 		r.finish(t, status, reason, nil)
+	case err != nil && r.stopReason(t) != "":
+		status, reason := r.stopStatus(t)
+		r.finish(t, status, reason, nil)
 	case err != nil:
 		r.finish(t, placement.TaskFailed, startFailure(err), nil)
 	default:
@@ -136,7 +139,7 @@ func (r *Runner) spec(t *task) Spec {
 		Task: t.rec.Task, Job: t.rec.Job, Name: s.Name, Command: s.Command, Env: env, Resources: s.Resources,
 		Devices: t.rec.Devices, Image: s.Image, Models: s.Models, Upstream: s.Upstream, Grace: time.Duration(t.rec.Grace),
 		Tenant: t.rec.Tenant, Region: t.job.Region, Tag: effectiveTag(t.job.Policy),
-		Setup: s.Setup, Service: s.Type == placement.TypeService, Keep: func(h Handle) error { return r.keep(t, h) },
+		Setup: s.Setup, Unwanted: func() bool { return r.stopReason(t) != "" }, Service: s.Type == placement.TypeService, Keep: func(h Handle) error { return r.keep(t, h) },
 	}
 	if spec.Setup == nil {
 		spec.Setup = &placement.Setup{}
@@ -387,6 +390,7 @@ func (r *Runner) rest(t *task) {
 	}
 	r.notify()
 	r.mu.Unlock()
+	r.dropSecrets(t.rec.Task)
 	r.poke()
 }
 

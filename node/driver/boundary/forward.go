@@ -5,7 +5,6 @@ package boundary
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -33,33 +32,37 @@ func switchOf(device string, v6 bool) string {
 	return "ipv4/conf/" + device + "/forwarding"
 }
 
-// forwardFor switches on what the policy needs and returns the settings that
-// were off before, with those that tasks of ours switched on earlier. The
-// calling thread is in the node's namespace.
-func (b *Boundary) forwardFor(veth string, p Policy) ([]string, error) {
-	var switched []string
+// forwardFor lists the settings that the policy needs to be on, and of these the
+// ones that go off again with the last task that needs them: those that are off
+// now, and those that tasks of ours switched on earlier. Nothing is changed yet.
+// The calling thread is in the node's namespace.
+func (b *Boundary) forwardFor(veth string, p Policy) (needed, ours []string, err error) {
 	for _, d := range p.destinations() {
 		v6 := d.Prefix.Addr().Is6()
 		devices, err := waysTo(d.Prefix)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if len(devices) > 0 {
 			devices = append(devices, veth)
 		}
 		for _, device := range devices {
 			path := switchOf(device, v6)
-			changed, err := switchOn(path, v6)
+			off, err := isOff(path, v6)
 			if err != nil {
-				return nil, fmt.Errorf("let packets to %s be forwarded: %w", d, err)
+				return nil, nil, fmt.Errorf("let packets to %s be forwarded: %w", d, err)
 			}
-			if device != veth && (changed || b.switchedBefore(path)) {
-				switched = append(switched, path)
+			if off {
+				needed = append(needed, path)
+			}
+			if device != veth && (off || b.switchedBefore(path)) {
+				ours = append(ours, path)
 			}
 		}
 	}
-	slices.Sort(switched)
-	return slices.Compact(switched), nil
+	slices.Sort(needed)
+	slices.Sort(ours)
+	return slices.Compact(needed), slices.Compact(ours), nil
 }
 
 // waysTo are the devices by which the node reaches addresses of the prefix that
@@ -107,19 +110,17 @@ func overlaps(dst *net.IPNet, p netip.Prefix) bool {
 	return ok && netip.PrefixFrom(a.Unmap(), ones).Overlaps(p) && !a.IsLinkLocalUnicast() && !a.IsMulticast()
 }
 
-// switchOn reports whether the setting was off.
-func switchOn(path string, v6 bool) (bool, error) {
-	if strings.TrimSpace(readSetting(path)) == "1" {
+// isOff reports whether a setting has to be switched on.
+func isOff(path string, v6 bool) (bool, error) {
+	switch value := strings.TrimSpace(readSetting(path)); {
+	case value == "1":
+		return false, nil
+	case value != "" || !v6:
+		return true, nil
+	case strings.TrimSpace(readSetting("ipv6/conf/all/forwarding")) == "1":
 		return false, nil
 	}
-	err := setting(path, "1")
-	if v6 && errors.Is(err, fs.ErrNotExist) {
-		if strings.TrimSpace(readSetting("ipv6/conf/all/forwarding")) == "1" {
-			return false, nil
-		}
-		return false, errors.New("this kernel forwards IPv6 for the whole machine or not at all, and it is off: set net.ipv6.conf.all.forwarding=1 on the node")
-	}
-	return err == nil, err
+	return false, errors.New("this kernel forwards IPv6 for the whole machine or not at all, and it is off: set net.ipv6.conf.all.forwarding=1 on the node")
 }
 
 // switchedBefore reports whether a task of ours switched the setting on.
@@ -148,16 +149,11 @@ func (b *Boundary) unforward(s state) error {
 	if len(s.Forwarding) == 0 {
 		return nil
 	}
-	links, err := netlink.LinkList()
-	if err != nil {
-		return err
-	}
-	for _, l := range links {
-		if strings.HasPrefix(l.Attrs().Name, vethPrefix) && l.Attrs().Name != s.Veth {
-			return nil // who uses the same setting has written it down as well
-		}
-	}
+	others := b.states()
 	for _, path := range s.Forwarding {
+		if slices.ContainsFunc(others, func(o state) bool { return o.Task != s.Task && !o.Over && slices.Contains(o.Forwarding, path) }) {
+			continue
+		}
 		if err := setting(path, "0"); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

@@ -48,7 +48,11 @@ func (b *Boundary) Up(ctx context.Context, task placement.TaskID, p Policy) (*Ne
 		err = b.connect(ns, &s)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("make the network of task %s: %w", task, err), b.Down(context.WithoutCancel(ctx), task), b.Forget(task))
+		err = fmt.Errorf("make the network of task %s: %w", task, err)
+		if left := b.Down(context.WithoutCancel(ctx), task); left != nil {
+			return nil, errors.Join(err, left) // still listed, to be taken down later
+		}
+		return nil, errors.Join(err, b.Forget(task))
 	}
 	return &s.Net, nil
 }
@@ -72,16 +76,7 @@ func (b *Boundary) connect(ns *os.File, s *state) error {
 	}
 	s.Guest4, s.Host4 = pair(b.cfg.Pool4, index)
 	s.Guest6, s.Host6 = pair(b.cfg.Pool6, index)
-	err = inside(b.host, func() error {
-		var err error
-		if s.Forwarding, err = b.forwardFor(s.Veth, s.Policy); err != nil {
-			return err
-		}
-		if err := b.put(*s); err != nil {
-			return err
-		}
-		return b.ruleHost(s.Net, s.Forwarding)
-	})
+	err = inside(b.host, func() error { return b.open(s) })
 	if err != nil {
 		return err
 	}
@@ -98,6 +93,31 @@ func (b *Boundary) connect(ns *os.File, s *state) error {
 	return inside(b.host, func() error {
 		return dress(s.Veth, host, s.Host4, s.Host6, s.Guest4, s.Guest6, guest, false)
 	})
+}
+
+// open writes down what has to be switched on for the task, sets the node's rules,
+// and switches on last: what a fault or a kill leaves is known, and harmless. No
+// other task of ours ends meanwhile.
+func (b *Boundary) open(s *state) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	needed, ours, err := b.forwardFor(s.Veth, s.Policy)
+	if err != nil {
+		return err
+	}
+	s.Forwarding = ours
+	if err := b.save(*s); err != nil {
+		return err
+	}
+	if err := b.ruleHost(s.Net, s.Forwarding); err != nil {
+		return err
+	}
+	for _, path := range needed {
+		if err := setting(path, "1"); err != nil {
+			return fmt.Errorf("let packets be forwarded: %w", err)
+		}
+	}
+	return nil
 }
 
 // link makes the pair of devices. The name on the node's side is what claims the

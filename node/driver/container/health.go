@@ -3,7 +3,6 @@
 package container
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -32,9 +31,12 @@ func (w *work) watchHealth(ctx context.Context, dir, id string) {
 		if pause(ctx, time.Duration(h.Interval)) != nil {
 			return
 		}
-		why := w.check(ctx, id)
+		why, asked := w.check(ctx, id)
 		if ctx.Err() != nil {
 			return
+		}
+		if !asked {
+			continue // the engine is away: that is no word about the container
 		}
 		state := "healthy"
 		switch {
@@ -54,24 +56,35 @@ func (w *work) watchHealth(ctx context.Context, dir, id string) {
 	}
 }
 
-// check runs the check once; empty is that it is well.
-func (w *work) check(ctx context.Context, id string) string {
+// check runs the check once; empty is that it is well. asked is false if the
+// engine could not be reached.
+func (w *work) check(ctx context.Context, id string) (why string, asked bool) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(w.told.Health.Timeout))
 	defer cancel()
-	var said bytes.Buffer
+	var said clipped
 	exit, err := execute(ctx, w.engine, w.spec.Task, id, runner.ExecRequest{Command: w.told.Health.Command, Stdout: &said, Stderr: &said})
-	words := strings.TrimSpace(strings.ToValidUTF8(string(said.Bytes()[:min(said.Len(), maxHealthOutput)]), ""))
+	words := strings.TrimSpace(strings.ToValidUTF8(string(said.first), ""))
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Sprintf("no end within %v", time.Duration(w.told.Health.Timeout))
+		return fmt.Sprintf("no end within %v", time.Duration(w.told.Health.Timeout)), true
+	case client.IsErrConnectionFailed(err) || isLost(err):
+		return "", false
 	case err != nil:
-		return err.Error()
+		return err.Error(), true
 	case exit.Code != 0 && words != "":
-		return fmt.Sprintf("%v: %s", exit, words)
+		return fmt.Sprintf("%v: %s", exit, words), true
 	case exit.Code != 0:
-		return exit.String()
+		return exit.String(), true
 	}
-	return ""
+	return "", true
+}
+
+// clipped keeps the first words of a check, whatever else it prints.
+type clipped struct{ first []byte }
+
+func (c *clipped) Write(p []byte) (int, error) {
+	c.first = append(c.first, p[:min(len(p), maxHealthOutput-len(c.first))]...)
+	return len(p), nil
 }
 
 // endIll ends the container with a reason that is no stop.

@@ -56,6 +56,7 @@ var (
 	_ runner.Preparer = (*Servers)(nil)
 	_ runner.Dialer   = (*Servers)(nil)
 	_ runner.Delegate = (*Servers)(nil)
+	_ runner.Leaser   = (*Servers)(nil)
 )
 
 // startWithin bounds the wait for a server that says nothing of it: models of
@@ -76,8 +77,8 @@ func (s *Servers) Name() string { return s.promises.Name() }
 func (s *Servers) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 	fp, err := s.promises.Fingerprint(ctx)
 	var kinds []string
-	for name := range s.drivers {
-		if name != s.Name() {
+	for name, d := range s.drivers {
+		if _, reaches := d.(runner.Dialer); reaches && name != s.Name() {
 			kinds = append(kinds, name)
 		}
 	}
@@ -95,6 +96,9 @@ func (s *Servers) inner(spec runner.Spec) (runner.Driver, runner.Spec, error) {
 	d := s.drivers[string(server.Kind)]
 	if d == nil || server.Kind == placement.KindInference {
 		return nil, spec, &runner.StartError{Task: spec.Task, Reason: fmt.Sprintf("this node has no driver for a %s", server.Kind), Advice: "name another kind of server, or a node that can run it"}
+	}
+	if _, reaches := d.(runner.Dialer); !reaches {
+		return nil, spec, &runner.StartError{Task: spec.Task, Reason: fmt.Sprintf("nobody reaches a port of a %s on this node", server.Kind), Advice: "let the server be a container, a vm or a process"}
 	}
 	setup := *spec.Setup
 	setup.Server = nil
@@ -125,7 +129,7 @@ func (s *Servers) Prepare(ctx context.Context, spec runner.Spec) error {
 }
 
 // Start brings the server up and returns once it is ready. One that is not in
-// time, or ends before, is removed.
+// time, or ends before, is ended.
 func (s *Servers) Start(ctx context.Context, spec runner.Spec) (runner.Handle, error) {
 	if spec.Setup == nil || spec.Setup.Server == nil {
 		return s.promises.Start(ctx, spec)
@@ -155,7 +159,7 @@ func (s *Servers) Start(ctx context.Context, spec runner.Spec) (runner.Handle, e
 	if err != nil {
 		return runner.Handle{}, err
 	}
-	if err := s.untilReady(ctx, d, b); err != nil {
+	if err := s.untilReady(ctx, d, b, spec.Unwanted); err != nil {
 		if ctx.Err() != nil {
 			return runner.Handle{}, ctx.Err() // the agent ends; the next one finds it
 		}
@@ -197,8 +201,9 @@ func (s *Servers) open(h runner.Handle) (runner.Driver, brought, error) {
 	return d, b, nil
 }
 
-// untilReady asks the server until it has the models, has ended, or is given up.
-func (s *Servers) untilReady(ctx context.Context, d runner.Driver, b brought) error {
+// untilReady asks the server until it has the models, has ended, is given up, or
+// is not wanted any more.
+func (s *Servers) untilReady(ctx context.Context, d runner.Driver, b brought, unwanted func() bool) error {
 	ctx, cancel := context.WithDeadline(ctx, b.Ready)
 	defer cancel()
 	ended := make(chan runner.Exit, 1)
@@ -211,6 +216,9 @@ func (s *Servers) untilReady(ctx context.Context, d runner.Driver, b brought) er
 	for {
 		if last = s.ask(ctx, d, b); last == nil {
 			return nil
+		}
+		if unwanted != nil && unwanted() {
+			return errors.New("it was told to end before it was ready")
 		}
 		select {
 		case exit := <-ended:
@@ -236,12 +244,14 @@ func (s *Servers) ask(ctx context.Context, d runner.Driver, b brought) error {
 	return probeModels(ctx, client, s.cfg.ProbeTimeout, "http://127.0.0.1:"+strconv.Itoa(b.Port), b.Models)
 }
 
-// reach dials into the task where its driver can, and on the node's loopback else.
+// reach dials into the task, and nowhere else: on the node's own loopback another
+// program may answer.
 func (s *Servers) reach(ctx context.Context, d runner.Driver, h runner.Handle, port int) (net.Conn, error) {
-	if in, ok := d.(runner.Dialer); ok {
-		return in.Dial(ctx, h, port)
+	in, ok := d.(runner.Dialer)
+	if !ok {
+		return nil, fmt.Errorf("nobody reaches into a %s on this node", d.Name())
 	}
-	return s.cfg.Dial(ctx, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	return in.Dial(ctx, h, port)
 }
 
 // Dial reaches the server of a task. A server that is to end takes no new
@@ -296,7 +306,10 @@ func (s *Servers) begin(id placement.TaskID) bool {
 func (s *Servers) done(id placement.TaskID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := s.of(id)
+	st := s.conns[id]
+	if st == nil {
+		return // it was destroyed
+	}
 	if st.open--; st.open == 0 {
 		close(st.idle)
 		st.idle = make(chan struct{})
@@ -361,6 +374,7 @@ func (s *Servers) Wait(ctx context.Context, h runner.Handle) (runner.Exit, error
 func (s *Servers) watch(ctx context.Context, d runner.Driver, b brought) error {
 	ticker := time.NewTicker(s.cfg.ProbeEvery)
 	defer ticker.Stop()
+	answered := false
 	for silent := 0; ; {
 		select {
 		case <-ctx.Done():
@@ -372,8 +386,8 @@ func (s *Servers) watch(ctx context.Context, d runner.Driver, b brought) error {
 		case ctx.Err() != nil || s.ending(b.Inner.Task):
 			return nil
 		case err == nil:
-			silent = 0
-		case time.Now().Before(b.Ready) && silent == 0: // found again while it still loads
+			silent, answered = 0, true
+		case !answered && time.Now().Before(b.Ready): // found again while it still loads
 		default:
 			if silent++; silent < s.cfg.Failures {
 				continue
@@ -390,6 +404,16 @@ func (s *Servers) ending(id placement.TaskID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.of(id).ending
+}
+
+// Lease passes the lease of a server on to whoever runs it. A promise about a
+// server of the node needs none: it ends with the agent.
+func (s *Servers) Lease(ctx context.Context, h runner.Handle, until time.Time) error {
+	d, b, err := s.open(h)
+	if l, ok := d.(runner.Leaser); err == nil && ok {
+		return l.Lease(ctx, b.Inner, until)
+	}
+	return err
 }
 
 // Recover asks the server's driver.

@@ -54,7 +54,7 @@ func diskName(img v1.Image) (string, error) {
 		return "", err
 	}
 	sum := sha256.New()
-	fmt.Fprintln(sum, "sovmesh disk 1")
+	fmt.Fprintln(sum, "sovmesh disk 2")
 	for _, d := range config.RootFS.DiffIDs {
 		fmt.Fprintln(sum, d)
 	}
@@ -74,10 +74,14 @@ func (s *store) disk(ctx context.Context, img v1.Image) (string, error) {
 		if err != nil {
 			return err
 		}
+		config, err := img.ConfigFile()
+		if err != nil {
+			return err
+		}
 		r, pipe := io.Pipe()
 		read := make(chan error, 1)
 		go func() {
-			err := flatten(layers, pipe, s.size)
+			err := flatten(layers, config.RootFS.DiffIDs, pipe, s.size)
 			_ = pipe.CloseWithError(err)
 			read <- err
 		}()

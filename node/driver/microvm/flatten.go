@@ -4,6 +4,8 @@ package microvm
 
 import (
 	"archive/tar"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -44,10 +46,17 @@ type flattener struct {
 
 // flatten writes what the layers amount to, at most size bytes of content. A
 // name that leads out of the image and a device are refused.
-func flatten(layers []v1.Layer, out io.Writer, size int64) error {
+//
+// diffs are the digests that the layers have by the image's configuration. A disk
+// is known by them, so a layer that is not what they say would become the disk of
+// everybody's image that says the same.
+func flatten(layers []v1.Layer, diffs []v1.Hash, out io.Writer, size int64) error {
+	if len(layers) != len(diffs) {
+		return bad("it has %d layers, and its configuration tells of %d", len(layers), len(diffs))
+	}
 	f := &flattener{out: tar.NewWriter(out), left: size, seen: make(map[string]bool), hidden: make(map[string]struct{}), opaque: make(map[string]struct{})}
 	for i := len(layers) - 1; i >= 0; i-- {
-		if err := f.layer(layers[i]); err != nil {
+		if err := f.layer(layers[i], diffs[i]); err != nil {
 			return err
 		}
 	}
@@ -68,11 +77,11 @@ func flatten(layers []v1.Layer, out io.Writer, size int64) error {
 }
 
 // layer writes what is not hidden of one layer.
-func (f *flattener) layer(l v1.Layer) error {
+func (f *flattener) layer(l v1.Layer, diff v1.Hash) error {
 	hides, opaque := make(map[string]struct{}), make(map[string]struct{})
 	moved := make(map[string]string) // hidden file to the first link of its layer that is not
 	skipped := make(map[string]bool)
-	err := each(l, func(h *tar.Header, content io.Reader) error {
+	err := each(l, diff, func(h *tar.Header, content io.Reader) error {
 		name, err := f.check(h)
 		if err != nil || name == "." {
 			return err
@@ -101,7 +110,7 @@ func (f *flattener) layer(l v1.Layer) error {
 		return f.write(name, h, content)
 	})
 	if err == nil && len(moved) > 0 {
-		err = f.moved(l, moved)
+		err = f.moved(l, diff, moved)
 	}
 	for k := range hides {
 		f.hidden[k] = struct{}{}
@@ -113,8 +122,8 @@ func (f *flattener) layer(l v1.Layer) error {
 }
 
 // moved writes files whose own name is hidden while a link to them is not.
-func (f *flattener) moved(l v1.Layer, to map[string]string) error {
-	return each(l, func(h *tar.Header, content io.Reader) error {
+func (f *flattener) moved(l v1.Layer, diff v1.Hash, to map[string]string) error {
+	return each(l, diff, func(h *tar.Header, content io.Reader) error {
 		name := clean(h.Name)
 		other, ok := to[name]
 		if !ok || h.Typeflag != tar.TypeReg {
@@ -125,17 +134,22 @@ func (f *flattener) moved(l v1.Layer, to map[string]string) error {
 }
 
 // each reads a layer to its end, which is when its digest is known to be right.
-func each(l v1.Layer, use func(*tar.Header, io.Reader) error) error {
+func each(l v1.Layer, diff v1.Hash, use func(*tar.Header, io.Reader) error) error {
 	r, err := l.Uncompressed()
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	in := tar.NewReader(r)
+	sum := sha256.New()
+	whole := io.TeeReader(r, sum)
+	in := tar.NewReader(whole)
 	for {
 		h, err := in.Next()
 		if errors.Is(err, io.EOF) {
-			_, err = io.Copy(io.Discard, r)
+			_, err = io.Copy(io.Discard, whole)
+			if got := hex.EncodeToString(sum.Sum(nil)); err == nil && (diff.Algorithm != "sha256" || got != diff.Hex) {
+				err = bad("a layer is sha256:%s, and its configuration says %s", got, diff)
+			}
 			return err
 		}
 		if err == nil {

@@ -26,7 +26,14 @@ func entry(kind byte, name, link string) imagetest.File {
 func flat(t *testing.T, size int64, layers ...v1.Layer) ([]string, error) {
 	t.Helper()
 	var buf bytes.Buffer
-	if err := flatten(layers, &buf, size); err != nil {
+	diffs := make([]v1.Hash, len(layers))
+	for i, l := range layers {
+		var err error
+		if diffs[i], err = l.DiffID(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := flatten(layers, diffs, &buf, size); err != nil {
 		return nil, err
 	}
 	var all []string

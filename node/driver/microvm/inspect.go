@@ -10,7 +10,6 @@ import (
 
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
 	"github.com/sovmesh/sovmesh/node/runner"
-	"github.com/sovmesh/sovmesh/placement"
 )
 
 // Inspect says what really runs, read from QEMU's process rather than from what
@@ -31,7 +30,7 @@ func (d *Driver) Inspect(_ context.Context, h runner.Handle) (runner.Actual, err
 		return runner.Actual{}, err
 	}
 	uid := value(string(status), "Uid:")
-	a := runner.Actual{ImageDigest: g.Image, Memory: m.Memory, CPU: placement.MilliCPU(m.CPUs * 1000), Networks: []string{}, Devices: []string{}, Mounts: []string{}, Pids: g.Command.Root.Pids}
+	a := runner.Actual{ImageDigest: g.Image, Networks: []string{}, Devices: []string{}, Mounts: []string{}, Pids: g.Command.Root.Pids}
 	say := func(what string, holds bool, format string, args ...any) {
 		a.Boundary = append(a.Boundary, runner.Boundary{What: what, Holds: holds, How: fmt.Sprintf(format, args...)})
 	}

@@ -41,7 +41,7 @@ func findCgroups() hierarchies {
 	if isV2(cgroupUnified) {
 		h.v2 = cgroupUnified
 	}
-	for controller, names := range map[string][]string{"memory": {"memory"}, "cpu": {"cpu", "cpu,cpuacct"}} {
+	for controller, names := range map[string][]string{"memory": {"memory"}, "cpu": {"cpu", "cpu,cpuacct"}, "pids": {"pids"}} {
 		for _, n := range names {
 			if _, err := os.Stat(filepath.Join(cgroupRoot, n, "cgroup.procs")); err == nil {
 				h.v1[controller] = filepath.Join(cgroupRoot, n)
@@ -67,7 +67,7 @@ type group struct {
 
 // makeGroup makes the task's cgroups and sets their limits, as far as this
 // machine lets us.
-func makeGroup(parent, name string, r placement.Resources) *group {
+func makeGroup(parent, name string, r placement.Resources, pids int) *group {
 	g := &group{h: findCgroups(), v1: make(map[string]string)}
 	if parent == "" {
 		return g
@@ -84,7 +84,7 @@ func makeGroup(parent, name string, r placement.Resources) *group {
 			g.v2 = dir
 			if g.h.limits {
 				g.set(filepath.Join(top, "cgroup.subtree_control"), "+cpu +memory +pids")
-				g.limitV2(r)
+				g.limitV2(r, pids)
 			}
 		}
 	}
@@ -96,7 +96,7 @@ func makeGroup(parent, name string, r placement.Resources) *group {
 		}
 		g.v1[controller] = dir
 	}
-	g.limitV1(r)
+	g.limitV1(r, pids)
 	return g
 }
 
@@ -108,7 +108,10 @@ func (g *group) set(path, value string) {
 
 // limitV2: memory is a hard limit, processor time a share of what is contended.
 // One core is weight 100, the default.
-func (g *group) limitV2(r placement.Resources) {
+func (g *group) limitV2(r placement.Resources, pids int) {
+	if pids > 0 {
+		g.set(filepath.Join(g.v2, "pids.max"), strconv.Itoa(pids))
+	}
 	if r.Memory > 0 {
 		g.set(filepath.Join(g.v2, "memory.max"), strconv.FormatInt(int64(r.Memory), 10))
 		g.set(filepath.Join(g.v2, "memory.oom.group"), "1")
@@ -119,7 +122,10 @@ func (g *group) limitV2(r placement.Resources) {
 }
 
 // limitV1: one core is 1024 shares, the default.
-func (g *group) limitV1(r placement.Resources) {
+func (g *group) limitV1(r placement.Resources, pids int) {
+	if dir := g.v1["pids"]; dir != "" && pids > 0 {
+		g.set(filepath.Join(dir, "pids.max"), strconv.Itoa(pids))
+	}
 	if dir := g.v1["memory"]; dir != "" && r.Memory > 0 {
 		g.set(filepath.Join(dir, "memory.limit_in_bytes"), strconv.FormatInt(int64(r.Memory), 10))
 	}
@@ -256,7 +262,7 @@ func probeCgroups(parent string) map[string]string {
 	if parent == "" {
 		return map[string]string{"cgroup": "none: switched off", "limits": "none are enforced", "kill": "process tree"}
 	}
-	g := makeGroup(parent, fmt.Sprintf(".probe-%d", os.Getpid()), placement.DefaultResources())
+	g := makeGroup(parent, fmt.Sprintf(".probe-%d", os.Getpid()), placement.DefaultResources(), placement.DefaultPids)
 	defer func() { _ = removeGroups(g.dirs(), 0) }()
 	facts := map[string]string{"cgroup": "none", "limits": "none are enforced", "kill": "process tree"}
 	switch {

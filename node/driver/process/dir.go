@@ -59,6 +59,18 @@ type spec struct {
 	Limits *placement.Resources `json:"limits,omitempty"`
 }
 
+// pids is how many processes the task may have; 0 is no bound, for what is built
+// upon this driver and counts its own.
+func (s *spec) pids() int {
+	switch {
+	case s.Told != nil || s.Limits != nil:
+		return 0
+	case s.Setup != nil && s.Setup.Pids > 0:
+		return s.Setup.Pids
+	}
+	return placement.DefaultPids
+}
+
 // limits are what the task's cgroups hold it to.
 func (s *spec) limits() placement.Resources {
 	if s.Limits != nil {

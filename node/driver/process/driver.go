@@ -197,12 +197,12 @@ func (d *Driver) Wait(ctx context.Context, h runner.Handle) (runner.Exit, error)
 	if err == nil && exit == nil {
 		err = fmt.Errorf("task %s left no exit: its supervisor was killed", h.Task)
 	}
-	if err == nil {
-		err = d.letGo(ctx, h.Task, false)
-	}
 	if err != nil {
 		return runner.Exit{}, err
 	}
+	// An end is an end: what cannot be given back now, on a full disk for one, is
+	// with Stop and Destroy.
+	_ = d.letGo(ctx, h.Task, false)
 	return *exit, nil
 }
 

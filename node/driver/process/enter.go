@@ -129,6 +129,9 @@ func (s *supervisor) becomeApart(c *cell) error {
 	if c.init, err = makeInit(); err != nil {
 		return err
 	}
+	if err := closeKernel(); err != nil {
+		return err
+	}
 	seen := "a root of its own: the node's programs and settings, read-only; its work directory and /tmp"
 	if len(c.h.Paths) > 0 {
 		seen += "; and what the operator shares: " + strings.Join(c.h.Paths, ", ")

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -168,6 +169,9 @@ func (d *Driver) hold(ctx context.Context, s runner.Spec) (*held, error) {
 		}
 		h.Volumes = append(h.Volumes, bind{From: from, To: filepath.Clean(v.Path), ReadOnly: v.ReadOnly})
 	}
+	if err := d.apart(s, h); err != nil {
+		return nil, err
+	}
 	if err := d.holdNetwork(ctx, s, setup.Network, h); err != nil {
 		return nil, err
 	}
@@ -184,6 +188,27 @@ func (d *Driver) hold(ctx context.Context, s runner.Spec) (*held, error) {
 		}
 	}
 	return h, nil
+}
+
+// apart refuses volumes that lie within what else the task sees, or around it.
+// Their places are made by a privileged hand, which must meet nothing that a task
+// could have laid there before: a link in a volume leads out of any root.
+func (d *Driver) apart(s runner.Spec, h *held) error {
+	taken := slices.Concat(shared, h.Paths, []string{"/proc", "/dev", "/run", "/tmp", "/var/tmp", d.cfg.Dir})
+	for _, v := range h.Volumes {
+		for _, t := range taken {
+			if within(v.To, t) || within(t, v.To) {
+				return refused(s, fmt.Sprintf("its volume cannot be at %s: %s is there", v.To, t), "choose another place, as in /data or /var/lib/NAME, and none within another volume")
+			}
+		}
+		taken = append(taken, v.To)
+	}
+	return nil
+}
+
+// within reports whether a is b or lies below it.
+func within(a, b string) bool {
+	return a == b || strings.HasPrefix(a, strings.TrimSuffix(b, "/")+"/")
 }
 
 func refused(s runner.Spec, reason, advice string) error {

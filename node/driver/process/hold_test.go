@@ -149,7 +149,7 @@ func TestWhatATaskCannotDo(t *testing.T) {
 		{"permission denied", []string{"read", "/proc/1/environ"}},
 		{"permission denied", []string{"read", "/etc/shadow"}},
 		{"read-only file system", []string{"write", "/usr/bin/task"}},
-		{"denied", []string{"write", "/proc/sys/kernel/hostname"}},
+		{"read-only file system", []string{"write", "/proc/sys/kernel/hostname"}},
 	} {
 		if got := attack(t, d, i, nil, test.args...); !strings.Contains(got, test.want) {
 			t.Errorf("%v: %q, want %q", test.args, got, test.want)
@@ -292,5 +292,48 @@ func TestSecretsAreTheTasksOwn(t *testing.T) {
 	other := start(t, d, func(s *runner.Spec) { s.Task, s.SecretsDir = placement.JobID("a.b").Task(1, 1), dirs[1] }, "/bin/cat", filepath.Join(dirs[0], "TOKEN"))
 	if got := printed(t, d, other); strings.Contains(got, "secret 0") {
 		t.Errorf("another task reads %q", got)
+	}
+}
+
+// Where tasks run as the agent's own user, and that is user 0, the kernel's
+// switches are closed all the same: one of them runs a program of the node.
+func TestUserZeroDoesNotTurnTheKernelsSwitches(t *testing.T) {
+	d := heldDriver(t, func(c *Config) { c.Hold.Users = 0 })
+	for i, path := range []string{"/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger"} {
+		if _, err := os.Stat(path); err != nil {
+			continue // a kernel without it
+		}
+		if got := attack(t, d, i, nil, "write", path); !strings.Contains(got, "read-only file system") {
+			t.Errorf("%s: %q", path, got)
+		}
+	}
+}
+
+// A volume's place is made by a privileged hand: it must not be where a task may
+// have laid a link before.
+func TestVolumesLieApart(t *testing.T) {
+	d := heldDriver(t, func(c *Config) {
+		c.Hold.Volumes, c.Hold.Paths = filepath.Join(filepath.Dir(c.Dir), "volumes"), append(c.Hold.Paths, "/srv/shared")
+	})
+	for _, paths := range [][]string{{"/run"}, {"/run/x"}, {"/tmp/x"}, {"/etc"}, {"/"}, {"/data", "/data/x"}, {"/data/x", "/data"}, {"/srv/shared/x"}, {"/srv"}, {"/proc/sys"}, {"/usr/lib/x"}} {
+		s := runner.Spec{Task: "a.b/0.1", Job: "a.b", Command: []string{"/bin/true"}, Setup: &placement.Setup{}, Keep: func(runner.Handle) error { return nil }}
+		for i, p := range paths {
+			s.Setup.Volumes = append(s.Setup.Volumes, placement.Volume{Name: fmt.Sprint("v", i), Path: p})
+		}
+		_, err := d.Start(t.Context(), s)
+		var refused *runner.StartError
+		if !errors.As(err, &refused) || !strings.Contains(err.Error(), "volume") {
+			t.Errorf("volumes at %v: %v", paths, err)
+		}
+	}
+}
+
+// A task that multiplies without end is held to its number of processes.
+func TestATaskHasSoManyProcesses(t *testing.T) {
+	d := heldDriver(t, nil)
+	h := start(t, d, func(s *runner.Spec) { s.Setup = &placement.Setup{Pids: 20} },
+		"/bin/sh", "-c", `sleep 1; i=0; while [ $i -lt 60 ]; do sleep 5 & i=$((i+1)); done; echo all`)
+	if got := printed(t, d, h); strings.Contains(got, "all") {
+		t.Errorf("it has sixty processes and may have twenty: %q", got)
 	}
 }

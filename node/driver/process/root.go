@@ -43,6 +43,9 @@ func makeRoot(t taskDir, h *held) error {
 	if err := makeDevices(root, h.Devices); err != nil {
 		return err
 	}
+	if err := makeResolvers(root, h.Resolvers); err != nil {
+		return err
+	}
 	binds := []bind{{From: t.path("tmp"), To: "/tmp"}, {From: t.path("tmp"), To: "/var/tmp"}, {From: t.path("work"), To: t.path("work")}}
 	for _, p := range h.Paths {
 		binds = append(binds, bind{From: p, To: p})
@@ -54,9 +57,6 @@ func makeRoot(t taskDir, h *held) error {
 		if err := b.put(root); err != nil {
 			return err
 		}
-	}
-	if err := makeResolvers(root, h.Resolvers); err != nil {
-		return err
 	}
 	if err := os.Chdir(stage); err != nil {
 		return err
@@ -223,4 +223,22 @@ func makeResolvers(root string, resolvers []string) error {
 		return os.WriteFile(filepath.Join(root, to), []byte(text.String()), 0o644)
 	}
 	return unix.Mount(own, filepath.Join(root, at), "", unix.MS_BIND, "")
+}
+
+// closeKernel makes the kernel's own switches in the task's /proc read-only: to
+// some of them the kernel lets user 0 write who has no capability left.
+func closeKernel() error {
+	for _, at := range []string{"/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"} {
+		err := unix.Mount(at, at, "", unix.MS_BIND|unix.MS_REC, "")
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err == nil {
+			err = unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+		}
+		if err != nil {
+			return fmt.Errorf("close %s: %w", at, err)
+		}
+	}
+	return nil
 }

@@ -161,7 +161,7 @@ func (s *supervisor) run() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become the reaper of the task: %w", err)
 	}
-	s.group = makeGroup(s.spec.Cgroup, filepath.Base(string(s.dir)), s.spec.limits())
+	s.group = makeGroup(s.spec.Cgroup, filepath.Base(string(s.dir)), s.spec.limits(), s.spec.pids())
 	printed, failed, err := s.start()
 	if err != nil {
 		s.cell.leave()

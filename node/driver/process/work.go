@@ -265,6 +265,9 @@ func (s *supervisor) settle(done <-chan struct{}) {
 // judge prefers what the work said of its end to how its process ended.
 func (s *supervisor) judge() {
 	if s.workExit == nil {
+		if s.work != nil && s.exit.Code == 0 && !s.exit.Stopped {
+			s.exit.Code = 255 // its process went in peace and never said how its work ended: no success
+		}
 		return
 	}
 	s.exit.Code, s.exit.Signal, s.exit.OOM = s.workExit.Code, s.workExit.Signal, s.workExit.OOM

@@ -198,6 +198,9 @@ func (d *Driver) fromVendor(ctx context.Context, s runner.Spec, v Vendor, want s
 		return img, d.fetchError(s, err)
 	}
 	img.Digest = digest
+	if want != "" {
+		return img, nil // the job's own word for it is none for others
+	}
 	return img, writeJSON(note, digest)
 }
 

@@ -97,13 +97,22 @@ func checkUserData(text string) error {
 }
 
 // checkYAML parses without expanding aliases, and says the line of what is wrong.
-func checkYAML(text string) error {
+func checkYAML(text string) (err error) {
 	if strings.TrimSpace(text) == "" {
 		return nil
 	}
 	if len(text) > maxUserData {
 		return fmt.Errorf("it has %d bytes, more than %d", len(text), maxUserData)
 	}
+	if deep(text) {
+		return fmt.Errorf("it nests deeper than %d levels", maxDepth)
+	}
+	// The reader of YAML has been seen to panic on garbage.
+	defer func() {
+		if recover() != nil {
+			err = errors.New("it is not YAML that can be read")
+		}
+	}()
 	file, err := parser.ParseBytes([]byte(text), 0)
 	if err != nil {
 		return fmt.Errorf("it is not YAML: %w", err)
@@ -116,6 +125,37 @@ func checkYAML(text string) error {
 		}
 	}
 	return nil
+}
+
+// maxDepth bounds the nesting of user-data, far above what anybody writes.
+const maxDepth = 64
+
+// deep reports whether a text may nest deeper: by brackets, or by dashes and
+// question marks in one line. Brackets within strings count too.
+func deep(text string) bool {
+	open := 0
+	for _, line := range strings.Split(text, "\n") {
+		dashes := 0
+		for _, c := range []byte(line) {
+			switch c {
+			case '[', '{':
+				open++
+			case ']', '}':
+				open = max(0, open-1)
+			case '-', '?':
+				if dashes++; dashes > 4*maxDepth {
+					return true
+				}
+			case ' ':
+			default:
+				dashes = 0
+			}
+			if open > maxDepth {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // writeSeed puts the seed where the machine's user can read it.
