@@ -59,7 +59,7 @@ func (p *program) jobIsolation() *cli.Command {
 		Name: "isolation", Usage: "what holds a job's task in, in words", ArgsUsage: "ID",
 		Description: jobIDText + `
 What is enforced, and what is not, as the machine that runs the task has it now;
-what the task tried to reach and was refused; and who reached into it.`,
+what the task tried to reach and was refused; and each time somebody reached in.`,
 		UsageText: "sovmesh job isolation fra-1.01jd",
 		Flags:     connectionFlags(),
 		Action: func(c *cli.Context) error {
