@@ -73,6 +73,9 @@ var (
 
 func needQEMU(t *testing.T) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("the fast part boots no machines; make test does")
+	}
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("qemu-system-x86_64 is missing; install the package qemu-system-x86")
 	}

@@ -55,6 +55,9 @@ type Engines struct {
 // cannot have it is skipped.
 func (e *Engines) Get(t testing.TB, kind Kind) *Engine {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("the fast part starts no engines; make test does")
+	}
 	if why := Missing(kind); why != "" {
 		t.Skipf("no %s here: %s", kind, why)
 	}
