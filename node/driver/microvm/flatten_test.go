@@ -160,3 +160,23 @@ func TestFlattenEqualsTheLayersLaidOver(t *testing.T) {
 		}
 	}
 }
+
+// A disk is known by the digests that an image's configuration tells: a layer that
+// is another would become the disk of every image that tells the same.
+func TestALayerIsWhatItsConfigurationSays(t *testing.T) {
+	honest, other := imagetest.Layer(t, regular("app", "mine")), imagetest.Layer(t, regular("app", "theirs"))
+	said, err := honest.DiffID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused *badImage
+	if err := flatten([]v1.Layer{other}, []v1.Hash{said}, io.Discard, 1<<20); !errors.As(err, &refused) {
+		t.Errorf("another layer under the same digest: %v", err)
+	}
+	if err := flatten([]v1.Layer{honest, other}, []v1.Hash{said}, io.Discard, 1<<20); !errors.As(err, &refused) {
+		t.Errorf("a layer of which the configuration does not tell: %v", err)
+	}
+	if err := flatten([]v1.Layer{honest}, []v1.Hash{said}, io.Discard, 1<<20); err != nil {
+		t.Error(err)
+	}
+}

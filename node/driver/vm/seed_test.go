@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kdomanski/iso9660"
 
@@ -178,5 +179,18 @@ func TestWhatIsAskedForIsGivenOrRefused(t *testing.T) {
 	}
 	if all, err := d.List(t.Context()); err != nil || len(all) > 0 {
 		t.Errorf("left: %v, %v", all, err)
+	}
+}
+
+func TestUserDataThatNestsForEver(t *testing.T) {
+	for name, text := range map[string]string{
+		"brackets": "#cloud-config\na: " + strings.Repeat("[", 60_000),
+		"braces":   "#cloud-config\n" + strings.Repeat("{a: ", 30_000),
+		"dashes":   "#cloud-config\na:\n" + strings.Repeat("- ", 30_000) + "x",
+	} {
+		began := time.Now()
+		if err := checkUserData(text); err == nil {
+			t.Errorf("%s: taken after %v", name, time.Since(began))
+		}
 	}
 }
