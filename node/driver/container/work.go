@@ -240,9 +240,31 @@ func (w *work) end(id string) runner.Exit {
 		case isNotFound(err):
 			return runner.Exit{Code: 255, At: time.Now(), Reason: "its container was removed from the engine by somebody else"}
 		case err == nil && !seen.Container.State.Running && !seen.Container.State.Paused:
-			return w.exit(seen.Container.State)
+			state := seen.Container.State
+			if code, ok := w.code(id); ok {
+				state.ExitCode = code
+			}
+			return w.exit(state)
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// code asks an engine for the exit code that tells of the end before it knows how
+// it was: for a moment Podman shows 0. Its answer to who waits is the one that
+// counts.
+func (w *work) code(id string) (int, bool) {
+	if !w.told.Quirks.SilentOOM {
+		return 0, false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	wait := w.engine.ContainerWait(ctx, id, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
+	select {
+	case r := <-wait.Result:
+		return int(r.StatusCode), r.Error == nil
+	case <-wait.Error:
+		return 0, false
 	}
 }
 
@@ -293,9 +315,10 @@ func (w *work) Stop(grace time.Duration) {
 			if s := seen.Container.Config.StopSignal; s != "" {
 				signal = s
 			}
-			heard := catches(seen.Container.State.Pid, signal)
+			pid := seen.Container.State.Pid
+			heard, program := catches(pid, signal), programOf(pid)
 			_, err = w.engine.ContainerKill(ctx, w.told.Name, client.ContainerKillOptions{Signal: signal})
-			if err == nil && !heard && awaitCatch(ctx, seen.Container.State.Pid, signal) {
+			if err == nil && (!heard || w.becameAnother(ctx, pid, program, seen.Container.State.StartedAt)) && awaitCatch(ctx, pid, signal) {
 				_, err = w.engine.ContainerKill(ctx, w.told.Name, client.ContainerKillOptions{Signal: signal})
 			}
 		}
@@ -304,6 +327,40 @@ func (w *work) Stop(grace time.Duration) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+}
+
+// freshFor is how long after a container's start its first process may still be the
+// runtime's own, which becomes the workload and forgets what it was sent.
+const freshFor = 3 * time.Second
+
+// becameAnother waits for a moment whether the first process of a container that
+// has just started becomes another program.
+func (w *work) becameAnother(ctx context.Context, pid int, program, started string) bool {
+	at, err := time.Parse(time.RFC3339Nano, started)
+	if program == "" || err == nil && time.Since(at) > freshFor {
+		return false
+	}
+	for end := time.Now().Add(time.Second); time.Now().Before(end); {
+		switch now := programOf(pid); {
+		case now == "":
+			return false // it has ended
+		case now != program:
+			return true
+		}
+		if pause(ctx, 20*time.Millisecond) != nil {
+			return false
+		}
+	}
+	return false
+}
+
+// programOf is what a process runs; empty if it is gone.
+func programOf(pid int) string {
+	path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil {
+		return ""
+	}
+	return path
 }
 
 // catches reports whether a process has a handler for a signal. The first process

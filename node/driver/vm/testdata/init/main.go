@@ -76,7 +76,9 @@ func do(what, rest string) {
 		button()
 	case "stubborn":
 		fmt.Fprint(out, "ready\n")
-		select {}
+		for { // a program that waits for nothing would be ended by its runtime
+			time.Sleep(time.Hour)
+		}
 	case "flood":
 		n, _ := strconv.Atoi(rest)
 		block := make([]byte, 4096)
