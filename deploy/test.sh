@@ -44,14 +44,15 @@ scenarios=$("$go" list ./scenarios/...)
 status=0
 skipped=$(mktemp)
 trap 'rm -f "$skipped"' EXIT
-# tests runs them and keeps what was skipped, with its reason: the line before.
+# tests runs them and keeps what was skipped, with its reason: the last that the test said.
 tests() {
 	local log
 	log=$(mktemp)
 	"$go" test -v "$@" 2>&1 | tee "$log" | awk -v skipped="$skipped" '
-		/^ *--- SKIP/ { print $3 ": " reason >>skipped; next }
+		/^=== (RUN|NAME|CONT)/ { test = $3; next }
+		/^ *--- SKIP/ { print $3 ": " reason[$3] >>skipped; next }
 		/^ *(=== |--- PASS)/ || /^PASS$/ { next }
-		/^ +[A-Za-z0-9_]+\.go:[0-9]+: / { reason = $0; sub(/^ +[^ ]+ /, "", reason) }
+		/^ +[A-Za-z0-9_]+\.go:[0-9]+: / { line = $0; sub(/^ +[^ ]+ /, "", line); reason[test] = line }
 		/^(ok|FAIL|--- FAIL|panic)/ || /^ *--- FAIL/ { print }' || {
 		# All of it, but what passed: races, traces, and texts of several lines.
 		grep -vE '^ *(=== |--- (PASS|SKIP))' "$log" | tail -n 3000
