@@ -30,6 +30,8 @@ func (d *Driver) Inspect(_ context.Context, h runner.Handle) (runner.Actual, err
 		return runner.Actual{}, err
 	}
 	uid := value(string(status), "Uid:")
+	// A machine has whole processors and no less memory than it boots with: what it
+	// has may be more than the job asked for, and is no drift. The words say it.
 	a := runner.Actual{ImageDigest: g.Image, Networks: []string{}, Devices: []string{}, Mounts: []string{}, Pids: g.Command.Root.Pids}
 	say := func(what string, holds bool, format string, args ...any) {
 		a.Boundary = append(a.Boundary, runner.Boundary{What: what, Holds: holds, How: fmt.Sprintf(format, args...)})
