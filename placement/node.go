@@ -57,8 +57,11 @@ type Inventory struct {
 	Memory  Bytes    `json:"memory"`
 	Devices []Device `json:"devices,omitempty"`
 	Drivers []string `json:"drivers,omitempty"` // sorted names
-	Program string   `json:"program,omitempty"` // version of sovmesh
-	States  uint32   `json:"states,omitempty"`  // highest state version it can apply
+	// Moves has, by driver, what another node must have alike for running tasks to
+	// be moved between the two.
+	Moves   map[string]string `json:"moves,omitempty"`
+	Program string            `json:"program,omitempty"` // version of sovmesh
+	States  uint32            `json:"states,omitempty"`  // highest state version it can apply
 	// DriverVersion is the GPU driver's, CUDA the newest CUDA that it serves;
 	// empty where no driver answered.
 	DriverVersion string    `json:"driver_version,omitempty"`

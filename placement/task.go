@@ -40,21 +40,39 @@ type Assignment struct {
 	Devices  []string `json:"devices,omitempty"` // UUIDs
 	Why      Why      `json:"why"`
 	Replaces TaskID   `json:"replaces,omitempty"` // stopped once this one runs
+	// Move: the task takes over what Replaces runs, instead of beginning anew.
+	Move MoveMode `json:"move,omitempty"`
 }
+
+// MoveMode is how a task's work gets to another node.
+type MoveMode string
+
+// The modes. A restart, the empty one, takes nothing along.
+const (
+	MoveRestart  MoveMode = ""
+	MoveLive     MoveMode = "live"      // it runs on while it is copied, and stands still for a moment
+	MoveNearLive MoveMode = "near-live" // it stands still while it is copied
+)
+
+// Valid reports whether the mode is one of the list.
+func (m MoveMode) Valid() bool { return m == MoveRestart || m == MoveLive || m == MoveNearLive }
 
 // Task is one copy of a job on one node.
 type Task struct {
-	ID        TaskID     `json:"id"`
-	Job       JobID      `json:"job"`
-	Kind      Kind       `json:"kind"`
-	Tenant    TenantID   `json:"tenant"`
-	Node      NodeID     `json:"node"`
-	Devices   []string   `json:"devices,omitempty"`
-	Resources Resources  `json:"resources"`
-	Why       Why        `json:"why"`
-	Replaces  TaskID     `json:"replaces,omitempty"`
-	Status    TaskStatus `json:"status"`
-	Reason    string     `json:"reason,omitempty"`
+	ID        TaskID    `json:"id"`
+	Job       JobID     `json:"job"`
+	Kind      Kind      `json:"kind"`
+	Tenant    TenantID  `json:"tenant"`
+	Node      NodeID    `json:"node"`
+	Devices   []string  `json:"devices,omitempty"`
+	Resources Resources `json:"resources"`
+	Why       Why       `json:"why"`
+	Replaces  TaskID    `json:"replaces,omitempty"`
+	// Move: it takes over what Replaces runs. Which of the two runs is the
+	// ledger's word alone: this one does from the commit on.
+	Move   MoveMode   `json:"move,omitempty"`
+	Status TaskStatus `json:"status"`
+	Reason string     `json:"reason,omitempty"`
 	// Stop is what its node shall do: nothing, or end the task.
 	Stop       bool      `json:"stop,omitempty"`
 	StopReason string    `json:"stop_reason,omitempty"`

@@ -155,6 +155,8 @@ type Observed struct {
 	Exit      *Exit             `json:"exit,omitempty"` // set when exited
 	StartedAt time.Time         `json:"started_at,omitzero"`
 	Facts     map[string]string `json:"facts,omitempty"` // pid, cgroup, image digest
+	// Held: it runs on no side until a move is decided, see [Migrator].
+	Held Hold `json:"held,omitempty"`
 }
 
 // Exit is how a task ended.
