@@ -146,7 +146,20 @@ func (s *State) read(fd int) (err error) {
 		}
 		s.Timestamp = uint32(now)
 	}
-	return getOption(fd, unix.TCP_REPAIR_WINDOW, unsafe.Pointer(&s.Window), int(unsafe.Sizeof(s.Window)))
+	return s.readWindow(fd)
+}
+
+// readWindow comes last: it tells whether a packet that was on its way in came
+// while the rest was read.
+func (s *State) readWindow(fd int) error {
+	if err := getOption(fd, unix.TCP_REPAIR_WINDOW, unsafe.Pointer(&s.Window), int(unsafe.Sizeof(s.Window))); err != nil {
+		return err
+	}
+	next, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUEUE_SEQ) // of what was received: that queue is chosen
+	if err == nil && uint32(next) != s.ReceiveSeq+uint32(len(s.Received)) {
+		err = errors.New("its other end does not stand still")
+	}
+	return err
 }
 
 // readQueues copies what is under way; the sequence numbers become those of its

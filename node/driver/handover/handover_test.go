@@ -260,6 +260,13 @@ func TestUnreadBytesGoAlong(t *testing.T) {
 	if _, err := io.ReadFull(tcp, first[:]); err != nil {
 		t.Fatal(err)
 	}
+	old.do(t, func() error { // the other end stands still
+		l, err := netlink.LinkByName("wire")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetDown(l)
+	})
 	f, err := handover.Freeze(tcp)
 	if err != nil {
 		t.Fatal(err)
