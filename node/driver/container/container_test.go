@@ -25,8 +25,8 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case SupervisorCommand:
 			os.Exit(SupervisorMain(os.Args[2:]))
-		case agentCommand:
-			os.Exit(agentMain(os.Args[2:]))
+		case drivertest.AgentCommand:
+			os.Exit(drivertest.AgentMain(os.Args[2:], buildForAgent))
 		}
 	}
 	code := m.Run()

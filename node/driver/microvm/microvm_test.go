@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sovmesh/sovmesh/node/driver/container"
 	"github.com/sovmesh/sovmesh/node/driver/container/enginetest"
 	"github.com/sovmesh/sovmesh/node/driver/drivertest"
 	"github.com/sovmesh/sovmesh/node/driver/image"
@@ -21,8 +22,15 @@ import (
 
 // TestMain makes the test binary a supervisor when it is started as one.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == SupervisorCommand {
-		os.Exit(SupervisorMain(os.Args[2:]))
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case SupervisorCommand:
+			os.Exit(SupervisorMain(os.Args[2:]))
+		case container.SupervisorCommand:
+			os.Exit(container.SupervisorMain(os.Args[2:]))
+		case drivertest.AgentCommand:
+			os.Exit(drivertest.AgentMain(os.Args[2:], buildForAgent))
+		}
 	}
 	dir, err := os.MkdirTemp("", "microvm-")
 	if err != nil {
@@ -31,6 +39,10 @@ func TestMain(m *testing.M) {
 	}
 	shared = dir
 	code := m.Run()
+	if err := engines.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
 }

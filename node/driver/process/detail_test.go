@@ -334,3 +334,17 @@ func rss(b *testing.B, d *Driver, h runner.Handle) {
 		b.ReportMetric(float64(memory)/1e6, "MB/supervisor")
 	}
 }
+
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.After(2 * time.Minute)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("not within two minutes: %s", what)
+		}
+	}
+}

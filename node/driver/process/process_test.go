@@ -20,8 +20,8 @@ func TestMain(m *testing.M) {
 			os.Exit(SupervisorMain(os.Args[2:]))
 		case attackCommand:
 			os.Exit(attackMain(os.Args[2:]))
-		case agentCommand:
-			os.Exit(agentMain(os.Args[2:]))
+		case drivertest.AgentCommand:
+			os.Exit(drivertest.AgentMain(os.Args[2:], buildForAgent))
 		}
 	}
 	os.Exit(m.Run())

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sovmesh/sovmesh/node/driver/drivertest"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -25,8 +26,13 @@ const guestEnv = "SOVMESH_GUESTS"
 
 // TestMain makes the test binary a supervisor when it is started as one.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == SupervisorCommand {
-		os.Exit(SupervisorMain(os.Args[2:]))
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case SupervisorCommand:
+			os.Exit(SupervisorMain(os.Args[2:]))
+		case drivertest.AgentCommand:
+			os.Exit(drivertest.AgentMain(os.Args[2:], buildForAgent))
+		}
 	}
 	code := m.Run()
 	_ = os.RemoveAll(smallDir)

@@ -93,6 +93,8 @@ func run(args []string) error {
 		return untilAsked(arg(rest, 0, 0))
 	case "size":
 		return size()
+	case "end":
+		return end(text)
 	case "stdin":
 		_, err := io.Copy(os.Stdout, os.Stdin)
 		return err
@@ -123,6 +125,21 @@ func tick(every time.Duration) error {
 		case <-time.After(every):
 		}
 	}
+}
+
+// end asks all others that do one thing to end.
+func end(what string) error {
+	all, err := os.ReadDir("/proc")
+	for _, e := range all {
+		pid, numberErr := strconv.Atoi(e.Name())
+		if numberErr != nil || pid == os.Getpid() {
+			continue
+		}
+		if line, readErr := os.ReadFile("/proc/" + e.Name() + "/cmdline"); readErr == nil && strings.HasPrefix(string(line), "/workload\x00"+what) {
+			err = syscall.Kill(pid, syscall.SIGTERM)
+		}
+	}
+	return err
 }
 
 func flood(n int) error {

@@ -188,9 +188,14 @@ func address(name string, ip [4]byte) error {
 	return nil
 }
 
-// count says its boot id, then counts until the power button is pressed.
+// count says its boot id, then counts until the power button is pressed or
+// something is typed.
 func count() {
 	go button()
+	go func() {
+		_, _ = out.Read(make([]byte, 1))
+		off()
+	}()
 	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	fmt.Fprintf(out, "boot %s", id)
 	for n := 1; ; n++ {
