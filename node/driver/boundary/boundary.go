@@ -79,7 +79,8 @@ func New(cfg Config) (*Boundary, error) {
 		return nil, err
 	}
 	if cfg.Host == "" {
-		cfg.Host = "/proc/self/ns/net"
+		// Not /proc/self: that is the first thread's, which may be elsewhere.
+		cfg.Host = "/proc/thread-self/ns/net"
 	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("boundary: %w", err)

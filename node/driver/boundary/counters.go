@@ -28,8 +28,11 @@ import (
 // first. The kernel counts, so nothing is lost while no agent is there; the sum
 // outlives the network until the task is forgotten.
 func (b *Boundary) Denied(task placement.TaskID) ([]runner.Denial, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	unlock, err := b.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	s, err := load(b.statePath(task))
 	if err != nil {
 		return nil, fmt.Errorf("count what task %s was refused: %w", task, err)
@@ -42,7 +45,7 @@ func (b *Boundary) Denied(task placement.TaskID) ([]runner.Denial, error) {
 			return nil, err
 		}
 	}
-	return sum(s.Inside, s.Outside), nil
+	return sum(s.Earlier, s.Inside, s.Outside), nil
 }
 
 // collect reads the kernel's counters into the state: those inside, and those

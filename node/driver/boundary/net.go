@@ -22,48 +22,115 @@ import (
 // Up makes the task's network, or finds it if it is there already with the same
 // policy. Of one that failed nothing is left.
 func (b *Boundary) Up(ctx context.Context, task placement.TaskID, p Policy) (*Net, error) {
+	return b.make(ctx, Net{Task: task, Policy: p}, b.take)
+}
+
+// Adopt is Up in a namespace that somebody else made, a container engine for one,
+// and in which there is a loopback at most.
+func (b *Boundary) Adopt(ctx context.Context, task placement.TaskID, ns *os.File, p Policy) (*Net, error) {
+	return b.make(ctx, Net{Task: task, Policy: p}, func() (*os.File, error) {
+		own, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", ns.Fd())) // make closes what it is given
+		if err != nil {
+			return nil, err
+		}
+		err = inside(own, func() error {
+			if err := b.ruleInside(Net{}); err != nil {
+				return err
+			}
+			return loopback()
+		})
+		if err != nil {
+			return nil, errors.Join(err, own.Close())
+		}
+		return own, nil
+	})
+}
+
+// Machine is Up for a machine: its namespace has a device in which the machine's
+// own packets appear, see [OpenTap].
+func (b *Boundary) Machine(ctx context.Context, task placement.TaskID, p Policy) (*Net, error) {
+	return b.make(ctx, Net{Task: task, Policy: p, Tap: tapName}, b.take)
+}
+
+func (b *Boundary) make(ctx context.Context, want Net, take func() (*os.File, error)) (*Net, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	switch had, err := load(b.statePath(task)); {
-	case err == nil && !had.Over && mounted(had.Path) && samePolicy(had.Policy, p):
+	switch had, err := load(b.statePath(want.Task)); {
+	case err == nil && had.stands() && samePolicy(had.Policy, want.Policy) && had.Tap == want.Tap:
 		return &had.Net, nil
 	case err == nil && !had.Over:
-		if err := b.Down(ctx, task); err != nil {
+		if err := b.Down(ctx, want.Task); err != nil {
 			return nil, err
 		}
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
-	s := state{Net: Net{Task: task, Path: b.nsPath(task), Policy: p}, Made: time.Now()}
+	want.Path = b.nsPath(want.Task)
+	s := state{Net: want, Made: time.Now()}
 	if err := b.put(s); err != nil { // before anything is there: what is listed can be removed
 		return nil, err
 	}
-	ns, err := b.take()
+	ns, err := take()
 	if err == nil {
 		defer ns.Close()
 		err = pin(ns, s.Path)
 	}
-	if err == nil && !p.Empty() {
-		err = b.connect(ns, &s)
+	if err == nil {
+		err = b.finish(ns, &s)
 	}
 	if err != nil {
-		err = fmt.Errorf("make the network of task %s: %w", task, err)
-		if left := b.Down(context.WithoutCancel(ctx), task); left != nil {
+		err = fmt.Errorf("make the network of task %s: %w", want.Task, err)
+		if left := b.Down(context.WithoutCancel(ctx), want.Task); left != nil {
 			return nil, errors.Join(err, left) // still listed, to be taken down later
 		}
-		return nil, errors.Join(err, b.Forget(task))
+		return nil, errors.Join(err, b.Forget(want.Task))
 	}
 	return &s.Net, nil
 }
+
+// finish gives a namespace that reaches nothing what its task has beyond that.
+func (b *Boundary) finish(ns *os.File, s *state) error {
+	if s.bare() {
+		return nil
+	}
+	if s.Tap != "" {
+		if err := inside(ns, makeTap); err != nil {
+			return err
+		}
+	}
+	var err error
+	if s.Policy.Empty() {
+		err = inside(ns, func() error { return b.ruleInside(s.Net) })
+	} else {
+		err = b.connect(ns, s)
+	}
+	if err == nil && s.Tap != "" {
+		err = inside(ns, func() error { return dressTap(!s.Policy.Empty()) })
+	}
+	if err != nil {
+		return err
+	}
+	s.Ready = true
+	return b.put(*s)
+}
+
+// bare: its namespace is as every one is at first.
+func (s *state) bare() bool { return s.Policy.Empty() && s.Tap == "" }
+
+// stands reports whether the whole of it is there.
+func (s *state) stands() bool { return !s.Over && mounted(s.Path) && (s.Ready || s.bare()) }
 
 func samePolicy(a, b Policy) bool {
 	return fmt.Sprint(a.destinations()) == fmt.Sprint(b.destinations())
 }
 
 func (b *Boundary) put(s state) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	unlock, err := b.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	return b.save(s)
 }
 
@@ -99,13 +166,20 @@ func (b *Boundary) connect(ns *os.File, s *state) error {
 // and switches on last: what a fault or a kill leaves is known, and harmless. No
 // other task of ours ends meanwhile.
 func (b *Boundary) open(s *state) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	unlock, err := b.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return b.openLocked(s)
+}
+
+func (b *Boundary) openLocked(s *state) error {
 	needed, ours, err := b.forwardFor(s.Veth, s.Policy)
 	if err != nil {
 		return err
 	}
-	s.Forwarding = ours
+	s.Forwarding = union(s.Forwarding, ours)
 	if err := b.save(*s); err != nil {
 		return err
 	}
@@ -222,8 +296,11 @@ func dress(device string, mac net.HardwareAddr, own4, own6, peer4, peer6 netip.A
 // Down removes the task's network after it has written down what it counted.
 // What is not there is no error.
 func (b *Boundary) Down(_ context.Context, task placement.TaskID) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	unlock, err := b.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	s, err := load(b.statePath(task))
 	if errors.Is(err, fs.ErrNotExist) || (err == nil && s.Over) {
 		return nil
@@ -265,35 +342,14 @@ func (b *Boundary) disconnect(s state) error {
 
 // Forget removes what is still known of a task whose network is down.
 func (b *Boundary) Forget(task placement.TaskID) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	err := os.Remove(b.statePath(task))
+	unlock, err := b.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	err = os.Remove(b.statePath(task))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return err
-}
-
-// Dial connects to a TCP port of the task on its own loopback.
-func (b *Boundary) Dial(ctx context.Context, task placement.TaskID, port int) (net.Conn, error) {
-	ns, err := os.Open(b.nsPath(task))
-	if err != nil {
-		return nil, fmt.Errorf("reach task %s: %w", task, err)
-	}
-	defer ns.Close()
-	var conn net.Conn
-	err = inside(ns, func() error {
-		var d net.Dialer
-		var err error
-		for _, loop := range []string{"127.0.0.1", "::1"} {
-			if conn, err = d.DialContext(ctx, "tcp", net.JoinHostPort(loop, strconv.Itoa(port))); err == nil || ctx.Err() != nil {
-				break
-			}
-		}
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reach port %d of task %s: %w", port, task, err)
-	}
-	return conn, nil
 }

@@ -37,6 +37,8 @@ func (d Destination) String() string {
 type Policy struct {
 	Allow []Destination `json:"allow,omitempty"`
 	DNS   []netip.Addr  `json:"dns,omitempty"` // port 53 of these, besides Allow
+	// Named: some of it stands for names, whose addresses change; see [Boundary.Renew].
+	Named bool `json:"named,omitempty"`
 }
 
 // Bounds of a policy.
@@ -45,8 +47,8 @@ const (
 	MaxDNS   = 8
 )
 
-// Empty reports whether the task may reach nothing.
-func (p Policy) Empty() bool { return len(p.Allow) == 0 && len(p.DNS) == 0 }
+// Empty reports whether the task may reach nothing, now and later.
+func (p Policy) Empty() bool { return len(p.Allow) == 0 && len(p.DNS) == 0 && !p.Named }
 
 // destinations are all that the policy allows, in order and once each.
 func (p Policy) destinations() []Destination {
@@ -64,7 +66,8 @@ func (p Policy) destinations() []Destination {
 }
 
 // Resolver turns the names that a job may allow ("region:NAME", "service:NAME")
-// into addresses.
+// into addresses, as they are now; none is one that may get some later. An error
+// is a name that stands for nothing and will not.
 type Resolver func(name string) ([]Destination, error)
 
 // EntryError is an entry of a job's list that cannot be held to.
@@ -91,6 +94,7 @@ func Parse(n *placement.Network, resolve Resolver) (Policy, error) {
 	for _, entry := range n.Allow {
 		some, err := parseEntry(entry, resolve)
 		problems = append(problems, err)
+		p.Named = p.Named || named(entry)
 		p.Allow = append(p.Allow, some...)
 	}
 	for _, entry := range n.DNS {
@@ -112,8 +116,13 @@ func Parse(n *placement.Network, resolve Resolver) (Policy, error) {
 	return p, nil
 }
 
+// named reports whether an entry is a name, which a [Resolver] has to turn into addresses.
+func named(entry string) bool {
+	return strings.HasPrefix(entry, "region:") || strings.HasPrefix(entry, "service:")
+}
+
 func parseEntry(entry string, resolve Resolver) ([]Destination, error) {
-	if strings.HasPrefix(entry, "region:") || strings.HasPrefix(entry, "service:") {
+	if named(entry) {
 		if resolve == nil {
 			return nil, &EntryError{entry, "this node resolves no names of regions and services"}
 		}

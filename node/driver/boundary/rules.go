@@ -164,6 +164,9 @@ func (b *Boundary) ruleInside(n Net) error {
 		}
 	}
 	out := t.chain("output", nftables.ChainHookOutput, nftables.ChainPolicyDrop)
+	if n.Tap != "" {
+		t.add(out, leavesBy(n.Tap), accept()) // to the machine itself, which asks for it
+	}
 	for _, p := range own {
 		t.add(out, leavesBy("lo"), to(p), accept())
 	}
@@ -173,7 +176,10 @@ func (b *Boundary) ruleInside(n Net) error {
 	if n.Veth != "" {
 		t.add(in, answers(), accept())
 	}
-	t.chain("forward", nftables.ChainHookForward, nftables.ChainPolicyDrop)
+	across := t.chain("forward", nftables.ChainHookForward, nftables.ChainPolicyDrop)
+	if n.Tap != "" {
+		t.judgingMachine(n, in, across)
+	}
 	if err := t.c.Flush(); err != nil {
 		return fmt.Errorf("set the rules of the task's namespace: %w", err)
 	}

@@ -35,12 +35,17 @@ type Net struct {
 	Guest4 netip.Addr `json:"guest4,omitzero"`
 	Host6  netip.Addr `json:"host6,omitzero"`
 	Guest6 netip.Addr `json:"guest6,omitzero"`
+	// Tap is the device of a machine in the namespace, at [MachineAddress]; empty if
+	// the task is no machine.
+	Tap string `json:"tap,omitempty"`
 }
 
 // state is what is known of a task's network, kept until it is forgotten.
 type state struct {
 	Net
 	Made time.Time `json:"made"`
+	// Ready: it was finished. What is there without is of a start that was cut off.
+	Ready bool `json:"ready,omitempty"`
 	// Forwarding are devices of the node that began to forward for a task's sake.
 	Forwarding []string `json:"forwarding,omitempty"`
 	// Over: the namespace was removed, and what was counted is all there ever was.
@@ -48,6 +53,8 @@ type state struct {
 	// What the rules inside refused, and what those on the node did.
 	Inside  []runner.Denial `json:"inside,omitempty"`
 	Outside []runner.Denial `json:"outside,omitempty"`
+	// Earlier is what rules refused that stand no more: the list was renewed.
+	Earlier []runner.Denial `json:"earlier,omitempty"`
 }
 
 // name is the task's in file names, the same for ever.
@@ -85,17 +92,48 @@ func load(path string) (state, error) {
 	return s, nil
 }
 
-// save replaces the state in one step.
+// save replaces the state in one step, also for a machine that loses its power:
+// what was made for a task is found again by it alone.
 func (b *Boundary) save(s state) error {
 	data, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
 	path := b.statePath(s.Task)
-	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(path+".new", path)
+}
+
+// lock is held while a task's state is read, changed and written: by this
+// agent's goroutines, and by the supervisors that have a part in it.
+func (b *Boundary) lock() (unlock func(), err error) {
+	b.mu.Lock()
+	f, err := os.Open(b.cfg.Dir)
+	if err == nil {
+		if err = flock(f); err != nil {
+			_ = f.Close()
+		}
+	}
+	if err != nil {
+		b.mu.Unlock()
+		return nil, fmt.Errorf("lock the networks of tasks: %w", err)
+	}
+	return func() { _ = f.Close(); b.mu.Unlock() }, nil
+}
+
+func flock(f *os.File) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // List is every network that is there, known to the caller or not.
