@@ -122,6 +122,15 @@ func answers() words {
 	}
 }
 
+// opened matches TCP packets that open no connection.
+func opened() words {
+	const fin, syn, rst, ack = 1, 2, 4, 16
+	return append(protocol(expr.CmpOpEq, unix.IPPROTO_TCP),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{fin | syn | rst | ack}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{syn}})
+}
+
 func count() words { return words{&expr.Counter{}} }
 
 func verdict(k expr.VerdictKind) words { return words{&expr.Verdict{Kind: k}} }

@@ -135,10 +135,12 @@ func (t *table) judgingMachine(n Net, in, across *nftables.Chain) {
 		t.add(first, to(single(a)), asks, accept())
 	}
 	t.add(first, cameBy(n.Tap), notFrom(MachineAddress), leave(denyChain)) // an address of somebody else
-	t.add(first, cameBy(n.Tap), to(single(MachineGateway)), answers(), accept())
+	// What a machine answers to whoever dialled it. Not asked of the kernel's memory
+	// of connections: one that moved here with its machine is not in it.
+	t.add(first, cameBy(n.Tap), to(single(MachineGateway)), opened(), accept())
 	t.add(first, cameBy(n.Tap), leave(judgeChain))
 	t.add(in, asks, accept())
-	t.add(in, cameBy(n.Tap), answers(), accept())
+	t.add(in, cameBy(n.Tap), to(single(MachineGateway)), opened(), accept())
 	if n.Veth == "" {
 		return
 	}
