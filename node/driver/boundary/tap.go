@@ -35,6 +35,10 @@ var (
 	MachineGateway = netip.MustParseAddr("198.18.0.1")
 )
 
+// gatewayMAC is the same on every node too: a machine that was moved goes on
+// sending to it. The prefix is locally administered.
+var gatewayMAC = net.HardwareAddr{0x52, 0x54, 0x00, 0xff, 0xff, 0x01}
+
 // MachineBits is the length of their prefix.
 const MachineBits = 30
 
@@ -98,6 +102,9 @@ func dressTap(out bool) error {
 	link, err := netlink.LinkByName(tapName)
 	if err != nil {
 		return err
+	}
+	if err := netlink.LinkSetHardwareAddr(link, gatewayMAC); err != nil {
+		return fmt.Errorf("give %s its hardware address: %w", tapName, err)
 	}
 	settings := map[string]string{
 		"ipv6/conf/" + tapName + "/disable_ipv6": "1", // a machine has IPv4 alone
