@@ -70,9 +70,13 @@ type Task struct {
 	Replaces  TaskID    `json:"replaces,omitempty"`
 	// Move: it takes over what Replaces runs. Which of the two runs is the
 	// ledger's word alone: this one does from the commit on.
-	Move   MoveMode   `json:"move,omitempty"`
-	Status TaskStatus `json:"status"`
-	Reason string     `json:"reason,omitempty"`
+	Move MoveMode `json:"move,omitempty"`
+	// MoveFails counts the moves of this task that came to nothing, MoveTrouble is
+	// why the last one did.
+	MoveFails   int        `json:"move_fails,omitempty"`
+	MoveTrouble string     `json:"move_trouble,omitempty"`
+	Status      TaskStatus `json:"status"`
+	Reason      string     `json:"reason,omitempty"`
 	// Stop is what its node shall do: nothing, or end the task.
 	Stop       bool      `json:"stop,omitempty"`
 	StopReason string    `json:"stop_reason,omitempty"`
@@ -88,6 +92,10 @@ type Task struct {
 	// Notes are the newest of what was noted of it, oldest first.
 	Notes []TaskNote `json:"notes,omitempty"`
 }
+
+// Moving reports whether the task is to take over what another one runs and does
+// not run yet: the ledger has not said so.
+func (t *Task) Moving() bool { return t.Move != MoveRestart && t.StartedAt.IsZero() && t.Status.Live() }
 
 // TaskReport is what a node says about one of its tasks.
 type TaskReport struct {

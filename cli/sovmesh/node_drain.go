@@ -192,9 +192,17 @@ func (p *program) writeDrain(w io.Writer, r *api.DrainReport) {
 	fmt.Fprintln(w)
 	t := p.table("TASK", "NAME", "KIND", "TYPE", "FATE", "TO", "REASON")
 	for _, k := range r.Tasks {
-		t.add(string(k.Task), k.Name, string(k.Kind), string(k.Type), k.Fate, string(k.To), k.Reason+prefixed("; ", k.Hint))
+		t.add(string(k.Task), k.Name, string(k.Kind), string(k.Type), k.Fate, string(k.To), moded(k)+prefixed("; ", k.Hint))
 	}
 	t.write(w)
+}
+
+// moded is why a task has its fate, and by which way it moves if there are several.
+func moded(k api.DrainTask) string {
+	if k.Mode == "" {
+		return k.Reason
+	}
+	return k.Mode + prefixed(": ", k.Reason)
 }
 
 // followDrain shows how a drain gets on until the node is empty, somebody
@@ -202,9 +210,13 @@ func (p *program) writeDrain(w io.Writer, r *api.DrainReport) {
 func (p *program) followDrain(ctx context.Context, client *api.Client, node placement.NodeID, r *api.DrainReport) (*api.DrainReport, error) {
 	line := p.progress()
 	defer line.done()
-	all, blocked := len(r.Tasks), map[placement.TaskID]bool{}
+	all, blocked, moves := len(r.Tasks), map[placement.TaskID]bool{}, map[placement.TaskID]string{}
 	for {
 		for _, k := range r.Tasks {
+			if how := moded(k); k.Mode != "" && moves[k.Task] != how {
+				moves[k.Task] = how
+				line.note("%s %s to %s: %s", k.Task, k.Name, k.To, how)
+			}
 			if k.Fate == "blocked" && !blocked[k.Task] {
 				blocked[k.Task] = true
 				line.note("blocked: %s %s: %s%s", k.Task, k.Name, k.Reason, prefixed("; ", k.Hint))

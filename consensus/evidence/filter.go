@@ -20,7 +20,7 @@ func JobsOf(l *ledger.Leaf) (ids []string) {
 		ids = append(ids, id)
 	}
 	for _, s := range l.Shown {
-		if s.Name == ledger.ShownJob || s.Name == ledger.ShownNote {
+		if s.Name == ledger.ShownJob || s.Name == ledger.ShownNote || s.Name == ledger.ShownMove {
 			id, _, _ := strings.Cut(s.Value, " ")
 			add(id)
 		}

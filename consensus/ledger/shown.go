@@ -84,4 +84,7 @@ const (
 	ShownDigest = "digest"
 	// ShownVersion is a state version.
 	ShownVersion = "version"
+	// ShownMove is "<job id> <commit or abort> <live or near-live> <from> <to>": the
+	// move of a running task ended so; from and to are commitments to its nodes.
+	ShownMove = "move"
 )

@@ -89,11 +89,12 @@ func (v *View) SharedFacts(before []FactTable) []FactTable {
 	}
 }
 
-// FactsOf are the tables of one node: its live tasks and their jobs.
+// FactsOf are the tables of one node: its live tasks and their jobs, and the tasks
+// at the other end of their moves.
 func (v *View) FactsOf(node placement.NodeID) []FactTable {
 	jobs := newTable[*jobRecord]()
 	tasks := fact(factTasks, func(w *recordWriter) {
-		for _, t := range v.TasksOn(node) {
+		for _, t := range v.withMoves(v.TasksOn(node)) {
 			w.json(recTask, taskRecord{Task: *t})
 			if j := v.Job(t.Job); j != nil {
 				jobs.put(string(j.ID), &jobRecord{Job: *j})

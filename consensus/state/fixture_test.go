@@ -45,7 +45,7 @@ func gpus(prefix string, n int) (out []placement.Device) {
 
 func aNode(id string) placement.Node {
 	return placement.Node{ID: placement.NodeID(id), QUIC: "127.0.0.1:7" + id[1:], API: "https://127.0.0.1:8" + id[1:],
-		Inventory: placement.Inventory{Version: 1, CPU: 64000, Memory: 256 * placement.GiB, Devices: gpus(id, 8), States: MaxVersion}}
+		Inventory: placement.Inventory{Version: 1, CPU: 64000, Memory: 256 * placement.GiB, Devices: gpus(id, 8), Moves: map[string]string{"process": "alike"}, States: MaxVersion}}
 }
 
 func firstCommand() InitRegion {

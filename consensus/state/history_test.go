@@ -88,6 +88,10 @@ func (h *history) draw(t *rapid.T) Command {
 		func() Command {
 			return NoteTasks{Notes: []placement.TaskNote{{Task: job.Task(0, 1), What: placement.NoteAccess, Subject: "exec", Text: fmt.Sprint(n)}}}
 		},
+		func() Command {
+			from, to := h.someMove(n)
+			return MoveTask{Node: "n1", Task: from, To: to, Step: rapid.SampledFrom([]MoveStep{MoveCommit, MoveAbort}).Draw(t, "step"), Reason: "a word"}
+		},
 		func() Command { return CreateJoinToken{Hash: hashOf(fmt.Sprint("join", n)), Expires: soon} },
 		func() Command {
 			return JoinNode{TokenHash: hashOf(fmt.Sprint("join", n)), Node: aNode(fmt.Sprint("n", n+1))}
@@ -108,6 +112,18 @@ func (h *history) someJob(n int) (id placement.JobID) {
 		return !r.Status.Terminal()
 	})
 	return id
+}
+
+// someMove is a move that is under way, if there is one.
+func (h *history) someMove(n int) (from, to placement.TaskID) {
+	from, to = jobID("fra-1", n).Task(0, 1), jobID("fra-1", n).Task(0, 2)
+	h.s.onNode.ascend("", func(_ string, t *taskRecord) bool {
+		if t.Moving() {
+			from, to = t.Replaces, t.ID
+		}
+		return true
+	})
+	return from, to
 }
 
 func (h *history) sign(t *rapid.T) Command {

@@ -81,6 +81,7 @@ const (
 	maxAddress = 256
 	maxDevices = 256 // more than MIG makes of any machine's, and as many as the engine ranks
 	maxDrivers = 64
+	maxMoveKey = 512 // bytes
 )
 
 func checkNode(n *placement.Node) *Refused {
@@ -101,6 +102,11 @@ func checkInventory(id placement.NodeID, i *placement.Inventory) *Refused {
 	if len(i.Devices) > maxDevices || len(i.Drivers) > maxDrivers || i.CPU < 0 || i.Memory < 0 ||
 		slices.ContainsFunc(append([]string{i.Program, i.DriverVersion, i.CUDA}, i.Drivers...), tooLong) {
 		return refuse("node.inventory", "a node has at most 256 devices and 64 drivers", "the inventory of node %s is not plausible", id)
+	}
+	for driver, key := range i.Moves {
+		if len(i.Moves) > maxDrivers || tooLong(driver) || len(key) > maxMoveKey {
+			return refuse("node.inventory", "a node says of 64 drivers at most what running tasks need to get from one to another", "what node %s says of moves is not plausible", id)
+		}
 	}
 	seen := make([]string, 0, len(i.Devices))
 	for _, d := range i.Devices {

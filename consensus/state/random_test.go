@@ -69,6 +69,9 @@ func drawCommand(t *rapid.T, f *fixture) Command {
 			}
 		}
 		a.Task = job.Task(0, attempts+1)
+		if task != "" {
+			a.Move = rapid.SampledFrom([]placement.MoveMode{placement.MoveRestart, placement.MoveLive, placement.MoveNearLive}).Draw(t, "mode")
+		}
 		all := []placement.Assignment{a}
 		if j := f.s.Job(job); j != nil && j.Spec.Gang() {
 			all[0].Replaces = ""
@@ -220,7 +223,7 @@ func checkInvariants(t testingT, s *State) {
 					t.Fatalf("%s of an older attempt is alive", task.ID)
 				}
 			}
-		} else if len(live) > 2 || r.Spec.Singleton && len(live) > 1 {
+		} else if len(live) > 2 || r.Spec.Singleton && len(live) > 1 && !live[1].Moving() {
 			t.Fatalf("job %s has %d live tasks", r.ID, len(live))
 		}
 		if bytes += r.Bytes; r.Bytes <= 0 {
@@ -240,6 +243,9 @@ func checkInvariants(t testingT, s *State) {
 			t.Fatalf("policy of %s: %v", r.ID, err)
 		}
 		for _, task := range live {
+			if task.Moving() && (task.Status == placement.TaskRunning || s.MovesFrom(task.ID) == nil) {
+				t.Fatalf("task %s runs before the ledger said so, or takes over from nobody: %+v", task.ID, task)
+			}
 			n := s.Node(task.Node)
 			if n == nil {
 				t.Fatalf("task %s runs nowhere", task.ID)

@@ -54,8 +54,17 @@ func (s *State) reportOne(c *call, rep *placement.TaskReport) {
 	if now == placement.TaskUnknown {
 		now = old.Before
 	}
+	if now == rep.Status && old.Status == placement.TaskRunning && rep.Reason != "" && rep.Reason != old.Reason && s.moveOf(old) != nil {
+		t := *old
+		t.Reason = rep.Reason // how far the move got
+		s.putTask(&t)
+		return
+	}
 	if now == rep.Status || now == placement.TaskRunning {
 		return
+	}
+	if old.Moving() && rep.Status == placement.TaskRunning {
+		return // whether it runs there is the ledger's word, see [MoveTask]
 	}
 	t := *old
 	t.Reason = rep.Reason
@@ -99,6 +108,7 @@ func (s *State) endTask(c *call, id placement.TaskID, status placement.TaskStatu
 	if !ok || !old.Status.Live() {
 		return
 	}
+	s.dropMove(old)
 	t := *old
 	t.Status, t.Before, t.Reason, t.EndedAt = status, "", reason, c.now
 	if rep != nil {
@@ -114,6 +124,9 @@ func (s *State) endTask(c *call, id placement.TaskID, status placement.TaskStatu
 		}
 	}
 	s.putTask(&t)
+	if old.Moving() {
+		s.moveEnds(old, orText(reason, string(status)))
+	}
 	s.settleJob(c, t.Job)
 }
 
@@ -148,7 +161,7 @@ func (s *State) settleJob(c *call, id placement.JobID) {
 	} else if best := bestTask(tasks); best != nil {
 		s.followTask(&r, best)
 	} else {
-		s.afterTask(c, &r, tasks[len(tasks)-1])
+		s.afterTask(c, &r, lastRun(tasks))
 	}
 	s.putJob(c, &r)
 	s.dropOldTasks(&r, tasks)

@@ -344,6 +344,8 @@ func (s *State) runWork(c *call, cmd Command) (*Refused, bool) {
 		return s.stopTasks(c, k), true
 	case ReportTasks:
 		return s.reportTasks(c, k), true
+	case MoveTask:
+		return s.moveTask(c, k), true
 	case NoteTasks:
 		return s.noteTasks(c, k), true
 	case RenewLeases:

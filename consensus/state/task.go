@@ -89,7 +89,7 @@ func (s *State) assignOne(c *call, a *placement.Assignment) *Refused {
 func (s *State) taskOf(c *call, r *jobRecord, a *placement.Assignment) *taskRecord {
 	t := &taskRecord{Task: placement.Task{
 		ID: a.Task, Job: r.ID, Kind: r.Kind, Tenant: r.Tenant, Node: a.Node, Devices: slices.Clone(a.Devices),
-		Resources: r.Spec.Resources, Why: a.Why, Status: placement.TaskAssigned, AssignedAt: s.Clock, Index: c.index,
+		Resources: r.Spec.Resources, Why: a.Why, Move: a.Move, Status: placement.TaskAssigned, AssignedAt: s.Clock, Index: c.index,
 	}, Models: modelsOf(s.Node(a.Node), a.Devices)}
 	t.Why.LawPack, t.Why.On, t.Why.Rule = s.Active, dateOf(c).String(), c.judged[len(c.judged)-1].Rule
 	return t
@@ -125,10 +125,13 @@ func (s *State) wantsAssignment(r *jobRecord, a *placement.Assignment) (*taskRec
 	case !s.nextTask(r, a.Task):
 		return nil, refuse("task.id", "plan again", "%q is not the id of the next task of job %s", clip(string(a.Task)), r.ID)
 	}
+	live := s.liveTasks(r.ID)
+	if a.Move != placement.MoveRestart {
+		return s.mayMove(r, a, live) // a singleton's lease stays where it runs
+	}
 	if refused := s.leaseHeld(r); refused != nil {
 		return nil, refused
 	}
-	live := s.liveTasks(r.ID)
 	if len(live) == 0 || follows(r, a.Task) {
 		return nil, nil
 	}
@@ -220,7 +223,7 @@ func (s *State) place(c *call, r *jobRecord, t, replaced *taskRecord) {
 	if replaced != nil {
 		t.Replaces = replaced.ID
 	}
-	if r.Spec.Singleton {
+	if r.Spec.Singleton && t.Move == placement.MoveRestart {
 		t.LeaseUntil = s.Clock.Add(firstLease)
 	}
 	s.jobs.put(string(r.ID), &fresh) // counts as r does: settleJob moves it on
@@ -288,6 +291,14 @@ func (s *State) stopTasks(c *call, k StopTasks) *Refused {
 }
 
 func (s *State) stopTask(old *taskRecord, reason string, again bool) {
+	if now, ok := s.tasks.get(string(old.ID)); ok && !now.Status.Live() {
+		return // it ended with the one that it was to take over from
+	}
+	if old.Moving() {
+		s.stopMove(old, reason)
+		return
+	}
+	s.dropMove(old)
 	t := *old
 	t.Again = again
 	if !t.Stop {

@@ -24,8 +24,11 @@ type NoteTasks struct {
 func (NoteTasks) Kind() Kind { return KindNoteTasks }
 
 func noteReader(k Kind) func([]byte) (Command, error) {
-	if k == KindNoteTasks {
+	switch k {
+	case KindNoteTasks:
 		return read[NoteTasks]
+	case KindMoveTask:
+		return read[MoveTask]
 	}
 	return nil
 }

@@ -91,7 +91,7 @@ func leafIsAbout(l *ledger.Leaf, id string) bool {
 		return true
 	}
 	return slices.ContainsFunc(l.Shown, func(sh ledger.Shown) bool {
-		return (sh.Name == ledger.ShownJob || sh.Name == ledger.ShownNote) && len(sh.Value) > len(id) && sh.Value[:len(id)+1] == id+" "
+		return (sh.Name == ledger.ShownJob || sh.Name == ledger.ShownNote || sh.Name == ledger.ShownMove) && len(sh.Value) > len(id) && sh.Value[:len(id)+1] == id+" "
 	})
 }
 

@@ -272,7 +272,7 @@ func drainReportOf(n *placement.Node, fates []scheduler.Fate, index uint64) *Dra
 		}
 		out.Tasks = append(out.Tasks, DrainTask{
 			Task: f.Task, Job: f.Job, Name: f.Name, Kind: f.Kind, Type: f.Type, Tenant: f.Tenant, Residency: f.Tag,
-			Fate: string(f.Action), To: f.To, At: f.At, Code: f.Code, Reason: f.Note, Hint: f.Hint,
+			Fate: string(f.Action), To: f.To, Mode: f.Mode, At: f.At, Code: f.Code, Reason: f.Note, Hint: f.Hint,
 		})
 		if f.Action == scheduler.ActBlocked {
 			out.Blockers++

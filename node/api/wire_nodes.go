@@ -68,10 +68,13 @@ type DrainTask struct {
 	Residency string           `json:"residency"`
 	Fate      string           `json:"fate"` // move, wait, checkpoint, stop, stop-first, blocked
 	To        placement.NodeID `json:"to,omitempty"`
-	At        time.Time        `json:"at,omitzero"`    // zero: at once, or for wait never
-	Code      string           `json:"code,omitempty"` // of a blocked task
-	Reason    string           `json:"reason,omitempty"`
-	Hint      string           `json:"hint,omitempty"`
+	// Mode is how a task is moved that its driver could move while it runs: live,
+	// near-live or restart; the reason says why.
+	Mode   string    `json:"mode,omitempty"`
+	At     time.Time `json:"at,omitzero"`    // zero: at once, or for wait never
+	Code   string    `json:"code,omitempty"` // of a blocked task
+	Reason string    `json:"reason,omitempty"`
+	Hint   string    `json:"hint,omitempty"`
 }
 
 // NodeTokenRequest asks for a join token. Node is the name it must join with,

@@ -37,7 +37,9 @@ type Move struct {
 	To     placement.NodeID   `json:"to"`
 	// Action is move, checkpoint or stop-first, as in a drain.
 	Action Action `json:"action"`
-	Note   string `json:"note"`
+	// Mode is live, near-live or restart, see [Fate].
+	Mode string `json:"mode,omitempty"`
+	Note string `json:"note"`
 	// Frees is how many more GPUs are wholly free on From after it.
 	Frees int `json:"frees"`
 }
@@ -231,7 +233,7 @@ func (d *defrag) try(n *placement.Node, limit int) (best *trial) {
 			break
 		}
 		job := d.s.Jobs[t.Job]
-		at, class := p.refuge(job)
+		at, class := p.refuge(job, n)
 		if at == nil {
 			continue
 		}
@@ -243,7 +245,7 @@ func (d *defrag) try(n *placement.Node, limit int) (best *trial) {
 		from, to := *now.after[n.ID], *old
 		from.Used = from.Used.With(t.Resources, t.Devices, -1)
 		to.Used = to.Used.With(t.Resources, devices, 1)
-		m := moveOf(job, t, at.node.ID)
+		m := moveOf(job, t, n, at.node)
 		m.Frees = wholeFree(&from) - wholeFree(now.after[n.ID])
 		now.gain += worth(wholeFree(&from)) - worth(wholeFree(now.after[n.ID])) + worth(wholeFree(&to)) - worth(wholeFree(old))
 		now.after[n.ID], now.after[to.ID] = &from, &to
@@ -291,12 +293,13 @@ func (d *defrag) commit(t *trial) {
 	}
 }
 
-func moveOf(job *placement.Job, t *placement.Task, to placement.NodeID) Move {
+func moveOf(job *placement.Job, t *placement.Task, from, to *placement.Node) Move {
 	m := Move{
 		Job: job.ID, Name: job.Name, Task: t.ID, Type: job.Spec.Type, Tenant: job.Tenant, Tag: job.Residency,
-		GPUs: t.Resources.GPUs, Share: t.Resources.GPUShare, From: t.Node, To: to,
+		GPUs: t.Resources.GPUs, Share: t.Resources.GPUShare, From: t.Node, To: to.ID,
 	}
-	m.Action, m.Note, _ = howMoved(job, job.Spec.OnDrain == placement.DrainCheckpoint)
+	w := howMoved(job, t, from, to, job.Spec.OnDrain == placement.DrainCheckpoint)
+	m.Action, m.Mode, m.Note = w.action, w.mode, w.note
 	return m
 }
 

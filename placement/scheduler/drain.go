@@ -36,6 +36,9 @@ type Fate struct {
 	Tag    string             `json:"tag"` // the job's own residency tag
 	Action Action             `json:"action"`
 	To     placement.NodeID   `json:"to,omitempty"`
+	// Mode is how a task gets to its new place that its driver could move while it
+	// runs: live, near-live or restart. Note says why.
+	Mode string `json:"mode,omitempty"`
 	// At is when the action is due; zero means at once (or, for wait, never).
 	At   time.Time `json:"at,omitzero"`
 	Code string    `json:"code,omitempty"` // of a blocked task: the constraint in its way
@@ -86,6 +89,8 @@ func (p *planner) tend() {
 			continue
 		}
 		switch {
+		case t.Moving():
+			p.tendMove(job, t, at.node)
 		case job.Spec.Gang():
 			p.tendGang(job, t, at.node)
 		case at.node.State == placement.NodeDraining:
@@ -160,6 +165,7 @@ func (p *planner) decide(f *Fate, job *placement.Job, t *placement.Task, n *plac
 		f.Action, f.Note = ActStop, "it is being stopped: "+t.StopReason
 	case job.StopRequested:
 		f.Action, f.Note = ActStop, "its job is being stopped"
+	case p.onTheMove(f, t, n):
 	case p.covered(f, job, t):
 	case n.Contact != placement.ContactAlive && job.Spec.Type != placement.TypeService:
 		f.Action, f.Code, f.Note = ActBlocked, string(NodeContact), "its node is silent: it may still run, so no second copy is started"
@@ -240,7 +246,7 @@ func (p *planner) move(f *Fate, job *placement.Job, t *placement.Task, n *placem
 		p.wake(job.NotBefore)
 		return
 	}
-	at, class := p.refuge(job)
+	at, class := p.refuge(job, n)
 	if at == nil {
 		p.block(f, class, t, o)
 		return
@@ -251,9 +257,9 @@ func (p *planner) move(f *Fate, job *placement.Job, t *placement.Task, n *placem
 		p.assign(job, class, at, WhyDrain, t.ID)
 		return
 	}
-	var first bool
-	if f.Action, f.Note, first = howMoved(job, o.action == ActCheckpoint); first {
-		p.assign(job, class, at, WhyDrain, t.ID)
+	w := howMoved(job, t, n, at.node, o.action == ActCheckpoint)
+	if f.Action, f.Mode, f.Note = w.action, w.mode, w.note; w.first {
+		p.assignMove(job, class, at, t, w.move)
 		return
 	}
 	p.take(class, at) // so that two tasks do not count on the same room
@@ -261,25 +267,15 @@ func (p *planner) move(f *Fate, job *placement.Job, t *placement.Task, n *placem
 }
 
 // refuge is the place that a task of the job would move to, nil if there is
-// none. Drains, of people and of failing hardware, and defragmentation all ask
-// here: a task has one place to go, whoever wants it gone.
-func (p *planner) refuge(job *placement.Job) (*space, *class) {
+// none: one that takes it while it runs, if there is such a one. Drains, of people
+// and of failing hardware, and defragmentation all ask here: a task has one place
+// to go, whoever wants it gone.
+func (p *planner) refuge(job *placement.Job, from *placement.Node) (*space, *class) {
 	class := p.class(job)
-	return p.pick(class, failedOn(job)), class
-}
-
-// howMoved says how a task gets to its new place, and whether a copy runs there
-// before it is stopped.
-func howMoved(job *placement.Job, checkpoint bool) (how Action, note string, first bool) {
-	switch {
-	case job.Spec.Type == placement.TypeService && !job.Spec.Singleton && !checkpoint:
-		return ActMove, "its replacement runs before it is stopped", true
-	case job.Spec.Singleton:
-		return ActStopFirst, "at most one copy may run: it is stopped, then started elsewhere", false
-	case checkpoint:
-		return ActCheckpoint, "it saves its work, is stopped and started elsewhere", false
+	if at := p.pickAlike(class, job.Kind, from); at != nil {
+		return at, class
 	}
-	return ActMove, "it is stopped and started elsewhere", false
+	return p.pick(class, failedOn(job)), class
 }
 
 // stopMoved is the reason of a stop after which the job wants a new task.
@@ -317,6 +313,9 @@ func (p *planner) stop(t *placement.Task, reason string, again bool) {
 // by itself.
 func (p *planner) miss(job *placement.Job, t *placement.Task, n *placement.Node) {
 	if t.Stop || job.StopRequested {
+		return
+	}
+	if p.onTheMove(&Fate{}, t, n) {
 		return
 	}
 	var due time.Time

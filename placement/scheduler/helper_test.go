@@ -194,7 +194,7 @@ func apply(s placement.Snapshot, d Decisions) placement.Snapshot {
 		out.Jobs[j.ID] = j
 		out.Tasks = append(out.Tasks, &placement.Task{
 			ID: a.Task, Job: a.Job, Kind: j.Kind, Tenant: j.Tenant, Node: a.Node, Devices: a.Devices,
-			Resources: j.Spec.Resources, Replaces: a.Replaces, Status: placement.TaskAssigned, AssignedAt: s.Now,
+			Resources: j.Spec.Resources, Replaces: a.Replaces, Move: a.Move, Status: placement.TaskAssigned, AssignedAt: s.Now,
 		})
 		i := slices.IndexFunc(out.Nodes, func(n *placement.Node) bool { return n.ID == a.Node })
 		out.Nodes[i] = charged(out.Nodes[i], j.Spec.Resources, a.Devices)
