@@ -28,6 +28,9 @@ type Writer struct {
 	Dir      string
 	FileSize int64 // bytes of one file
 	Files    int   // the oldest above so many is dropped
+	// Behind: what another writer has kept by the time that the first byte comes
+	// is gone on behind.
+	Behind bool
 
 	file    *os.File
 	begin   int64 // of file
@@ -77,8 +80,19 @@ func (w *Writer) Resume() error {
 	return nil
 }
 
+// Begin makes the writer count from there, for an output whose beginning was
+// kept elsewhere and dropped.
+func (w *Writer) Begin(at int64) { w.begin, w.end = at, at }
+
+// End is how much output there was before what is written next, in bytes.
+func (w *Writer) End() int64 { return w.end }
+
 // Write keeps p.
 func (w *Writer) Write(p []byte) (int, error) {
+	if w.Behind && w.file == nil {
+		w.Behind = false
+		_ = w.Resume() // what cannot be read on is counted anew
+	}
 	if w.dropped > 0 {
 		note := fmt.Appendf(nil, "\n[sovmesh: %d bytes of output were not kept: %v]\n", w.dropped, w.reason)
 		if w.put(note) == nil {

@@ -108,6 +108,13 @@ func (d *Driver) Told(id placement.TaskID, told any) (runner.Spec, error) {
 // TaskDir is the directory of a task.
 func (d *Driver) TaskDir(id placement.TaskID) string { return string(d.dir(id)) }
 
+// Stopping reports whether a task was ordered to end.
+func (d *Driver) Stopping(id placement.TaskID) bool {
+	var o orders
+	_, err := d.dir(id).readSlot("orders", &o)
+	return err != nil || o.Stop
+}
+
 // PID is that of the process that was launched for a task, 0 if it does not run.
 func (d *Driver) PID(id placement.TaskID) int {
 	var what child
@@ -202,7 +209,7 @@ func (s *supervisor) attend(said *os.File, done chan<- struct{}) {
 		defer said.Close()
 		tending.Said = said
 	}
-	out := &output.Writer{Dir: string(s.dir), FileSize: s.spec.LogFileSize, Files: s.spec.LogFiles}
+	out := &output.Writer{Dir: string(s.dir), FileSize: s.spec.LogFileSize, Files: s.spec.LogFiles, Behind: true}
 	defer out.Close()
 	tending.Output = out
 	tending.Ready = func() {

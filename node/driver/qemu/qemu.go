@@ -211,7 +211,7 @@ func (w *work) Launch(dir string, s runner.Spec, told json.RawMessage) (l proces
 		files[f.Name] = add(file)
 	}
 	for _, name := range m.channels() {
-		ours, theirs, err := pair(name)
+		ours, theirs, err := Pair(name)
 		if err != nil {
 			return l, err
 		}
@@ -226,8 +226,8 @@ func (w *work) Launch(dir string, s runner.Spec, told json.RawMessage) (l proces
 	return l, nil
 }
 
-// pair makes a channel: our end, and the one that QEMU inherits.
-func pair(name string) (net.Conn, *os.File, error) {
+// Pair makes a channel: our end, and the one that QEMU is handed.
+func Pair(name string) (net.Conn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, err

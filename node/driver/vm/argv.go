@@ -52,7 +52,7 @@ const defaultCmdline = "root=/dev/vda rw console=ttyS0"
 // machine writes the layout as QEMU is told it. Every file is opened by the
 // supervisor and named by its descriptor; every format is said.
 func (l layout) machine(s runner.Spec, m *qemu.Machine) {
-	m.Type = "q35"
+	m.Type = machineType(m.Accel.Version)
 	m.CPUs = max(1, int(s.Resources.CPU+999)/1000)
 	m.Memory = s.Resources.Memory
 	add := func(args ...string) { m.Args = append(m.Args, args...) }
@@ -64,7 +64,8 @@ func (l layout) machine(s runner.Spec, m *qemu.Machine) {
 		"-device", "virtio-serial-pci,id=serial0",
 		"-chardev", "socket,id=qga,path="+agentSocket+",server=on,wait=off",
 		"-device", "virtserialport,bus=serial0.0,chardev=qga,name=org.qemu.guest_agent.0",
-		"-device", "pvpanic-pci")
+		"-device", "pvpanic-pci",
+		"-chardev", moveChardev, "-mon", "chardev=move,mode=control")
 	file("base", l.image.Path, false)
 	add("-blockdev", "driver=file,node-name=base-file,filename=@base@,read-only=on,auto-read-only=off",
 		"-blockdev", fmt.Sprintf("driver=%s,node-name=base,file=base-file,read-only=on", l.image.Format))

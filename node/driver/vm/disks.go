@@ -154,13 +154,15 @@ func own(m *qemu.Machine, disks []disk) error {
 // Forget removes what a job kept on this node beyond its tasks: its disks. None
 // of its tasks may run.
 func (d *Driver) Forget(job placement.JobID) error {
-	found, err := filepath.Glob(filepath.Join(d.cfg.Dir, "disks", string(job)+".*"))
-	if err != nil {
-		return err
-	}
-	for _, dir := range found {
-		if err := os.RemoveAll(dir); err != nil {
-			return fmt.Errorf("forget job %s: %w", job, err)
+	for _, name := range []string{string(job) + ".*", ".before-" + string(job) + ".*", ".gone-" + string(job) + ".*"} {
+		found, err := filepath.Glob(filepath.Join(d.cfg.Dir, "disks", name))
+		if err != nil {
+			return err
+		}
+		for _, dir := range found {
+			if err := os.RemoveAll(dir); err != nil {
+				return fmt.Errorf("forget job %s: %w", job, err)
+			}
 		}
 	}
 	return nil

@@ -4,6 +4,8 @@ package vm
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,6 +33,11 @@ type told struct {
 	Open    bool           `json:"open,omitempty"` // has the node's network
 	PCI     []string       `json:"pci,omitempty"`
 	Devices []string       `json:"devices,omitempty"`
+	// Seed and Firmware are digests of what the guest sees of them.
+	Seed     string `json:"seed,omitempty"`
+	Firmware string `json:"firmware,omitempty"`
+	// Incoming: the machine waits for a guest that ran elsewhere.
+	Incoming bool `json:"incoming,omitempty"`
 }
 
 // Start makes the machine and returns when QEMU runs. What its guest does from
@@ -51,7 +58,7 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 		return runner.Handle{}, fmt.Errorf("keep the handle of task %s: %w", s.Task, err)
 	}
 	s.Keep = func(runner.Handle) error { return nil } // it was
-	claims, order, err := d.order(ctx, s)
+	claims, order, err := d.order(ctx, s, false)
 	defer d.release(claims)
 	if err != nil {
 		return runner.Handle{}, err
@@ -59,9 +66,10 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 	return d.StartWork(ctx, s, order)
 }
 
-// order makes everything that a machine consists of, up to its start. The
-// claims are to be released when the start is over.
-func (d *Driver) order(ctx context.Context, s runner.Spec) (claims []string, o process.Order, err error) {
+// order makes everything that a machine consists of, up to its start; incoming
+// is for a guest that is taken in, whose disks are made empty. The claims are to
+// be released when the start is over.
+func (d *Driver) order(ctx context.Context, s runner.Spec, incoming bool) (claims []string, o process.Order, err error) {
 	accel, err := d.probe(ctx)
 	if err != nil {
 		return nil, o, refuse(s, "install qemu-system-x86 on the node", "%v", err)
@@ -87,6 +95,11 @@ func (d *Driver) order(ctx context.Context, s runner.Spec) (claims []string, o p
 	if claims, err = d.claimDisks(ctx, s); err != nil {
 		return claims, o, err
 	}
+	if incoming && len(claims) > 0 {
+		if err := d.freshPlace(s.Task); err != nil {
+			return claims, o, err
+		}
+	}
 	root, base, err := d.rootDisk(s, img)
 	if err != nil {
 		return claims, o, err
@@ -110,14 +123,43 @@ func (d *Driver) order(ctx context.Context, s runner.Spec) (claims []string, o p
 		claims = append(claims, userClaim(uid))
 	}
 	l.machine(s, &m)
-	guest, err := json.Marshal(told{Image: base, Boot: l.boot, Kernel: l.kernel, Disks: l.disks, Open: l.open, PCI: l.pci, Devices: s.Devices})
+	firmware, err := digestFile(l.code)
+	if err != nil {
+		return claims, o, err
+	}
+	if incoming {
+		m.Args = append(m.Args, "-S", "-incoming", "defer")
+	}
+	guest, err := json.Marshal(told{
+		Image: base, Boot: l.boot, Kernel: l.kernel, Disks: l.disks, Open: l.open, PCI: l.pci, Devices: s.Devices,
+		Seed: seedDigest(s), Firmware: firmware, Incoming: incoming,
+	})
 	if err != nil {
 		return claims, o, err
 	}
 	return claims, process.Order{
 		Told: qemu.Told{Machine: m, Guest: guest}, Limits: m.Limits(s.Resources),
-		Fill: func(dir string) error { return fill(dir, &m, l, cidata) },
+		Fill: func(dir string) error {
+			err := fill(dir, &m, l, cidata)
+			if err == nil && incoming {
+				err = writeNote(dir, note{Way: in, Stage: underWay})
+			}
+			return err
+		},
 	}, nil
+}
+
+// digestFile is that of a file of the node's; none of an empty name.
+func digestFile(name string) (string, error) {
+	if name == "" {
+		return "", nil
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(data)
+	return "sha256:" + hex.EncodeToString(sum[:]), nil
 }
 
 // fill puts the machine's own files into the task's directory.
@@ -229,13 +271,21 @@ func (d *Driver) claimDisks(ctx context.Context, s runner.Spec) ([]string, error
 		}
 	}
 	claim := "disks " + place(s.Task)
+	if err := d.claim(claim, s.Task); err != nil {
+		return nil, err
+	}
+	return []string{claim}, d.settlePlace(s.Task, all)
+}
+
+// claim takes what one start at a time may use.
+func (d *Driver) claim(name string, id placement.TaskID) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if other, taken := d.starting[claim]; taken {
-		return nil, fmt.Errorf("start task %s: its disks on this node are in use by task %s, which is just starting", s.Task, other)
+	if other, taken := d.starting[name]; taken {
+		return fmt.Errorf("start task %s: its disks on this node are in use by task %s, which is just starting", id, other)
 	}
-	d.starting[claim] = s.Task
-	return []string{claim}, nil
+	d.starting[name] = id
+	return nil
 }
 
 func userClaim(uid int) string { return fmt.Sprint("user ", uid) }
@@ -268,7 +318,7 @@ func (d *Driver) release(claims []string) {
 // Recover says what became of a machine, and from what it was made.
 func (d *Driver) Recover(ctx context.Context, h runner.Handle) (runner.Observed, error) {
 	o, err := d.Driver.Recover(ctx, h)
-	d.describe(&o)
+	d.describe(ctx, &o)
 	return o, err
 }
 
@@ -276,12 +326,13 @@ func (d *Driver) Recover(ctx context.Context, h runner.Handle) (runner.Observed,
 func (d *Driver) List(ctx context.Context) ([]runner.Observed, error) {
 	all, err := d.Driver.List(ctx)
 	for i := range all {
-		d.describe(&all[i])
+		d.describe(ctx, &all[i])
 	}
 	return all, err
 }
 
-func (d *Driver) describe(o *runner.Observed) {
+func (d *Driver) describe(ctx context.Context, o *runner.Observed) {
+	d.hold(ctx, o)
 	m, t, err := d.told(o.Handle.Task)
 	if err != nil || o.Facts == nil {
 		return
@@ -305,6 +356,9 @@ func (d *Driver) told(id placement.TaskID) (qemu.Machine, told, error) {
 // Destroy removes the machine and its own files. What its job keeps on this
 // node stays until [Driver.Forget].
 func (d *Driver) Destroy(ctx context.Context, h runner.Handle) error {
+	if err := d.endMove(ctx, h); err != nil {
+		return err
+	}
 	if err := d.Driver.Destroy(ctx, h); err != nil {
 		return err
 	}

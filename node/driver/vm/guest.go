@@ -5,7 +5,11 @@ package vm
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -31,6 +35,7 @@ const pressEvery = 2 * time.Second
 type guest struct {
 	up       chan struct{} // closed once monitor is set
 	monitor  *qmp.Client
+	dir      string        // the task's; set with the monitor
 	over     chan struct{} // closed when the machine ends
 	pressing sync.Once
 }
@@ -44,7 +49,7 @@ func (g *guest) Attend(r *qemu.Running) string {
 		r.Failed("QEMU did not start", "see the reason that it gave; the image or the machine that was asked for may not fit this node")
 		return ""
 	}
-	g.monitor = r.Monitor
+	g.monitor, g.dir = r.Monitor, r.Dir
 	close(g.up)
 	g.grow(r)
 	r.Ready()
@@ -61,7 +66,7 @@ func (g *guest) Attend(r *qemu.Running) string {
 // grow makes a kept root disk as large as it is to be now.
 func (g *guest) grow(r *qemu.Running) {
 	var t told
-	if json.Unmarshal(r.Told.Guest, &t) != nil || len(t.Disks) == 0 || !t.Disks[0].Kept {
+	if json.Unmarshal(r.Told.Guest, &t) != nil || len(t.Disks) == 0 || !t.Disks[0].Kept || t.Incoming {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -129,7 +134,9 @@ func (g *guest) press() {
 	defer tick.Stop()
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), pressEvery)
-		_ = g.monitor.Run(ctx, "cont", nil, nil) // one that stands still hears nothing
+		if _, err := os.Stat(filepath.Join(g.dir, moveFile)); errors.Is(err, fs.ErrNotExist) {
+			_ = g.monitor.Run(ctx, "cont", nil, nil) // one that stands still hears nothing
+		}
 		_ = g.monitor.Run(ctx, "system_powerdown", nil, nil)
 		cancel()
 		select {

@@ -43,11 +43,21 @@ func (d *Driver) askLong(ctx context.Context, h runner.Handle, do func(context.C
 
 // Pause holds the machine still.
 func (d *Driver) Pause(ctx context.Context, h runner.Handle) error {
+	release, err := d.steady(h.Task)
+	if err != nil {
+		return err
+	}
+	defer release()
 	return d.ask(ctx, h, func(ctx context.Context, m *qmp.Client) error { return m.Run(ctx, "stop", nil, nil) })
 }
 
 // Resume lets it go on.
 func (d *Driver) Resume(ctx context.Context, h runner.Handle) error {
+	release, err := d.steady(h.Task)
+	if err != nil {
+		return err
+	}
+	defer release()
 	return d.ask(ctx, h, func(ctx context.Context, m *qmp.Client) error { return m.Run(ctx, "cont", nil, nil) })
 }
 

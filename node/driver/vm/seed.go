@@ -55,14 +55,11 @@ func seed(s runner.Spec) ([]byte, error) {
 	return image.Bytes(), nil
 }
 
-// metaData names the instance: by the copy of the job where the disk is kept, so
-// that the guest does not take itself for a new one when it is started again,
-// and else by the task. JSON is YAML.
+// metaData names the instance by the copy of the job, so that a guest does not
+// take itself for a new one when it is started again on a disk that was kept, or
+// goes on on another node. JSON is YAML.
 func metaData(s runner.Spec) []byte {
-	id := strings.NewReplacer("/", ".").Replace(string(s.Task))
-	if s.Service {
-		id = place(s.Task)
-	}
+	id := place(s.Task)
 	ordinal, _, _ := s.Task.Member()
 	data, _ := json.Marshal(map[string]string{"instance-id": id, "local-hostname": hostname(s.Name, ordinal)})
 	return append(data, '\n')

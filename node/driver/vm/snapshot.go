@@ -28,6 +28,11 @@ const jobEvery = 100 * time.Millisecond
 // before it is written anew. QEMU writes through descriptors that it is handed,
 // for its user sees no file of the node.
 func (d *Driver) Snapshot(ctx context.Context, h runner.Handle, dir string) (snap runner.Snapshot, err error) {
+	release, err := d.steady(h.Task)
+	if err != nil {
+		return snap, err
+	}
+	defer release()
 	_, t, err := d.told(h.Task)
 	if err != nil {
 		return snap, err

@@ -97,7 +97,7 @@ func TestFingerprint(t *testing.T) {
 	if err != nil || !fp.Healthy || fp.Version == "" {
 		t.Fatalf("%+v, %v", fp, err)
 	}
-	for _, name := range []string{"isolation", "network", "vm.accel", "vm.kvm", "vm.uefi", "vm.iommu", "vm.user", "vm.images"} {
+	for _, name := range []string{"isolation", "network", "vm.accel", "vm.kvm", "vm.uefi", "vm.iommu", "vm.user", "vm.images", "vm.move"} {
 		if fp.Facts[name] == "" {
 			t.Errorf("it does not say %s", name)
 		}

@@ -104,17 +104,3 @@ func iommu(sysfs string) string {
 	}
 	return fmt.Sprintf("%d groups; %d devices bound to vfio-pci", len(entries), ready)
 }
-
-// CannotMove says why a task cannot be moved while it runs; nil if nothing of
-// the machine itself stands against it.
-func (d *Driver) CannotMove(h runner.Handle) []string {
-	_, t, err := d.told(h.Task)
-	if err != nil {
-		return []string{err.Error()}
-	}
-	var why []string
-	for _, address := range t.PCI {
-		why = append(why, fmt.Sprintf("the device %s is handed to it by VFIO, and its state cannot be carried over: it is stopped and started again elsewhere", address))
-	}
-	return why
-}

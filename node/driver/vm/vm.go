@@ -68,6 +68,9 @@ type Config struct {
 	UIDBase  int
 	MaxImage placement.Bytes // of an image's file
 	MaxDisk  placement.Bytes // of a disk, as a guest sees it
+	// LiveFor bounds how long a machine that is moved runs on while its disks, and
+	// then its memory, are copied; for what is left then it stands still.
+	LiveFor time.Duration
 	// HostNetwork lets jobs ask for the node's own network.
 	HostNetwork bool
 	// Sysfs is where the kernel tells of devices.
@@ -91,6 +94,7 @@ func DefaultConfig() Config {
 			{"/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"},
 		},
 		UIDBase: 1_700_000_000, MaxImage: 64 * placement.GiB, MaxDisk: 16 * 1024 * placement.GiB, Sysfs: "/sys",
+		LiveFor: 10 * time.Minute,
 	}
 }
 
@@ -103,6 +107,7 @@ type Driver struct {
 	mu       sync.Mutex
 	accel    *qemu.Accel                 // guarded by mu; nil until it was probed
 	starting map[string]placement.TaskID // guarded by mu; claims of starts under way: users, disks
+	uses     map[placement.TaskID]*use   // guarded by mu; what a move cannot go beside, and moves
 	forward  sync.Mutex                  // held while a task's forwards are read and changed
 }
 
@@ -129,7 +134,7 @@ func New(cfg Config) (*Driver, error) {
 			problems = append(problems, fmt.Errorf("vm driver: image directory %q is not an absolute path", dir))
 		}
 	}
-	if cfg.Binary == "" || cfg.HTTP == nil || cfg.MaxImage <= 0 || cfg.MaxDisk <= 0 || cfg.Sysfs == "" {
+	if cfg.Binary == "" || cfg.HTTP == nil || cfg.MaxImage <= 0 || cfg.MaxDisk <= 0 || cfg.LiveFor <= 0 || cfg.Sysfs == "" {
 		problems = append(problems, errors.New("vm driver: a setting is out of range; begin with DefaultConfig"))
 	}
 	if err := errors.Join(problems...); err != nil {
@@ -152,7 +157,7 @@ func New(cfg Config) (*Driver, error) {
 	}
 	return &Driver{
 		Driver: base, cfg: cfg, images: &store{dir: filepath.Join(cfg.Dir, "images"), most: int64(cfg.MaxImage)},
-		starting: make(map[string]placement.TaskID),
+		starting: make(map[string]placement.TaskID), uses: make(map[placement.TaskID]*use),
 	}, nil
 }
 
@@ -177,6 +182,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 	}
 	fp.Version = accel.Version
 	maps.Copy(facts, accel.Facts())
+	facts["vm.move"] = d.moveFact(ctx)
 	if f, ok := d.firmware(); ok {
 		facts["vm.uefi"] = f.Code
 	}

@@ -1,0 +1,260 @@
+//go:build linux
+
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// line is a runner.Streams in memory. It is cut after so many bytes of the
+// stream of that name, if one is named.
+type line struct {
+	ctx   context.Context
+	opens chan opened
+	stop  context.CancelFunc
+	cut   string
+	after int
+
+	mu  sync.Mutex
+	all []net.Conn // guarded by mu
+}
+
+type opened struct {
+	name string
+	conn net.Conn
+}
+
+func newLine(t *testing.T, cut string, after int) *line {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	l := &line{ctx: ctx, stop: stop, opens: make(chan opened), cut: cut, after: after}
+	t.Cleanup(l.close)
+	return l
+}
+
+func (l *line) close() {
+	l.stop()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.all {
+		_ = c.Close()
+	}
+}
+
+func (l *line) Open(ctx context.Context, name string) (net.Conn, error) {
+	here, there := net.Pipe()
+	l.mu.Lock()
+	l.all = append(l.all, here, there)
+	l.mu.Unlock()
+	select {
+	case l.opens <- opened{name, there}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-l.ctx.Done():
+		return nil, net.ErrClosed
+	}
+	if name == l.cut {
+		return &cutConn{Conn: here, line: l, left: l.after}, nil
+	}
+	return here, nil
+}
+
+func (l *line) Accept(ctx context.Context) (string, net.Conn, error) {
+	select {
+	case o := <-l.opens:
+		return o.name, o.conn, nil
+	case <-ctx.Done():
+		return "", nil, ctx.Err()
+	case <-l.ctx.Done():
+		return "", nil, net.ErrClosed
+	}
+}
+
+// cutConn takes the whole line down once so much was written.
+type cutConn struct {
+	net.Conn
+	line *line
+	mu   sync.Mutex
+	left int // guarded by mu
+}
+
+func (c *cutConn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, err := c.Conn.Write(p[:min(len(p), c.left)])
+	if c.left -= n; err == nil && n < len(p) {
+		c.line.close()
+		err = io.ErrClosedPipe
+	}
+	return n, err
+}
+
+// pair is two nodes, with a task on the first.
+type nodes struct {
+	images   string
+	from, to *Driver
+	dirs     [2]string
+}
+
+func twoNodes(t *testing.T, images string, change func(*Config)) *nodes {
+	t.Helper()
+	n := &nodes{images: images, dirs: [2]string{t.TempDir(), t.TempDir()}}
+	n.from, n.to = n.again(t, 0, change), n.again(t, 1, change)
+	return n
+}
+
+// again is a new agent on one of the nodes.
+func (n *nodes) again(t *testing.T, i int, change func(*Config)) *Driver {
+	t.Helper()
+	return newDriver(t, n.dirs[i], func(c *Config) {
+		c.ImageDirs = []string{n.images}
+		c.UIDBase += i << 16
+		if change != nil {
+			change(c)
+		}
+	})
+}
+
+// next is the task that takes over from one.
+func next(s runner.Spec) runner.Spec {
+	ordinal, attempt, _ := s.Task.Member()
+	s.Task = s.Job.Task(ordinal, attempt+1)
+	return s
+}
+
+// move hands a task over and returns what both sides said.
+func move(t *testing.T, n *nodes, h runner.Handle, s runner.Spec, mode placement.MoveMode, l *line, told func(runner.MoveProgress)) (sent, received error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	got := make(chan error, 1)
+	go func() {
+		_, err := n.to.Receive(ctx, s, l)
+		got <- err
+	}()
+	sent = n.from.Send(ctx, h, mode, l, told)
+	select {
+	case received = <-got:
+	case <-ctx.Done():
+		t.Fatal("the target does not come to an end")
+	}
+	return sent, received
+}
+
+// destroyed removes a task when the test is over.
+func destroyed(t *testing.T, d *Driver, id placement.TaskID) {
+	t.Helper()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := d.Destroy(ctx, runner.Handle{Task: id}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// counted checks what a guest that counts has printed: one boot, and every
+// number once. It returns the last.
+func counted(t *testing.T, text string) int {
+	t.Helper()
+	last := 0
+	for l := range strings.Lines(text) {
+		var n int
+		if _, err := fmt.Sscanf(l, "count %d\n", &n); err != nil || !strings.HasSuffix(l, "\n") {
+			continue
+		}
+		if n != last+1 {
+			t.Errorf("it counts %d after %d", n, last)
+		}
+		last = n
+	}
+	if boots := strings.Count(text, "boot "); boots != 1 {
+		t.Errorf("it booted %d times:\n%.2000s", boots, text)
+	}
+	return last
+}
+
+func held2(t *testing.T, d *Driver, h runner.Handle, want runner.Hold) {
+	t.Helper()
+	o, err := d.Recover(t.Context(), h)
+	if err != nil || o.Held != want {
+		t.Errorf("it is held as %q (%s), want %q: %v", o.Held, o.State, want, err)
+	}
+}
+
+func TestMoveLive(t *testing.T) {
+	n := twoNodes(t, smallGuest(t), nil)
+	s := spec(30, "count", func(s *runner.Spec) {
+		s.Service = true
+		s.Setup.Disks = []placement.Disk{{Name: "data", Size: 4 << 20}}
+	})
+	h := start(t, n.from, s)
+	awaits(t, n.from, h, "count 5\n")
+	raw := filepath.Join(n.from.kept(s.Task), "disk-data.raw")
+	if err := os.WriteFile(raw, []byte(strings.Repeat("sovereign\n", 1<<20/10)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(raw, 4<<20); err != nil {
+		t.Fatal(err)
+	}
+	s2 := next(s)
+	h2 := runner.Handle{Task: s2.Task}
+	destroyed(t, n.to, s2.Task)
+	began := time.Now()
+	var phases []string
+	sent, received := move(t, n, h, s2, placement.MoveLive, newLine(t, "", 0), func(p runner.MoveProgress) {
+		if len(phases) == 0 || phases[len(phases)-1] != p.Phase {
+			phases = append(phases, p.Phase)
+		}
+		if p.Still > 0 {
+			t.Logf("it stood still for %v", p.Still)
+		}
+	})
+	if sent != nil || received != nil {
+		t.Fatalf("send: %v\nreceive: %v", sent, received)
+	}
+	t.Logf("moved in %v: %v", time.Since(began), phases)
+	held2(t, n.from, h, runner.HeldSent)
+	held2(t, n.to, h2, runner.HeldReceived)
+	if err := n.from.Resume(t.Context(), h); err == nil {
+		t.Error("resumed at the source")
+	}
+	if err := n.to.Resume(t.Context(), h2); err == nil {
+		t.Error("resumed at the target")
+	}
+	before := counted(t, printed(t, n.from, h))
+	if err := n.to.Finish(t.Context(), h2, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.from.Finish(t.Context(), h, false); err != nil {
+		t.Fatal(err)
+	}
+	awaits(t, n.to, h2, fmt.Sprintf("count %d\n", before+10))
+	counted(t, printed(t, n.to, h2))
+	if got, err := os.ReadFile(filepath.Join(n.to.kept(s.Task), "disk-data.raw")); err != nil || len(got) != 4<<20 || !strings.HasPrefix(string(got), "sovereign\nsovereign\n") {
+		t.Errorf("its disk has %d bytes, %v", len(got), err)
+	}
+	if _, err := os.Stat(n.from.kept(s.Task)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its disks lie on the old node still: %v", err)
+	}
+	held2(t, n.to, h2, "")
+	if err := n.to.Stop(t.Context(), h2, patience); err != nil {
+		t.Fatal(err)
+	}
+	if exit := wait(t, n.to, h2); exit.Code != 0 || exit.Killed {
+		t.Errorf("it ends with %+v", exit)
+	}
+}
