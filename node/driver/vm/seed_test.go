@@ -57,9 +57,14 @@ func TestSeed(t *testing.T) {
 	if want := `{"instance-id":"` + string(testJob) + `.2","local-hostname":"my-database-2"}` + "\n"; got["meta-data"] != want {
 		t.Errorf("meta-data is %q, want %q", got["meta-data"], want)
 	}
-	s.Service = false
-	if text := string(metaData(s)); !strings.Contains(text, string(testJob)+".2.7") {
-		t.Errorf("another attempt of a batch job is no new instance: %s", text)
+	before := seedDigest(s)
+	s.Task = testJob.Task(2, 8)
+	if seedDigest(s) != before {
+		t.Error("a machine that is moved finds another seed")
+	}
+	s.Setup.CloudNetwork += "#"
+	if seedDigest(s) == before {
+		t.Error("another seed has the same digest")
 	}
 }
 
