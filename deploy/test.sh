@@ -2,13 +2,18 @@
 # Everything: formatting, vet, each fuzz target for a moment, all packages, those
 # that start goroutines under the race detector where the machine has a C
 # compiler, and the scenarios: whole meshes in virtual time, meshes on loopback,
-# separate processes, container engines and machines. Those run one package at a
-# time and without the race detector, which would slow a mesh down seven times on two cores; a few meshes run
-# under it at the end. What this machine lacks is named last.
+# separate processes, container engines and machines. Those run without the race
+# detector, which would slow a mesh down seven times on two cores, and scenarios one
+# package at a time; a few meshes run under it at the end. What this machine lacks is
+# named last.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 go=${GO:-go}
 missing=()
+
+# As make build compiles: what is built once serves vet, the tests, the agents that
+# they start and the program. The race detector has everything compiled once more.
+export GOFLAGS="${GOFLAGS:-} -trimpath -tags=netgo,osusergo"
 
 unformatted=$(gofmt -l $(git ls-files '*.go'))
 if [ -n "$unformatted" ]; then
@@ -17,7 +22,7 @@ if [ -n "$unformatted" ]; then
 fi
 "$go" vet ./...
 
-./deploy/fuzz.sh "${FUZZTIME:-3000x}"
+./deploy/fuzz.sh "${FUZZTIME:-3000x}" plain
 
 race=-race
 if ! command -v "${CC:-cc}" >/dev/null; then
@@ -35,6 +40,7 @@ missing+=("a clock of its own for a process: a wrong clock is tested in virtual 
 alone='/(consensus/evidence|consensus/evidence/receipt|consensus/ledger)$'
 # These start engines and machines, each a test at a time: their supervisors are
 # these binaries, and would take the time of a boot to start with the detector in.
+# They wait more than they compute, so that two packages run beside one another.
 guests='/node/driver/(container|microvm|vm)$'
 parts=$("$go" list ./... | grep -v /scenarios | grep -Ev "$alone|$guests")
 machines=$("$go" list ./... | grep -E "$guests")
@@ -62,11 +68,10 @@ tests() {
 	rm -f "$log"
 }
 tests $race -timeout 20m $parts || status=1
-tests -timeout 15m $single || status=1
 if command -v mmdebstrap >/dev/null && [ "$(id -u)" = 0 ]; then
 	./deploy/guest.sh "${SOVMESH_GUESTS:-${XDG_CACHE_HOME:-$HOME/.cache}/sovmesh}/debian-12" || echo "the Debian guest could not be made: a Debian mirror is needed"
 fi
-tests -p 1 -timeout 20m $machines || status=1
+tests -p 2 -timeout 25m $machines $single || status=1
 tests -p 1 -timeout 25m $scenarios || status=1
 if [ -n "$race" ]; then
 	"$go" test -race -timeout 15m -run 'OneNode|RegionOfThree|TaggedDE|IsForwarded|IsolatedRegion' ./scenarios/mesh || status=1

@@ -44,7 +44,7 @@ func network(t testing.TB, dir string) *boundary.Boundary {
 func newDriver(t *testing.T, dir string, change func(*Config)) *Driver {
 	t.Helper()
 	cfg := DefaultConfig()
-	cfg.Dir, cfg.Cgroup = dir, "sovmesh-test"
+	cfg.Dir, cfg.Cgroup, cfg.Supervisor = dir, "sovmesh-test", lightSupervisor(t)
 	if os.Geteuid() == 0 {
 		cfg.Hold.Network = network(t, dir)
 	}
@@ -57,6 +57,17 @@ func newDriver(t *testing.T, dir string, change func(*Config)) *Driver {
 	}
 	t.Cleanup(func() { _ = d.Close() })
 	return d
+}
+
+// lightSupervisor is this binary, as one that does not sleep for a second at its end: so
+// does what the race detector is built into, to hear of races until then.
+func lightSupervisor(t testing.TB) []string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{"/usr/bin/env", "GORACE=atexit_sleep_ms=0", self, SupervisorCommand}
 }
 
 func shell(script string, args ...string) []string {
