@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -238,9 +239,20 @@ func (a *agentReader) drivers(v residency.Value) {
 
 // tasks is what processes of jobs are given of the node.
 func (a *agentReader) tasks(v residency.Value) {
-	a.each(v, "tasks", []string{"host_network", "share"}, func(key string, v residency.Value) {
-		if key == "host_network" {
+	a.each(v, "tasks", []string{"host_network", "resolvers", "share"}, func(key string, v residency.Value) {
+		switch key {
+		case "host_network":
 			a.cfg.tasks.hostNetwork = a.word(v, "tasks.host_network", "refuse", "allow") == "allow"
+			return
+		case "resolvers":
+			for i, text := range a.list(v, "tasks.resolvers") {
+				addr, err := netip.ParseAddr(text)
+				if err != nil || addr.Zone() != "" {
+					a.fault(v.List[i], "write the address of a resolver in this region", "tasks.resolvers cannot have %s", quoteWord(text))
+					continue
+				}
+				a.cfg.tasks.resolvers = append(a.cfg.tasks.resolvers, addr.Unmap())
+			}
 			return
 		}
 		for i, path := range a.list(v, "tasks.share") {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -23,7 +24,7 @@ gpus: sim:8xH100
 cpu: 500m
 memory: 64GiB
 drivers: [process]
-tasks: {host_network: allow, share: [/srv/models]}
+tasks: {host_network: allow, share: [/srv/models], resolvers: [192.0.2.53, "2001:db8::53"]}
 witness: `+outsideWitness+`
 receipts: {keep: 4400h, most: 2GiB}
 log: {level: warn, format: json}
@@ -44,7 +45,7 @@ log: {level: warn, format: json}
 	if cfg.CPU.String() != "500m" || cfg.Memory.String() != "64GiB" || cfg.level != slog.LevelWarn || !cfg.json || cfg.Site != "hall-2" {
 		t.Errorf("%+v", cfg)
 	}
-	if !cfg.tasks.hostNetwork || !reflect.DeepEqual(cfg.tasks.share, []string{"/srv/models"}) {
+	if !cfg.tasks.hostNetwork || !reflect.DeepEqual(cfg.tasks.share, []string{"/srv/models"}) || fmt.Sprint(cfg.tasks.resolvers) != "[192.0.2.53 2001:db8::53]" {
 		t.Errorf("tasks %+v", cfg.tasks)
 	}
 	if cfg.Witness != outsideWitness {
@@ -83,6 +84,7 @@ func TestAgentConfigProblems(t *testing.T) {
 		{"quantities", good + "cpu: lots\nmemory: -1GiB\n", []string{`:4:6: cpu cannot be "lots"`, `:5:9: memory cannot be "-1GiB"`}},
 		{"devices", good + "gpus: 8\n", nil},
 		{"shared", good + "tasks: {share: [models, /]}\n", []string{`:4:17: tasks.share cannot have "models"`, `:4:25: tasks.share cannot have "/"`}},
+		{"resolver by name", good + "tasks: {resolvers: [dns.example]}\n", []string{`:4:21: tasks.resolvers cannot have "dns.example"`}},
 		{"driver", good + "drivers: [process, docker]\n", []string{`:4:20: there is no driver "docker"`}},
 		{"log", good + "log: {level: loud, form: x}\n", []string{`:4:14: level cannot be "loud"`, `:4:20: there is no key "form" in log`}},
 		{"witness without an address", good + "witness: " + strings.Fields(outsideWitness)[0] + "\n", []string{":4:10: an outside witness is written as its verifier key, a space, and the address"}},

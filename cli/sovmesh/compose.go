@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -84,14 +85,16 @@ type composition struct {
 	stopTasks bool
 	tasks     taskRules
 	workloads workloadRules
-	probe     prober // nil: each driver tries the machine itself
+	hold      process.Hold // how tasks are held in; each driver has its own share
+	probe     prober       // nil: each driver tries the machine itself
 }
 
 // taskRules are the operator's, for tasks that are processes.
 type taskRules struct {
-	hostNetwork bool     // jobs may ask for the node's own network
-	share       []string // what tasks see of the node's disks, where it is
-	sameUser    bool     // tasks run as the agent's user
+	hostNetwork bool         // jobs may ask for the node's own network
+	share       []string     // what tasks see of the node's disks, where it is
+	sameUser    bool         // tasks run as the agent's user
+	resolvers   []netip.Addr // those in the region, which jobs may ask for
 }
 
 // holdOf is how processes are held in on a node.
@@ -109,7 +112,7 @@ func holdOf(cfg node.Config, s *sockets, rules taskRules) (process.Hold, error) 
 		}
 	}
 	h, err := process.DefaultHold(cfg.Data, ports...)
-	h.HostNetwork, h.Paths = rules.hostNetwork, rules.share
+	h.HostNetwork, h.Paths, h.Resolvers = rules.hostNetwork, rules.share, rules.resolvers
 	if rules.sameUser {
 		h.Users = 0
 	}
@@ -133,14 +136,12 @@ func compose(cfg node.Config, s *sockets, o composition) (node.Deps, func(), err
 	if deps.GPUs, err = devices(o.gpus, string(cfg.Node), o.log); err != nil {
 		return deps, end, err
 	}
+	if o.hold, err = holdOf(cfg, s, o.tasks); err != nil {
+		return deps, end, fmt.Errorf("networks of tasks: %w", err)
+	}
 	if slices.Contains(wanted, "process") {
 		c := process.DefaultConfig()
-		c.Dir = filepath.Join(cfg.Data, "tasks")
-		hold, err := holdOf(cfg, s, o.tasks)
-		if err != nil {
-			return deps, end, fmt.Errorf("process driver: %w", err)
-		}
-		c.Hold = hold
+		c.Dir, c.Hold = filepath.Join(cfg.Data, "tasks"), o.hold
 		d, err := process.New(c)
 		if err != nil {
 			return deps, end, fmt.Errorf("process driver: %w", err)

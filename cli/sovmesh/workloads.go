@@ -114,6 +114,10 @@ func containerDriver(cfg node.Config, o composition) (runner.Driver, error) {
 	c.Dir, c.Instance, c.Log = filepath.Join(cfg.Data, "containers"), instanceOf(cfg), o.log.With(slog.String("part", "container"))
 	c.ImageDirs, c.AuthFile, c.Mirrors, c.PlainRegistries = o.workloads.images, o.workloads.auth, o.workloads.mirrors, o.workloads.plain
 	c.AllowHostNetwork = o.tasks.hostNetwork
+	var err error
+	if c.Hold, err = o.hold.Share(); err != nil {
+		return nil, err
+	}
 	return container.New(c)
 }
 

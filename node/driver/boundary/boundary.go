@@ -93,6 +93,10 @@ func New(cfg Config) (*Boundary, error) {
 	return &Boundary{cfg: cfg, host: host, spares: spares{ready: make(chan *os.File, cfg.Spares)}}, nil
 }
 
+// Config is what it was made with: for a supervisor that makes a task's network
+// in its stead.
+func (b *Boundary) Config() Config { return b.cfg }
+
 // Close gives back what New and the tasks' starts opened. Tasks keep their
 // networks.
 func (b *Boundary) Close() error {

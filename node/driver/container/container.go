@@ -71,6 +71,13 @@ type Config struct {
 	Transport http.RoundTripper
 	// PlainRegistries are those that speak HTTP without TLS, as host or host:port.
 	PlainRegistries []string
+	// Hold says how containers' networks are held to their jobs' lists; of the rest
+	// of it nothing counts here. Without its Network lists are refused.
+	Hold process.Hold
+	// Gate is the program that holds a container's command back until its network
+	// is there, where the engine starts it at once: the micro-VMs' init, which needs
+	// no library of the image's. Empty is the one beside this program.
+	Gate string
 	// AllowHostNetwork lets jobs have the node's own network.
 	AllowHostNetwork bool
 	// Capabilities are those that a job may keep, without CAP_.
@@ -130,6 +137,7 @@ var (
 	_ runner.Dialer    = (*Driver)(nil)
 	_ runner.Pauser    = (*Driver)(nil)
 	_ runner.Inspector = (*Driver)(nil)
+	_ runner.Counter   = (*Driver)(nil)
 )
 
 // New makes the directories and starts nothing; the engine need not answer yet.
@@ -163,6 +171,7 @@ func New(cfg Config) (*Driver, error) {
 	below := process.DefaultConfig()
 	below.Name, below.Dir, below.Cgroup = string(placement.KindContainer), filepath.Join(cfg.Dir, "tasks"), ""
 	below.Supervisor, below.LogFileSize, below.LogFiles = cfg.Supervisor, cfg.LogFileSize, cfg.LogFiles
+	below.Hold = cfg.Hold
 	below.Spares, below.StartTimeout = cfg.Spares, cfg.StartTimeout+10*time.Second
 	p, err := process.New(below)
 	if err != nil {

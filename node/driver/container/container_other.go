@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/runner"
 )
 
@@ -27,6 +28,8 @@ type Config struct {
 	Mirrors               map[string]string
 	Transport             http.RoundTripper
 	PlainRegistries       []string
+	Hold                  process.Hold
+	Gate                  string
 	AllowHostNetwork      bool
 	Capabilities, CDIDirs []string
 	Ulimits               map[string]int64

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sovmesh/sovmesh/node/driver/boundary"
 	"github.com/sovmesh/sovmesh/node/driver/container/enginetest"
 	"github.com/sovmesh/sovmesh/node/driver/drivertest"
 	"github.com/sovmesh/sovmesh/node/runner"
@@ -30,6 +31,9 @@ func TestMain(m *testing.M) {
 		}
 	}
 	code := m.Run()
+	if theGate.path != "" {
+		_ = os.RemoveAll(filepath.Dir(theGate.path))
+	}
 	if err := engines.Close(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = max(code, 1)
@@ -96,7 +100,16 @@ func TestConformance(t *testing.T) {
 				if dirs[t] == "" {
 					dirs[t] = t.TempDir()
 				}
-				return newDriver(t, e, dirs[t], func(c *Config) { c.LogFileSize, c.LogFiles = 8<<10, 4 })
+				return newDriver(t, e, dirs[t], func(c *Config) {
+					c.LogFileSize, c.LogFiles = 8<<10, 4
+					// With no list the node's own network is not touched.
+					networks := boundary.DefaultConfig()
+					networks.Dir = filepath.Join(dirs[t], "networks")
+					var err error
+					if c.Hold.Network, err = boundary.New(networks); err != nil {
+						t.Fatal(err)
+					}
+				})
 			},
 			Exit:       func(s *runner.Spec, code int) { do(s, "exit", fmt.Sprint(code)) },
 			Print:      func(s *runner.Spec, text string) { do(s, "print", text) },

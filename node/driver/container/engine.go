@@ -45,13 +45,16 @@ type quirks struct {
 	NoisyAttach bool `json:"noisy_attach,omitempty"`
 	// NoCDI says why devices cannot be had by CDI; empty is that they can.
 	NoCDI string `json:"no_cdi,omitempty"`
+	// Readied: once somebody attached to it a container has its namespaces, and has
+	// not begun; other engines make both at once.
+	Readied bool `json:"readied,omitempty"`
 }
 
 // quirksOf judges by name and version. A version that cannot be read is taken for an old one.
 func quirksOf(name, version string, specDirs []string) quirks {
 	major, minor := numbers(version)
 	if name == "podman" {
-		q := quirks{Ulimits: true, SilentOOM: major < 5, NoisyAttach: true}
+		q := quirks{Readied: true, Ulimits: true, SilentOOM: major < 5, NoisyAttach: true}
 		if major < 5 || (major == 5 && minor < 4) {
 			q.NoCDI = fmt.Sprintf("Podman %s accepts a request for a device through this API and drops it; 5.4 does not", version)
 		}

@@ -41,7 +41,10 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 	if err != nil {
 		return runner.Handle{}, err
 	}
-	h, err := d.StartWork(ctx, s, process.Order{Told: t, Data: data})
+	if err := d.gateCommand(ctx, t); err != nil {
+		return runner.Handle{}, startError(s.Task, err)
+	}
+	h, err := d.StartWork(ctx, s, process.Order{Told: t, Data: data, Fill: t.Net.fill})
 	if err != nil && !errors.As(err, new(*runner.ExistsError)) {
 		d.forgetEngine()
 		d.images.lost()

@@ -47,6 +47,8 @@ type told struct {
 	Devices map[string][]string `json:"devices,omitempty"`
 	Health  *placement.Health   `json:"health,omitempty"`
 	Quirks  quirks              `json:"quirks"`
+	// Net is what the container's network is held to; nil where nothing holds one.
+	Net *heldNet `json:"net,omitempty"`
 }
 
 // handleData is the driver's own part of a handle: enough to find the container
@@ -83,6 +85,9 @@ func (d *Driver) plan(s *runner.Spec, f *engineFacts, img image) (*told, error) 
 		return nil, refuse(s, fmt.Sprintf("workdir %q is not an absolute path", setup.WorkDir), "write it from the container's root on")
 	}
 	if err := d.bound(t, s, setup); err != nil {
+		return nil, err
+	}
+	if err := d.connect(t, s, setup); err != nil {
 		return nil, err
 	}
 	if err := d.addDevices(t, s, f); err != nil {
@@ -124,9 +129,6 @@ func (d *Driver) bound(t *told, s *runner.Spec, setup *placement.Setup) error {
 			return refuse(s, "this node gives no job its own network", "leave network.host out and name what is to be reached, or ask the node's operator to allow it")
 		}
 		h.NetworkMode = "host"
-	}
-	if n := setup.Network; n != nil && !n.Host && len(n.Allow)+len(n.DNS) > 0 {
-		return refuse(s, "this node cannot hold a container to a list of addresses, so it gives it none", "leave network.allow and network.dns out, or let the job run as a process or in a machine")
 	}
 	limits := d.cfg.Ulimits
 	if len(limits) == 0 && t.Quirks.Ulimits {

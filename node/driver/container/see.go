@@ -168,6 +168,9 @@ func (d *Driver) Inspect(ctx context.Context, h runner.Handle) (runner.Actual, e
 		a.ImageDigest = c.Image // another one runs
 	}
 	for _, m := range c.Mounts {
+		if ours(m.Destination) {
+			continue
+		}
 		a.Mounts = append(a.Mounts, m.Destination)
 	}
 	slices.Sort(a.Mounts)
@@ -176,12 +179,12 @@ func (d *Driver) Inspect(ctx context.Context, h runner.Handle) (runner.Actual, e
 		a.Devices = append(a.Devices, strings.TrimPrefix(name, cdiPrefix))
 	}
 	slices.Sort(a.Devices)
-	a.Boundary = boundary(c)
-	return a, nil
+	a.Boundary = holds(c)
+	return a, d.holdsNetwork(h.Task, &a)
 }
 
-// boundary tells in words what holds the container in.
-func boundary(c container.InspectResponse) []runner.Boundary {
+// holds tells in words what holds the container in.
+func holds(c container.InspectResponse) []runner.Boundary {
 	hc := c.HostConfig
 	var all []runner.Boundary
 	say := func(what string, holds bool, how, otherwise string) {

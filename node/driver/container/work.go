@@ -40,6 +40,7 @@ type work struct {
 	stopped atomic.Bool
 	oom     atomic.Bool   // the kernel ended something of it for want of memory
 	watched chan struct{} // closed when the kernel will tell no more; nil where it is not asked
+	network *attachment   // nil where nothing holds its network
 	unseen  bool          // it had ended before that could be watched; set before the start is over
 }
 
@@ -71,14 +72,17 @@ func (w *work) Launch(_ string, s runner.Spec, data json.RawMessage) (process.La
 // Attend brings the container up and stays until it has ended.
 func (w *work) Attend(t process.Tending) string {
 	defer w.engine.Close()
-	id, stream, err := w.bringUp(t)
+	id, pid, stream, err := w.bringUp(t)
 	if err != nil {
+		w.network.close()
 		w.remove()
 		e := startError(w.spec.Task, err)
 		t.Failed(e.Reason, e.Advice)
 		return e.Reason
 	}
 	t.Ready()
+	defer w.network.close()
+	w.network.count(id, pid)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if w.told.Health != nil {
@@ -86,53 +90,69 @@ func (w *work) Attend(t process.Tending) string {
 	}
 	w.copyOutput(t.Output, id, stream)
 	exit := w.end(id)
+	w.network.close()
 	t.Ended(exit, 0)
 	return exit.Reason
 }
 
 // bringUp makes the container, attaches to it and starts it, and looks whether
 // it is what was asked for.
-func (w *work) bringUp(t process.Tending) (string, *client.HijackedResponse, error) {
-	id, err := w.create()
+func (w *work) bringUp(t process.Tending) (id string, pid int, stream *client.HijackedResponse, err error) {
+	id, err = w.create()
 	if err != nil {
-		return "", nil, err
+		return "", 0, nil, err
 	}
 	m := made{ID: id, Engine: w.told.Engine, Image: w.told.Image}
 	if err := write(t.Dir, madeFile, m); err != nil {
-		return id, nil, err
+		return id, 0, nil, err
 	}
-	stream, err := w.attach(id)
+	stream, err = w.attach(id)
 	if err != nil {
 		// Podman readies the container for that and keeps to itself why it cannot;
 		// asked to start it, it says so.
 		if why := w.start(id); why != nil {
-			return id, nil, why
+			return id, 0, nil, why
 		}
-		return id, nil, fmt.Errorf("attach to the container: %w", err)
+		return id, 0, nil, fmt.Errorf("attach to the container: %w", err)
 	}
-	if w.told.Quirks.SilentOOM { // it is there already, and has not begun
-		if c, err := w.engine.ContainerInspect(w.ctx, id, client.ContainerInspectOptions{}); err == nil {
+	if w.network, err = newAttachment(w, t.Dir); err != nil {
+		stream.Close()
+		return id, 0, nil, err
+	}
+	if w.told.Quirks.SilentOOM || w.network.first() { // it is there already, and has not begun
+		c, err := w.engine.ContainerInspect(w.ctx, id, client.ContainerInspectOptions{})
+		if err == nil && w.told.Quirks.SilentOOM {
 			w.watchMemory(c.Container.State.Pid)
+		}
+		if err == nil && w.network.first() {
+			err = w.network.connect(w.ctx, id, c.Container.State.Pid)
+		}
+		if err != nil && w.network.first() {
+			stream.Close()
+			return id, 0, nil, err
 		}
 	}
 	if err := w.start(id); err != nil {
 		stream.Close()
-		return id, nil, err
+		return id, 0, nil, err
 	}
 	seen, err := w.engine.ContainerInspect(w.ctx, id, client.ContainerInspectOptions{})
 	if err == nil {
 		err = w.verify(seen.Container)
 	}
+	if err == nil {
+		m.PID = seen.Container.State.Pid
+		err = w.network.release(w.ctx, id, m.PID)
+	}
 	if err != nil {
 		stream.Close()
-		return id, nil, err
+		return id, 0, nil, err
 	}
-	m.PID = seen.Container.State.Pid
 	if w.unseen {
 		w.unseen = false
 		w.watchMemory(m.PID)
 	}
-	return id, stream, write(t.Dir, madeFile, m)
+	return id, m.PID, stream, write(t.Dir, madeFile, m)
 }
 
 // create makes the container. One that has its name already never ran, for the

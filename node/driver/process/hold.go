@@ -30,8 +30,11 @@ type Hold struct {
 	Network *boundary.Boundary
 	// HostNetwork takes jobs that ask for the node's network.
 	HostNetwork bool
-	// Resolve turns the names in a job's list into addresses; may be nil.
+	// Resolve turns the names in a job's list into addresses; nil refuses them.
 	Resolve func(runner.Spec) boundary.Resolver
+	// Resolvers are those in the node's region, as its operator names them: a job's
+	// list of others is refused.
+	Resolvers []netip.Addr
 	// Paths of the node are the operator's to share: every task sees them where
 	// they are, and may write what its user may.
 	Paths []string
@@ -223,23 +226,14 @@ func (d *Driver) holdNetwork(ctx context.Context, s runner.Spec, n *placement.Ne
 		}
 		return nil
 	}
-	var resolve boundary.Resolver
-	if d.cfg.Hold.Resolve != nil {
-		resolve = d.cfg.Hold.Resolve(s)
-	}
-	policy, err := boundary.Parse(n, resolve)
+	policy, err := d.cfg.Hold.Policy(s)
 	if err != nil {
-		advice := "see what network: may say"
-		var entry *boundary.EntryError
-		if errors.As(err, &entry) {
-			advice = entry.Hint()
-		}
-		return refused(s, err.Error(), advice)
+		return err
 	}
 	if d.able().network == nil {
 		net, err := d.cfg.Hold.Network.Up(ctx, s.Task, policy)
 		if err != nil {
-			return err
+			return NetworkProblem(s, err)
 		}
 		h.Net = net.Path
 		for _, r := range policy.DNS {

@@ -7,10 +7,12 @@ package process
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime"
 	"time"
 
+	"github.com/sovmesh/sovmesh/node/driver/boundary"
 	"github.com/sovmesh/sovmesh/node/runner"
 )
 
@@ -35,7 +37,12 @@ type Hold struct {
 	Paths            []string
 	Volumes          string
 	FirstUser, Users int
+	Resolve          func(runner.Spec) boundary.Resolver
+	Resolvers        []netip.Addr
 }
+
+// Share is the same.
+func (h Hold) Share() (Hold, error) { return h, nil }
 
 // DefaultHold is empty here.
 func DefaultHold(string, ...uint16) (Hold, error) { return Hold{}, nil }

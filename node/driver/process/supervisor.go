@@ -122,6 +122,7 @@ type supervisor struct {
 
 	cell      *cell            // nil if the task is not held in
 	work      Work             // nil for the job's own command
+	network   *os.File         // that the work's process is to run in; nil is ours
 	elsewhere Elsewhere        // it runs no process below us
 	tidings   chan func()      // what the work has to say; done by watch
 	workExit  *runner.Exit     // how the work says that it ended
@@ -261,32 +262,37 @@ func (s *supervisor) describe() {
 }
 
 // fork starts the command inside its cgroup, or outside if that is refused.
-func (s *supervisor) fork(path string, command []string, attr *syscall.ProcAttr) (int, error) {
+func (s *supervisor) fork(path string, command []string, attr *syscall.ProcAttr) (pid int, err error) {
 	if s.group.v2 != "" {
 		if fd, err := unix.Open(s.group.v2, unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
 			defer unix.Close(fd)
 			attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, fd
 			var pid int
-			s.within(func() { pid, err = syscall.ForkExec(path, command, attr) })
-			if err == nil {
-				return pid, nil
+			lost := s.within(func() { pid, err = syscall.ForkExec(path, command, attr) })
+			if lost != nil || err == nil {
+				return pid, lost
 			}
 			attr.Sys.UseCgroupFD = false
 		}
 	}
-	var pid int
-	var err error
-	s.within(func() { pid, err = syscall.ForkExec(path, command, attr) })
+	lost := s.within(func() { pid, err = syscall.ForkExec(path, command, attr) })
+	if lost != nil {
+		err = lost
+	}
 	return pid, err
 }
 
-// within does something where the command is to be.
-func (s *supervisor) within(f func()) {
-	if s.cell == nil {
+// within does something where the command is to be; an error is that it was not done.
+func (s *supervisor) within(f func()) error {
+	switch {
+	case s.network != nil:
+		return forkWithin(s.network, f)
+	case s.cell != nil:
+		s.cell.run(f)
+	default:
 		f()
-		return
 	}
-	s.cell.run(f)
+	return nil
 }
 
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -53,6 +53,9 @@ type Launch struct {
 	Dir        string
 	Files      []*os.File // handed on as descriptors 3, 4, ...
 	Credential *syscall.Credential
+	// Network is the namespace that it runs in; nil is the supervisor's own. It is
+	// closed as the files are.
+	Network *os.File
 }
 
 // Tending is what a [Work] has to do with while it attends.
@@ -158,10 +161,14 @@ func (s *supervisor) launch() (*os.File, ready, error) {
 		for _, f := range l.Files {
 			_ = f.Close()
 		}
+		if l.Network != nil {
+			_ = l.Network.Close()
+		}
 	}()
 	if err != nil {
 		return nil, refusal(err), err
 	}
+	s.network = l.Network
 	if e, ok := s.work.(Elsewhere); ok && l.Path == "" {
 		s.elsewhere = e
 		return nil, ready{}, nil

@@ -8,6 +8,9 @@
 // it wants or goes away. The rule: it decides nothing, keeps nothing, and does
 // in the order of wire what the supervisor says; the guest's kernel and the
 // machine around it are the boundary, not this program.
+//
+// In a container that may reach something the same program is the gate before
+// its command.
 package main
 
 import (
@@ -35,6 +38,9 @@ const (
 )
 
 func main() {
+	if filepath.Base(os.Args[0]) == gateName {
+		os.Exit(gate(os.Args[0], os.Args[1:]))
+	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "this is the init of a micro-VM; sovmesh packs it and starts it")
 		os.Exit(2)

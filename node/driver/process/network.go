@@ -1,0 +1,94 @@
+//go:build linux
+
+package process
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovmesh/sovmesh/node/driver/boundary"
+	"github.com/sovmesh/sovmesh/node/runner"
+)
+
+// Share is a hold of the same networks for another driver, which closes it for
+// itself.
+func (h Hold) Share() (Hold, error) {
+	if h.Network == nil {
+		return h, nil
+	}
+	var err error
+	h.Network, err = boundary.New(h.Network.Config())
+	return h, err
+}
+
+// Policy reads what a job says of its network, with its names resolved. A list
+// that cannot be held to is a *runner.StartError. It is for every driver whose
+// tasks have their networks from a Hold.
+func (h *Hold) Policy(s runner.Spec) (boundary.Policy, error) {
+	if s.Setup == nil || s.Setup.Network == nil {
+		return boundary.Policy{}, nil
+	}
+	var resolve boundary.Resolver
+	if h.Resolve != nil {
+		resolve = h.Resolve(s)
+	}
+	p, err := boundary.Parse(s.Setup.Network, resolve)
+	if err != nil {
+		return p, NetworkProblem(s, err)
+	}
+	for _, a := range p.DNS {
+		if slices.Contains(h.Resolvers, a) {
+			continue
+		}
+		if len(h.Resolvers) == 0 {
+			return p, refused(s, fmt.Sprintf("network.dns: %s is not known to be in this region: its operator names no resolver", a),
+				"leave network.dns out, or have the operator set tasks.resolvers in the agent's configuration")
+		}
+		return p, refused(s, fmt.Sprintf("network.dns: %s is no resolver of this region", a), "name one of its resolvers: "+join(h.Resolvers))
+	}
+	return p, nil
+}
+
+func join[T fmt.Stringer](all []T) string {
+	var texts []string
+	for _, a := range all {
+		texts = append(texts, a.String())
+	}
+	return strings.Join(texts, ", ")
+}
+
+// NetworkProblem is an error of a task's network as its author is told it, if it
+// is the author's or the operator's to mend.
+func NetworkProblem(s runner.Spec, err error) error {
+	var hinted interface{ Hint() string }
+	switch {
+	case errors.As(err, &hinted):
+		return refused(s, err.Error(), hinted.Hint())
+	case err != nil && strings.HasPrefix(err.Error(), "network: "):
+		return refused(s, err.Error(), "see what network: may say")
+	}
+	return err
+}
+
+// forkWithin forks in a network namespace: on a thread of its own, which stays,
+// since what it started ends with it.
+func forkWithin(ns *os.File, fork func()) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("enter the network namespace of the task: %w", err)
+			return
+		}
+		fork()
+		done <- nil
+		select {}
+	}()
+	return <-done
+}
