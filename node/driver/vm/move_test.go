@@ -20,7 +20,8 @@ import (
 )
 
 // line is a runner.Streams in memory. It is cut after so many bytes of the
-// stream of that name, if one is named.
+// stream of that name, if one is named: those from the source, or with "<" those
+// from the target.
 type line struct {
 	ctx   context.Context
 	opens chan opened
@@ -66,16 +67,21 @@ func (l *line) Open(ctx context.Context, name string) (net.Conn, error) {
 	case <-l.ctx.Done():
 		return nil, net.ErrClosed
 	}
-	if name == l.cut {
-		return &cutConn{Conn: here, line: l, left: l.after}, nil
+	return l.cuts(name, here), nil
+}
+
+// cuts is the end of a stream that is written to.
+func (l *line) cuts(name string, c net.Conn) net.Conn {
+	if name != l.cut {
+		return c
 	}
-	return here, nil
+	return &cutConn{Conn: c, line: l, left: l.after}
 }
 
 func (l *line) Accept(ctx context.Context) (string, net.Conn, error) {
 	select {
 	case o := <-l.opens:
-		return o.name, o.conn, nil
+		return o.name, l.cuts("<"+o.name, o.conn), nil
 	case <-ctx.Done():
 		return "", nil, ctx.Err()
 	case <-l.ctx.Done():
@@ -187,12 +193,27 @@ func counted(t *testing.T, text string) int {
 	return last
 }
 
-func held2(t *testing.T, d *Driver, h runner.Handle, want runner.Hold) {
+func isHeld(t *testing.T, d *Driver, h runner.Handle, want runner.Hold) {
 	t.Helper()
 	o, err := d.Recover(t.Context(), h)
 	if err != nil || o.Held != want {
 		t.Errorf("it is held as %q (%s), want %q: %v", o.Held, o.State, want, err)
 	}
+}
+
+// fillDisk writes half of a task's disk of 4 MiB, and returns what is on it.
+func fillDisk(t *testing.T, d *Driver, s runner.Spec) string {
+	t.Helper()
+	content := strings.Repeat("sovereign data\n\n", 2<<20/16) + strings.Repeat("\x00", 2<<20)
+	f, err := os.OpenFile(filepath.Join(d.kept(s.Task), "disk-data.raw"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(content); err != nil {
+		t.Fatal(err)
+	}
+	return content
 }
 
 func TestMoveLive(t *testing.T) {
@@ -203,13 +224,7 @@ func TestMoveLive(t *testing.T) {
 	})
 	h := start(t, n.from, s)
 	awaits(t, n.from, h, "count 5\n")
-	raw := filepath.Join(n.from.kept(s.Task), "disk-data.raw")
-	if err := os.WriteFile(raw, []byte(strings.Repeat("sovereign\n", 1<<20/10)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(raw, 4<<20); err != nil {
-		t.Fatal(err)
-	}
+	content := fillDisk(t, n.from, s)
 	s2 := next(s)
 	h2 := runner.Handle{Task: s2.Task}
 	destroyed(t, n.to, s2.Task)
@@ -227,8 +242,8 @@ func TestMoveLive(t *testing.T) {
 		t.Fatalf("send: %v\nreceive: %v", sent, received)
 	}
 	t.Logf("moved in %v: %v", time.Since(began), phases)
-	held2(t, n.from, h, runner.HeldSent)
-	held2(t, n.to, h2, runner.HeldReceived)
+	isHeld(t, n.from, h, runner.HeldSent)
+	isHeld(t, n.to, h2, runner.HeldReceived)
 	if err := n.from.Resume(t.Context(), h); err == nil {
 		t.Error("resumed at the source")
 	}
@@ -244,13 +259,13 @@ func TestMoveLive(t *testing.T) {
 	}
 	awaits(t, n.to, h2, fmt.Sprintf("count %d\n", before+10))
 	counted(t, printed(t, n.to, h2))
-	if got, err := os.ReadFile(filepath.Join(n.to.kept(s.Task), "disk-data.raw")); err != nil || len(got) != 4<<20 || !strings.HasPrefix(string(got), "sovereign\nsovereign\n") {
+	if got, err := os.ReadFile(filepath.Join(n.to.kept(s.Task), "disk-data.raw")); err != nil || string(got) != content {
 		t.Errorf("its disk has %d bytes, %v", len(got), err)
 	}
 	if _, err := os.Stat(n.from.kept(s.Task)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("its disks lie on the old node still: %v", err)
 	}
-	held2(t, n.to, h2, "")
+	isHeld(t, n.to, h2, "")
 	if err := n.to.Stop(t.Context(), h2, patience); err != nil {
 		t.Fatal(err)
 	}

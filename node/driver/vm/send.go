@@ -18,6 +18,7 @@ import (
 const (
 	answerPatience = 30 * time.Minute
 	lastPatience   = time.Minute
+	greetPatience  = 5 * time.Second
 	// stallPatience is how long nothing may move at all.
 	stallPatience = 2 * time.Minute
 	// sendRate is QEMU's own bound on the stream of memory, in bytes a second: the
@@ -275,8 +276,12 @@ func (s *sender) mirror(ctx context.Context, i int) error {
 		return err
 	}
 	s.pipes.meet(ctx, l, c)
+	// QEMU does nothing else while it greets the other side, its guest's disks
+	// included: one that does not answer is hung up on.
+	late := time.AfterFunc(greetPatience, func() { _, _ = l.Close(), c.Close() })
+	defer late.Stop()
 	err = ask(ctx, s.m, "blockdev-add", map[string]any{
-		"driver": "nbd", "node-name": name, "export": fmt.Sprintf("disk%d", i), "open-timeout": 10,
+		"driver": "nbd", "node-name": name, "export": fmt.Sprintf("disk%d", i),
 		"server": map[string]string{"type": "unix", "path": name + ".sock"},
 	}, nil)
 	if err != nil {
