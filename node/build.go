@@ -139,6 +139,7 @@ func (n *Node) buildWork() (err error) {
 	cfg.Drivers, cfg.Store, cfg.Log = n.deps.Drivers, store, n.logOf("runner")
 	cfg.Assignments, cfg.Reporter, cfg.Noter = n.ledger, n.ledger, n.ledger
 	cfg.Gate = runner.Gates(runner.ClockGate(maxSkew), n.lawful, n.devices.sound)
+	cfg.Moves = moves{n}
 	cfg.StopOnExit = n.deps.StopTasksOnExit
 	cfg.Secrets, cfg.SecretsDir = n.secrets, n.secretsDir()
 	if n.runner, err = runner.New(cfg); err != nil {
@@ -168,7 +169,12 @@ func (n *Node) lawful(_ placement.Task, job placement.Job) error {
 	if self == nil {
 		return errors.New("this node is not in its region's ledger")
 	}
-	x := placement.Crossing{Layers: job.Policy, To: view.Self(), Site: self.Site, Law: n.law()}
+	return n.lawfulAt(view, &job, self)
+}
+
+// lawfulAt judges whether a job may be on a node of this region.
+func (n *Node) lawfulAt(view *state.View, job *placement.Job, at *placement.Node) error {
+	x := placement.Crossing{Layers: job.Policy, To: view.Self(), Site: at.Site, Law: n.law()}
 	if job.Origin != "" && job.Origin != n.who.Region {
 		x.From, x.Arrived = &placement.Region{ID: job.Origin}, true
 	}
@@ -217,7 +223,7 @@ func (n *Node) buildFront() (err error) {
 	if err := reach.clear(); err != nil {
 		return fmt.Errorf("remove snapshots that were not sent: %w", err)
 	}
-	cfg.Inside = reach
+	cfg.Inside, cfg.Moves = reach, moves{n}
 	cfg.Note = func(ctx context.Context, note placement.TaskNote) error {
 		return n.ledger.Note(ctx, []placement.TaskNote{note})
 	}

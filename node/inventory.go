@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/state"
+	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 )
 
@@ -33,10 +34,31 @@ func takeInventory(ctx context.Context, cfg Config, deps Deps, version uint64) p
 			deps.Log.Info("driver cannot work here", "driver", name, "err", f.Reason)
 		default:
 			inv.Drivers = append(inv.Drivers, name)
+			if key := moveKey(ctx, deps, name, driver); key != "" {
+				if inv.Moves == nil {
+					inv.Moves = map[string]string{}
+				}
+				inv.Moves[name] = key
+			}
 		}
 	}
 	slices.Sort(inv.Drivers)
 	return inv
+}
+
+// moveKey is what another node must have alike for running tasks of the driver to
+// be moved there; empty if they cannot.
+func moveKey(ctx context.Context, deps Deps, name string, driver runner.Driver) string {
+	m, ok := driver.(runner.Migrator)
+	if !ok || driver.Name() != name {
+		return ""
+	}
+	key, err := m.MoveKey(ctx)
+	if err != nil {
+		deps.Log.Warn("running tasks cannot be moved from or to this node", "driver", name, "err", err)
+		return ""
+	}
+	return key
 }
 
 // machineMemory is the machine's memory as Linux tells it, zero elsewhere.

@@ -201,7 +201,7 @@ func (l *ledger) Next(ctx context.Context, after uint64) (runner.Wanted, error) 
 	out := runner.Wanted{Index: view.Index(), Erased: l.erased}
 	for _, t := range view.TasksOn(l.n.who.Node) {
 		if job := view.Job(t.Job); job != nil {
-			out.Tasks = append(out.Tasks, runner.Want{Task: *t, Job: *job, Hosts: gangHosts(view, t, job)})
+			out.Tasks = append(out.Tasks, runner.Want{Task: *t, Job: *job, Hosts: gangHosts(view, t, job), MovesTo: view.MoveOf(t.ID)})
 		}
 	}
 	return out, nil

@@ -68,6 +68,8 @@ func mayPropose(c *Caller, cmd state.Command) bool {
 	switch cmd := cmd.(type) {
 	case state.ReportTasks:
 		return cmd.Node == c.Node
+	case state.MoveTask:
+		return cmd.Node == c.Node
 	case state.NoteTasks:
 		return cmd.Node == c.Node
 	case state.ReportInventory:

@@ -106,6 +106,9 @@ type Config struct {
 	Tasks Tasks
 	// Inside reaches into the tasks of this node; nil where it runs none.
 	Inside Inside
+	// Moves takes the streams of tasks that are moved to this node; nil where it
+	// runs none.
+	Moves Moves
 	// Note keeps what this node noted of a task of its own in the ledger.
 	Note func(ctx context.Context, n placement.TaskNote) error
 	// Devices is what this node knows of its devices; nil where it watches none.

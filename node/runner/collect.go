@@ -19,7 +19,7 @@ func (r *Runner) collect(ctx context.Context) {
 	}
 	slices.SortFunc(done, func(a, b *task) int { return b.rec.EndedAt.Compare(a.rec.EndedAt) })
 	for i, t := range done {
-		if i < r.cfg.KeepFinished && time.Since(t.rec.EndedAt) < r.cfg.KeepFor && !r.last.Erased[t.rec.Job] {
+		if !t.move.away && i < r.cfg.KeepFinished && time.Since(t.rec.EndedAt) < r.cfg.KeepFor && !r.last.Erased[t.rec.Job] {
 			continue
 		}
 		t.collecting = true

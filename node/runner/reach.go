@@ -94,10 +94,32 @@ func (r *Runner) Dial(ctx context.Context, id placement.TaskID, port int) (net.C
 	return d.Dial(ctx, h, port)
 }
 
+// BusyError is the answer to holding or copying a task that is being moved. Its
+// console, commands and ports are reached until it stands still.
+type BusyError struct{ Task placement.TaskID }
+
+func (e *BusyError) Error() string { return fmt.Sprintf("task %s is being moved", e.Task) }
+
+// Hint says when to ask again.
+func (e *BusyError) Hint() string { return "wait for the end of the move: sovmesh job show" }
+
+// settled refuses what would cross a move.
+func (r *Runner) settled(id placement.TaskID) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if t := r.tasks[id]; t != nil && t.rec.Move != nil {
+		return &BusyError{id}
+	}
+	return nil
+}
+
 // Pause holds a running task still; Resume lets it go on. Its processor time is
 // given to nobody else meanwhile: it counts as running.
 func (r *Runner) Pause(ctx context.Context, id placement.TaskID) error {
 	d, h, err := part[Pauser](r, id, partPause)
+	if err == nil {
+		err = r.settled(id)
+	}
 	if err != nil {
 		return err
 	}
@@ -107,6 +129,9 @@ func (r *Runner) Pause(ctx context.Context, id placement.TaskID) error {
 // Resume lets a task go on that [Runner.Pause] holds.
 func (r *Runner) Resume(ctx context.Context, id placement.TaskID) error {
 	d, h, err := part[Pauser](r, id, partPause)
+	if err == nil {
+		err = r.settled(id)
+	}
 	if err != nil {
 		return err
 	}
@@ -116,6 +141,9 @@ func (r *Runner) Resume(ctx context.Context, id placement.TaskID) error {
 // Snapshot copies a running task's state into a directory.
 func (r *Runner) Snapshot(ctx context.Context, id placement.TaskID, dir string) (Snapshot, error) {
 	d, h, err := part[Snapshotter](r, id, partSnapshot)
+	if err == nil {
+		err = r.settled(id)
+	}
 	if err != nil {
 		return Snapshot{}, err
 	}

@@ -26,6 +26,9 @@ func (r *Runner) recover(ctx context.Context, records []Record, floor uint64) {
 			continue
 		}
 		live[rec.Task] = true
+		if rec.Move != nil {
+			t.move = moving{decided: make(chan struct{})}
+		}
 		t.setLease(rec.LeaseUntil, r.cfg)
 		if rec.Handle != nil {
 			t.alive = true
@@ -58,6 +61,7 @@ func (r *Runner) reconcile(ctx context.Context, w Wanted) {
 		t.seen, t.absent = max(t.seen, w.Index), !want.Task.Status.Live()
 		t.mismatch = t.disagrees(want.Task.Status)
 		t.setLease(want.Task.LeaseUntil, r.cfg)
+		r.followMove(ctx, w.Index, want, t)
 		switch {
 		case t.over():
 		case want.Task.Stop:
@@ -72,6 +76,7 @@ func (r *Runner) reconcile(ctx context.Context, w Wanted) {
 			continue // a view that may be older than the assignment says nothing
 		}
 		t.absent = true
+		t.decide(over)
 		if !t.over() {
 			t.order("it is no longer assigned to this node", time.Duration(t.rec.Grace), true)
 			orders = append(orders, t)
@@ -124,6 +129,11 @@ func (r *Runner) admit(ctx context.Context, index uint64, want Want, t *task) *t
 	}
 	t.alive = true
 	r.tasks[t.rec.Task] = t
+	if want.Task.Move != placement.MoveRestart {
+		t.startMove(Moving{With: want.Task.Replaces, Mode: want.Task.Move, Index: index})
+		r.lives.Go(func() { r.take(ctx, t) })
+		return t
+	}
 	r.lives.Go(func() { r.begin(ctx, t) })
 	return t
 }
@@ -169,6 +179,12 @@ func (r *Runner) carryOut(ctx context.Context, t *task) {
 	defer r.mu.Unlock()
 	d := r.cfg.Drivers[string(t.rec.Kind)]
 	if t.over() || t.rec.Handle == nil || d == nil || t.rec.Status != placement.TaskRunning {
+		return
+	}
+	if t.rec.Move != nil && !t.move.free {
+		if t.stop != "" && t.move.hurry != nil {
+			t.move.hurry() // see give, which comes back here
+		}
 		return
 	}
 	h := *t.rec.Handle

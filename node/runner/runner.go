@@ -30,6 +30,9 @@ type Want struct {
 	// Hosts are those of the nodes of a gang's members, by rank; empty for any
 	// other job.
 	Hosts []string
+	// MovesTo is the task on another node that is to take over what this one runs,
+	// for as long as that is not decided.
+	MovesTo *placement.Task
 }
 
 // Wanted is the node's part of a committed view. It holds every task of the
@@ -92,6 +95,10 @@ type Config struct {
 	// that tasks were refused, looked for every DeniedEvery.
 	Noter                   Noter
 	DriftEvery, DeniedEvery time.Duration
+	// Moves, if set, is how running tasks get to other nodes. A move is given up
+	// after MoveWithin, and when nothing of it got on for MoveStall.
+	Moves                 Moves
+	MoveWithin, MoveStall time.Duration
 	// Retry is the first pause after a failure, RetryMax the longest.
 	Retry, RetryMax time.Duration
 }
@@ -102,6 +109,7 @@ func DefaultConfig() Config {
 		Starts: 16, LeaseMargin: 2 * time.Second, LeaseGrace: 3 * time.Second,
 		KeepFor: 24 * time.Hour, KeepFinished: 500,
 		DriftEvery: 5 * time.Minute, DeniedEvery: 30 * time.Second,
+		MoveWithin: 30 * time.Minute, MoveStall: time.Minute,
 		Retry: 20 * time.Millisecond, RetryMax: 500 * time.Millisecond,
 	}
 }
@@ -118,7 +126,7 @@ func (c Config) Validate() error {
 		}
 	}
 	if c.Starts < 1 || c.LeaseMargin < 0 || c.LeaseGrace < 0 || c.Retry <= 0 || c.RetryMax < c.Retry || c.KeepFinished < 0 ||
-		c.DriftEvery <= 0 || c.DeniedEvery <= 0 {
+		c.DriftEvery <= 0 || c.DeniedEvery <= 0 || c.MoveWithin <= 0 || c.MoveStall <= 0 {
 		problems = append(problems, errors.New("runner: a limit is out of range; begin with DefaultConfig"))
 	}
 	return errors.Join(problems...)
@@ -133,15 +141,17 @@ type Runner struct {
 	wake    chan struct{} // tells the loop that a lease or a record changed
 	audits  *audits
 	secrets sync.Mutex // held while the directory of secrets is made or removed
+	moved   moveCounts
 
 	mu       sync.Mutex
-	tasks    map[placement.TaskID]*task // guarded by mu
-	strays   map[string][]Observed      // guarded by mu; by driver
-	changed  chan struct{}              // guarded by mu; closed and replaced at every change
-	last     Wanted                     // guarded by mu: the newest view acted upon
-	again    bool                       // guarded by mu: last is to be acted upon once more
-	floor    uint64                     // guarded by mu: see [Store]
-	storeErr error                      // guarded by mu: why records cannot be kept, nil when they can
+	tasks    map[placement.TaskID]*task     // guarded by mu
+	incoming map[placement.TaskID]*incoming // guarded by mu: tasks that are taken in
+	strays   map[string][]Observed          // guarded by mu; by driver
+	changed  chan struct{}                  // guarded by mu; closed and replaced at every change
+	last     Wanted                         // guarded by mu: the newest view acted upon
+	again    bool                           // guarded by mu: last is to be acted upon once more
+	floor    uint64                         // guarded by mu: see [Store]
+	storeErr error                          // guarded by mu: why records cannot be kept, nil when they can
 	lives    sync.WaitGroup
 }
 
@@ -158,7 +168,7 @@ func New(cfg Config) (*Runner, error) {
 		cfg: cfg, log: log, reports: newReports(cfg.Reporter, cfg.Retry, cfg.RetryMax, log),
 		starts: make(chan struct{}, cfg.Starts), wake: make(chan struct{}, 1), audits: newAudits(),
 		tasks: make(map[placement.TaskID]*task), strays: make(map[string][]Observed),
-		changed: make(chan struct{}),
+		changed: make(chan struct{}), incoming: make(map[placement.TaskID]*incoming),
 	}, nil
 }
 

@@ -34,6 +34,8 @@ type Record struct {
 	Handle *Handle `json:"handle,omitempty"`
 	// Declared is what the task is held against while it runs.
 	Declared *Declared `json:"declared,omitempty"`
+	// Move is set while a move of the task is not decided.
+	Move *Moving `json:"move,omitempty"`
 	// Status is the last one that is known; a terminal one is final.
 	Status    placement.TaskStatus `json:"status"`
 	Reason    string               `json:"reason,omitempty"`

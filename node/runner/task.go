@@ -33,6 +33,7 @@ type task struct {
 	stopping   bool          // the order to end was given to the driver
 	quiet      bool          // nobody waits for news of it
 	collecting bool          // it is being removed
+	move       moving        // while rec.Move is set
 
 	// leaseEnds is when a singleton is told to end, by this process' monotonic
 	// clock; the wall clock may be set back meanwhile.
@@ -198,6 +199,9 @@ func (r *Runner) resume(ctx context.Context, t *task) {
 func (r *Runner) settle(ctx context.Context, t *task, d Driver, h Handle, seen Observed) {
 	switch seen.State {
 	case StateRunning:
+		if r.resumeMove(ctx, t, h, seen) {
+			return
+		}
 		r.log.Info("recovered a running task", "task", t.rec.Task, "job", t.rec.Job)
 		r.running(ctx, t, h, seen.StartedAt)
 		r.watch(ctx, t, h)
@@ -208,6 +212,10 @@ func (r *Runner) settle(ctx context.Context, t *task, d Driver, h Handle, seen O
 		r.mu.Unlock()
 		r.ended(t, *seen.Exit)
 	case StateAbsent:
+		if t.rec.Move != nil && t.rec.Move.Away {
+			r.finish(t, placement.TaskFailed, "it was being moved, and nothing of it is here any more", nil)
+			return
+		}
 		// Crashed between keeping the handle and starting: the next committed
 		// view that still wants it starts it, as if it were new.
 		r.rest(t)
@@ -221,12 +229,21 @@ func (r *Runner) settle(ctx context.Context, t *task, d Driver, h Handle, seen O
 	}
 }
 
-// watch waits for the end of a running task.
+// watch waits for the end of a running task. One that is moved away has no end
+// here.
 func (r *Runner) watch(ctx context.Context, t *task, h Handle) {
 	d := r.cfg.Drivers[string(t.rec.Kind)]
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r.mu.Lock()
+	t.move.unwatch = cancel
+	r.mu.Unlock()
 	pause := r.cfg.Retry
 	for {
-		exit, err := d.Wait(ctx, h)
+		exit, err := d.Wait(wait, h)
+		if r.movedAway(t) {
+			return
+		}
 		if err == nil {
 			r.ended(t, exit)
 			r.lives.Go(func() { r.noteDenied(ctx, t) })
@@ -235,7 +252,7 @@ func (r *Runner) watch(ctx context.Context, t *task, h Handle) {
 		if ctx.Err() != nil {
 			return
 		}
-		if seen, again := d.Recover(ctx, h); again == nil && seen.State == StateGone {
+		if seen, again := d.Recover(ctx, h); again == nil && seen.State == StateGone && !r.movedAway(t) {
 			r.settle(ctx, t, d, h, seen)
 			return
 		}

@@ -59,6 +59,8 @@ type Spec struct {
 	Storage func(dir string) consensus.Storage
 	// Tune changes the configuration of every node, if set.
 	Tune func(*node.Config)
+	// Machine is told of every machine before its node starts, if set.
+	Machine func(*host)
 }
 
 // Region is a region of the given number of nodes.
@@ -181,6 +183,9 @@ func (m *Mesh) addHost(r *region) *host {
 		dir:  filepath.Join(m.dir, string(r.spec.ID), string(name)),
 	}
 	r.hosts = append(r.hosts, h)
+	if r.spec.Machine != nil {
+		r.spec.Machine(h)
+	}
 	return h
 }
 

@@ -58,6 +58,8 @@ func (d *Driver) Start(ctx context.Context, spec runner.Spec) (runner.Handle, er
 		return runner.Handle{}, &runner.ExistsError{Handle: h}
 	}
 	d.world.tasks[spec.Task] = t
+	t.works = func(runs bool) { d.world.works(t, runs) }
+	t.works(t.look(time.Now()) == nil)
 	d.world.starts[spec.Task]++
 	return h, nil
 }
@@ -70,7 +72,7 @@ func (d *Driver) find(id placement.TaskID) (*task, error) {
 }
 
 func (t *task) observe() runner.Observed {
-	o := runner.Observed{Handle: t.handle, State: runner.StateRunning, StartedAt: t.began}
+	o := runner.Observed{Handle: t.handle, State: runner.StateRunning, StartedAt: t.began, Held: t.held}
 	if e := t.look(time.Now()); e != nil {
 		o.State, o.Exit = runner.StateExited, e
 	} else if t.lost() {
@@ -190,6 +192,7 @@ func (d *Driver) Destroy(_ context.Context, h runner.Handle) error {
 		if t.look(time.Now()) == nil {
 			t.end(runner.Exit{Code: 137, Signal: "SIGKILL", Stopped: true, Killed: true, At: time.Now()})
 		}
+		d.world.works(t, false)
 		delete(d.world.tasks, h.Task)
 	}
 	return err

@@ -21,6 +21,7 @@
 package fake
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -40,6 +41,9 @@ type World struct {
 	starts    map[placement.TaskID]int             // guarded by mu; outlives Destroy
 	seen      map[placement.TaskID]runner.Actual   // guarded by mu
 	denied    map[placement.TaskID][]runner.Denial // guarded by mu
+	fleet     *Fleet                               // guarded by mu; nil for none
+	key       string                               // guarded by mu: of its fleet
+	onMove    func(context.Context, string, placement.TaskID) error
 }
 
 // task is guarded by World.mu.
@@ -58,6 +62,11 @@ type task struct {
 	output  []byte
 	cut     int64         // bytes dropped before output
 	changed chan struct{} // closed and replaced when ends, killAt or exit change
+	done    time.Duration // what its work came to until since
+	since   time.Time     // when the work began that is done now; zero while it stands still
+	held    runner.Hold   // by a move
+	gone    bool          // it goes on elsewhere
+	works   func(bool)    // tells the world whether its work is done
 }
 
 // NewWorld is an idle machine.
@@ -113,6 +122,7 @@ func (w *World) Reboot() {
 	for _, t := range w.tasks {
 		if t.look(time.Now()) == nil {
 			t.handle.Data = []byte(`"lost"`)
+			w.works(t, false)
 			t.touch()
 		}
 	}
@@ -144,7 +154,7 @@ func (w *World) Starts() map[placement.TaskID]int {
 	return all
 }
 
-func (t *task) lost() bool { return string(t.handle.Data) == `"lost"` }
+func (t *task) lost() bool { return string(t.handle.Data) == `"lost"` || t.gone }
 
 func (t *task) touch() {
 	close(t.changed)
@@ -164,12 +174,15 @@ func (t *task) print(text string) {
 
 func (t *task) end(e runner.Exit) {
 	t.exit = &e
+	if t.works != nil {
+		t.works(false)
+	}
 	t.touch()
 }
 
 // look is the task's exit if it has ended by now.
 func (t *task) look(now time.Time) *runner.Exit {
-	if t.exit != nil {
+	if t.exit != nil || t.held != "" {
 		return t.exit
 	}
 	kill := t.killed()
@@ -184,6 +197,9 @@ func (t *task) look(now time.Time) *runner.Exit {
 		if kill.Equal(t.lease) {
 			t.exit.Reason = "its lease ended before it was renewed"
 		}
+	}
+	if t.exit != nil && t.works != nil {
+		t.works(false)
 	}
 	return t.exit
 }

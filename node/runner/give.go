@@ -1,0 +1,285 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// give moves a running task away: it is sent, its commit is proposed, and what
+// the ledger then says is carried out. recovered is set for a move that an earlier
+// agent began: it is not sent again. Once the task stands still, nothing but the
+// ledger lets it go on.
+func (r *Runner) give(ctx context.Context, t *task, recovered bool) {
+	m, err := r.migrator(t)
+	sent := false
+	switch {
+	case err != nil:
+	case recovered:
+		r.mu.Lock()
+		sent = t.rec.Move.Sent && t.move.held
+		r.mu.Unlock()
+		err = errors.New("its agent started anew before all of it was sent")
+	default:
+		sent, err = r.send(ctx, t, m)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	reason := ""
+	if !sent && err != nil {
+		reason = err.Error()
+		r.log.Warn("a move did not get on", "task", t.rec.Task, "to", t.rec.Move.With, "err", err)
+	}
+	if r.settleMove(ctx, t, sent, reason) {
+		r.carryOutMove(ctx, t, m)
+	}
+}
+
+// moveAskEvery is how long the region may take to show an end that it took.
+const moveAskEvery = 5 * time.Second
+
+// settleMove asks for the end of the move until the ledger shows one. It reports
+// false when the agent or the task ends before.
+func (r *Runner) settleMove(ctx context.Context, t *task, commit bool, reason string) bool {
+	r.mu.Lock()
+	from, move, decided := t.rec.Task, *t.rec.Move, t.move.decided
+	r.mu.Unlock()
+	until, pause := time.Now().Add(r.cfg.MoveWithin), r.cfg.Retry
+	for {
+		r.mu.Lock()
+		is, ended := t.move.is, t.over()
+		r.mu.Unlock()
+		if is != undecided {
+			return true
+		}
+		if ended {
+			return false // its end, once reported, ends the move
+		}
+		if commit && time.Now().After(until) {
+			commit, reason = false, "the region's ledger did not take it in time"
+		}
+		err := r.cfg.Moves.Decide(ctx, from, move.With, commit, reason)
+		var no *MoveRefusedError
+		again := pause
+		switch {
+		case errors.As(err, &no) && commit:
+			// An earlier try may still be on its way: only a committed end counts.
+			commit, reason = false, no.Reason
+		case err == nil || no != nil:
+			again = moveAskEvery // a view will show it
+		case ctx.Err() == nil:
+			r.explain(t, "its move waits for the region's ledger: "+err.Error())
+		}
+		wait := time.NewTimer(again)
+		select {
+		case <-decided:
+		case <-wait.C:
+		case <-ctx.Done():
+		}
+		wait.Stop()
+		if ctx.Err() != nil {
+			return false
+		}
+		pause = min(2*pause, max(r.cfg.RetryMax, r.cfg.Retry))
+	}
+}
+
+// carryOutMove does what the ledger decided.
+func (r *Runner) carryOutMove(ctx context.Context, t *task, m Migrator) {
+	r.mu.Lock()
+	is, held, h, mode, to := t.move.is, t.move.held, *t.rec.Handle, t.rec.Move.Mode, t.rec.Move.Node
+	if is == here && held && !t.leaseEnds.IsZero() && !t.leaseEnds.After(time.Now()) {
+		is = over // its lease ended while it stood still: it does not go on for a moment
+	}
+	r.mu.Unlock()
+	if is == here {
+		if held && !r.decideHere(ctx, t, m, h, true) {
+			return
+		}
+		r.moved.add(mode, "kept")
+		r.log.Info("a task was not moved, and goes on", "task", t.rec.Task, "to", to)
+		r.endMove(t)
+		r.carryOut(ctx, t)
+		return
+	}
+	if !held { // it was stopped or lost before it was sent
+		r.endMove(t)
+		r.carryOut(ctx, t)
+		return
+	}
+	r.mu.Lock()
+	t.move.away = true
+	unwatch := t.move.unwatch
+	r.mu.Unlock()
+	if !r.decideHere(ctx, t, m, h, false) {
+		return
+	}
+	if unwatch != nil {
+		unwatch()
+	}
+	r.moved.add(mode, "given")
+	r.mu.Lock()
+	t.rec.Move, t.quiet = nil, true
+	r.mu.Unlock()
+	r.finish(t, placement.TaskStopped, "moved "+string(mode)+" to node "+string(to), nil)
+}
+
+// send hands the task over. It reports whether all of it is on the other side:
+// then it stands still here.
+func (r *Runner) send(ctx context.Context, t *task, m Migrator) (sent bool, err error) {
+	r.mu.Lock()
+	h, move := *t.rec.Handle, *t.rec.Move
+	to := placement.Task{ID: move.With, Job: t.rec.Job, Kind: t.rec.Kind, Node: move.Node, Replaces: t.rec.Task, Move: move.Mode}
+	r.mu.Unlock()
+	defer func() {
+		if !sent {
+			r.mu.Lock()
+			t.move.free = !t.move.held
+			r.mu.Unlock()
+			r.carryOut(ctx, t)
+		}
+	}()
+	if err := r.save(t); err != nil {
+		return false, fmt.Errorf("its node cannot write down that it is moved: %w", err)
+	}
+	if reasons, err := m.CanMove(ctx, h); err != nil || len(reasons) > 0 {
+		return false, errors.Join(err, joined(reasons))
+	}
+	way, stall, stop := r.bound(ctx, t)
+	defer stop()
+	if err := r.awaitReady(way, to, stall); err != nil {
+		return false, cause(way, err)
+	}
+	streams := &outgoing{moves: r.cfg.Moves, to: to, used: make(map[string]bool)}
+	defer streams.close()
+	r.mu.Lock()
+	t.move.held = true // until the driver says otherwise
+	r.mu.Unlock()
+	err = m.Send(way, h, move.Mode, streams, r.progress(t, move, stall))
+	var unsure *UndecidedError
+	r.mu.Lock()
+	t.move.held = err == nil || errors.As(err, &unsure)
+	noted := *t.rec.Move // a save may be reading the old one
+	noted.Sent = err == nil
+	t.rec.Move = &noted
+	r.mu.Unlock()
+	if err != nil {
+		return false, cause(way, err)
+	}
+	_ = r.save(t) // without it the next agent gives the move up
+	return true, nil
+}
+
+func joined(reasons []string) error {
+	if len(reasons) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(reasons, "; "))
+}
+
+// cause prefers why a context ended to what that broke.
+func cause(ctx context.Context, err error) error {
+	if why := context.Cause(ctx); why != nil && ctx.Err() != nil {
+		return why
+	}
+	return err
+}
+
+var (
+	errMoveDecided = errors.New("the ledger has decided the move already")
+	errMoveStalled = errors.New("nothing of it got on for long")
+	errMoveLate    = errors.New("it took longer than a move may take")
+	errMoveStopped = errors.New("the task is to end")
+)
+
+// bound is the context of a move: it ends when the ledger has decided, when the
+// task is to end, when nothing gets on, and after all when the time is over.
+func (r *Runner) bound(ctx context.Context, t *task) (way context.Context, stall *time.Timer, stop func()) {
+	way, cancel := context.WithCancelCause(ctx)
+	way, late := context.WithTimeoutCause(way, r.cfg.MoveWithin, errMoveLate)
+	stall = time.AfterFunc(r.cfg.MoveStall, func() { cancel(errMoveStalled) })
+	r.mu.Lock()
+	decided := t.move.decided
+	t.move.hurry = func() { cancel(errMoveStopped) }
+	stopped := t.stop != ""
+	r.mu.Unlock()
+	if stopped {
+		cancel(errMoveStopped)
+	}
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-decided:
+			cancel(errMoveDecided)
+		case <-way.Done():
+		}
+	})
+	return way, stall, func() {
+		stall.Stop()
+		cancel(nil)
+		late()
+		watching.Wait()
+	}
+}
+
+// awaitReady waits until the other side is there to take the task in. As long as
+// that node answers, it gets on: it may have much to fetch.
+func (r *Runner) awaitReady(ctx context.Context, to placement.Task, stall *time.Timer) error {
+	pause := r.cfg.Retry
+	var last error
+	for {
+		ready, err := r.cfg.Moves.Ready(ctx, to)
+		if ready {
+			stall.Reset(r.cfg.MoveStall)
+			return nil
+		}
+		if err == nil {
+			stall.Reset(r.cfg.MoveStall)
+		} else {
+			last = err
+		}
+		if !sleep(ctx, pause) {
+			return errors.Join(context.Cause(ctx), last)
+		}
+		pause = min(2*pause, r.cfg.RetryMax)
+	}
+}
+
+// moveSaidEvery is how often the region is told how far a move got.
+const moveSaidEvery = 15 * time.Second
+
+// progress shows how far a move got, here at once and in the region now and then.
+func (r *Runner) progress(t *task, move Moving, stall *time.Timer) func(MoveProgress) {
+	var mu sync.Mutex
+	var last MoveProgress
+	var said time.Time
+	return func(p MoveProgress) {
+		mu.Lock()
+		defer mu.Unlock()
+		if p.Bytes != last.Bytes || p.Phase != last.Phase {
+			stall.Reset(r.cfg.MoveStall)
+		}
+		last = p
+		text := fmt.Sprintf("moving %s to %s: %s", move.Mode, move.Node, p.Phase)
+		if p.Total > 0 {
+			text += fmt.Sprintf(" %d of %d MiB", p.Bytes>>20, p.Total>>20)
+		}
+		if p.Still > 0 {
+			r.moved.mu.Lock()
+			r.moved.still = p.Still
+			r.moved.mu.Unlock()
+		}
+		if now := time.Now(); now.Sub(said) >= moveSaidEvery {
+			said = now
+			r.report(t, placement.TaskRunning, text)
+			return
+		}
+		r.explain(t, text)
+	}
+}

@@ -1,0 +1,240 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// take is the life of a task that takes over what runs elsewhere: it is received
+// and stands still until the ledger says that it runs here.
+func (r *Runner) take(ctx context.Context, t *task) {
+	h, err := r.receive(ctx, t)
+	if ctx.Err() != nil {
+		return // the next agent sees what became of it
+	}
+	if err == nil {
+		r.hold(ctx, t, h)
+		return
+	}
+	r.moved.add(t.rec.Move.Mode, "refused")
+	if r.verdict(t) == over {
+		r.giveUp(t)
+		return
+	}
+	r.log.Warn("a task was not taken in", "task", t.rec.Task, "err", err)
+	r.finish(t, placement.TaskFailed, RefusedPrefix+startFailure(err), nil)
+}
+
+// giveUp ends a task that never ran here; its region knows.
+func (r *Runner) giveUp(t *task) {
+	r.mu.Lock()
+	t.quiet = true
+	r.mu.Unlock()
+	r.finish(t, placement.TaskStopped, "its move was given up", nil)
+}
+
+// receive prepares for the task and takes it in.
+func (r *Runner) receive(ctx context.Context, t *task) (Handle, error) {
+	m, err := r.migrator(t)
+	if err != nil {
+		return Handle{}, err
+	}
+	spec := r.spec(t)
+	ctx, stall, stop := r.bound(ctx, t)
+	defer stop()
+	stall.Stop() // its sender looks at how it gets on
+	if p, ok := r.cfg.Drivers[string(t.rec.Kind)].(Preparer); ok {
+		r.report(t, placement.TaskStarting, "preparing for a task that is moved here")
+		if err := p.Prepare(ctx, spec); err != nil {
+			return Handle{}, cause(ctx, err)
+		}
+	}
+	if spec.SecretsDir, err = r.bringSecrets(ctx, t); err != nil {
+		return Handle{}, err
+	}
+	in := newIncoming()
+	r.mu.Lock()
+	r.incoming[t.rec.Task] = in
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		delete(r.incoming, t.rec.Task)
+		r.mu.Unlock()
+		in.close()
+	}()
+	h, err := m.Receive(ctx, spec, in)
+	if err != nil {
+		return Handle{}, cause(ctx, err)
+	}
+	return h, r.keep(t, h)
+}
+
+// hold keeps a task still that was taken in, until the ledger has spoken.
+func (r *Runner) hold(ctx context.Context, t *task, h Handle) {
+	r.mu.Lock()
+	decided, mode := t.move.decided, t.rec.Move.Mode
+	r.mu.Unlock()
+	r.explain(t, "it is here, and stands still until the ledger says that it runs here")
+	select {
+	case <-decided:
+	case <-ctx.Done():
+		return
+	}
+	m, err := r.migrator(t)
+	if err != nil {
+		r.log.Error("a task that was taken in has no driver any more", "task", t.rec.Task, "err", err)
+		return
+	}
+	goesOn := r.verdict(t) == here
+	if !r.decideHere(ctx, t, m, h, goesOn) {
+		return
+	}
+	if !goesOn {
+		r.moved.add(mode, "refused")
+		r.giveUp(t)
+		return
+	}
+	r.moved.add(mode, "taken")
+	seen, err := m.Recover(ctx, h)
+	if err != nil || seen.StartedAt.IsZero() {
+		seen.StartedAt = t.rec.StartedAt
+	}
+	r.endMove(t)
+	r.log.Info("a task was moved here, and goes on", "task", t.rec.Task, "job", t.rec.Job)
+	r.running(ctx, t, h, seen.StartedAt)
+	r.watch(ctx, t, h)
+}
+
+// maxStreams bounds the streams of one move.
+const maxStreams = 16
+
+// incoming are the streams of a task that is being taken in.
+type incoming struct {
+	next chan stream
+
+	mu    sync.Mutex
+	names map[string]bool // guarded by mu
+	conns []net.Conn      // guarded by mu
+	over  bool            // guarded by mu
+}
+
+type stream struct {
+	name string
+	conn net.Conn
+}
+
+func newIncoming() *incoming {
+	return &incoming{next: make(chan stream, maxStreams), names: make(map[string]bool)}
+}
+
+// Open is the sender's alone.
+func (i *incoming) Open(context.Context, string) (net.Conn, error) {
+	return nil, errors.New("the receiving side of a move opens no streams")
+}
+
+// Accept waits for the next stream.
+func (i *incoming) Accept(ctx context.Context) (string, net.Conn, error) {
+	select {
+	case s, ok := <-i.next:
+		if !ok {
+			return "", nil, io.ErrClosedPipe
+		}
+		return s.name, s.conn, nil
+	case <-ctx.Done():
+		return "", nil, ctx.Err()
+	}
+}
+
+// deliver hands a stream in. Each name is taken once.
+func (i *incoming) deliver(name string, conn net.Conn) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch {
+	case i.over:
+		return errors.New("the move is over")
+	case i.names[name]:
+		return fmt.Errorf("stream %q of the move was opened before", name)
+	case len(i.names) >= maxStreams:
+		return fmt.Errorf("a move has %d streams at most", maxStreams)
+	}
+	i.names[name] = true
+	i.conns = append(i.conns, conn)
+	i.next <- stream{name, conn} // never full: maxStreams
+	return nil
+}
+
+func (i *incoming) close() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.over = true
+	for _, c := range i.conns {
+		_ = c.Close()
+	}
+}
+
+// Expects reports whether the task waits on this node for what it takes over.
+func (r *Runner) Expects(id placement.TaskID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.incoming[id] != nil
+}
+
+// Deliver hands the task a stream of its move, which ends with the move. Whoever
+// calls has judged who opened it.
+func (r *Runner) Deliver(id placement.TaskID, name string, conn net.Conn) error {
+	r.mu.Lock()
+	in := r.incoming[id]
+	r.mu.Unlock()
+	if in == nil {
+		return fmt.Errorf("task %s waits for nothing here", id)
+	}
+	return in.deliver(name, conn)
+}
+
+// outgoing are the streams of a task that is sent.
+type outgoing struct {
+	moves Moves
+	to    placement.Task
+
+	mu    sync.Mutex
+	used  map[string]bool // guarded by mu
+	conns []net.Conn      // guarded by mu
+}
+
+// Open makes a stream to the other side.
+func (o *outgoing) Open(ctx context.Context, name string) (net.Conn, error) {
+	o.mu.Lock()
+	if o.used[name] || len(o.used) >= maxStreams {
+		o.mu.Unlock()
+		return nil, fmt.Errorf("stream %q of the move was opened before, or is one too many", name)
+	}
+	o.used[name] = true
+	o.mu.Unlock()
+	conn, err := o.moves.Open(ctx, o.to, name)
+	if err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.conns = append(o.conns, conn)
+	return conn, nil
+}
+
+// Accept is the receiver's alone.
+func (o *outgoing) Accept(context.Context) (string, net.Conn, error) {
+	return "", nil, errors.New("the sending side of a move takes no streams")
+}
+
+func (o *outgoing) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, c := range o.conns {
+		_ = c.Close()
+	}
+}
