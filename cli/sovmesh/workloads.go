@@ -87,6 +87,10 @@ func workloadDrivers(cfg node.Config, o composition, wanted []string, gpus gpu.S
 		c := vm.DefaultConfig()
 		c.Dir, c.ImageDirs, c.HostNetwork, c.Probe = filepath.Join(cfg.Data, "vms"), o.workloads.images, o.tasks.hostNetwork, o.probe
 		c.PCI = addressOf(gpus)
+		var err error
+		if c.Hold, err = o.hold.Share(); err != nil {
+			return fail("vm", err)
+		}
 		d, err := vm.New(c)
 		if err != nil {
 			return fail("vm", err)

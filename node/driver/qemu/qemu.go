@@ -54,6 +54,8 @@ type Machine struct {
 	UID int `json:"uid,omitempty"`
 	// Spawn lets QEMU start further processes, which some of its parts need.
 	Spawn bool `json:"spawn,omitempty"`
+	// Network is its own, held to a list; nil for none of that kind.
+	Network *Network `json:"network,omitempty"`
 }
 
 // File is one that a machine reads or, with Write, changes.
@@ -106,7 +108,7 @@ func (m *Machine) argv(name string, files, channels map[string]int) []string {
 	a = append(a, "-mon", "chardev=monitor,mode=control")
 	var pairs []string
 	for name, fd := range files {
-		pairs = append(pairs, "@"+name+"@", fmt.Sprintf("/dev/fd/%d", fd))
+		pairs = append(pairs, "@"+name+"@", fmt.Sprintf("/dev/fd/%d", fd), "@#"+name+"@", strconv.Itoa(fd))
 	}
 	paths := strings.NewReplacer(pairs...)
 	for _, arg := range m.Args {
@@ -180,6 +182,7 @@ type work struct {
 	spec  runner.Spec
 	ends  map[string]net.Conn // of the channels
 	dir   *os.File            // the machine's own
+	net   *network            // nil without one of its own
 }
 
 var _ process.Work = (*work)(nil)
@@ -209,6 +212,13 @@ func (w *work) Launch(dir string, s runner.Spec, told json.RawMessage) (l proces
 			return l, &runner.StartError{Task: s.Task, Reason: "a file of the machine cannot be opened: " + err.Error(), Advice: "start the job again, so that it is made anew"}
 		}
 		files[f.Name] = add(file)
+	}
+	if m.Network != nil {
+		var tap *os.File
+		if w.net, tap, l.Network, err = m.Network.raise(s); err != nil {
+			return l, err
+		}
+		files[tapFile] = add(tap)
 	}
 	for _, name := range m.channels() {
 		ours, theirs, err := Pair(name)

@@ -59,6 +59,11 @@ func (w *work) Attend(t process.Tending) string {
 			_ = c.Close()
 		}
 	}()
+	serving, stop := context.WithCancel(context.Background())
+	var served sync.WaitGroup
+	served.Go(func() { w.net.serve(serving) })
+	defer served.Wait()
+	defer stop()
 	said, heard := &tail{}, make(chan struct{})
 	go func() {
 		defer close(heard)

@@ -4,7 +4,6 @@ package vm
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,9 +19,6 @@ import (
 // own directory.
 const agentSocket = "qga.sock"
 
-// netdev is the id of the machine's network.
-const netdev = "net0"
-
 // layout is all that a machine is made of.
 type layout struct {
 	image  Image
@@ -35,6 +31,7 @@ type layout struct {
 	seed   string   // path
 	pci    []string // addresses of devices that are passed through
 	open   bool     // the node's own network
+	held   bool     // a network of its own, held to a list
 	ports  []placement.Port
 }
 
@@ -108,29 +105,6 @@ func (l layout) startUp(add func(...string), file func(string, string, bool)) {
 			"-blockdev", "driver=file,node-name=vars-file,filename=@vars@", "-blockdev", "driver=raw,node-name=vars,file=vars-file",
 			"-machine", "pflash0=uefi,pflash1=vars")
 	}
-}
-
-// network gives the machine one card on a network of QEMU's own, which leads
-// nowhere: what the guest sends to others ends there. Ports that the job opens
-// on the node lead in.
-func (l layout) network(s runner.Spec, add func(...string)) {
-	user := "user,id=" + netdev + ",restrict=on"
-	if l.open {
-		user = "user,id=" + netdev
-	}
-	for _, p := range l.ports {
-		if p.Host != 0 {
-			user += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", p.Host, p.Port)
-		}
-	}
-	add("-netdev", user, "-device", "virtio-net-pci,netdev="+netdev+",romfile=,mac="+mac(s.Task))
-}
-
-// mac is the same for every attempt of a copy: a guest that is started again
-// knows its card. The prefix is QEMU's, locally administered.
-func mac(id placement.TaskID) string {
-	sum := sha256.Sum256([]byte(place(id)))
-	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", sum[0], sum[1], sum[2])
 }
 
 // findKernel has the kernel that lies beside an image of the node's taken into

@@ -82,7 +82,8 @@ func (d *Driver) order(ctx context.Context, s runner.Spec, incoming bool) (claim
 	if err := d.boots(ctx, s, &l); err != nil {
 		return nil, o, err
 	}
-	if err := d.reaches(s, &l); err != nil {
+	network, err := d.reaches(s, &l)
+	if err != nil {
 		return nil, o, err
 	}
 	if l.pci, err = d.passthrough(s); err != nil {
@@ -114,7 +115,7 @@ func (d *Driver) order(ctx context.Context, s runner.Spec, incoming bool) (claim
 	if err != nil {
 		return claims, o, refuse(s, "install qemu-system-x86 on the node", "%v", err)
 	}
-	m := qemu.Machine{Binary: binary, Accel: accel}
+	m := qemu.Machine{Binary: binary, Accel: accel, Network: network}
 	uid, err := d.claimUser(ctx, s.Task)
 	if err != nil {
 		return claims, o, err
@@ -236,21 +237,6 @@ func (d *Driver) boots(ctx context.Context, s runner.Spec, l *layout) (err error
 		}
 	default:
 		return refuse(s, "write boot: bios, uefi or direct", "boot %q is not known", l.boot)
-	}
-	return nil
-}
-
-// reaches decides what the machine reaches: nothing, or what the node may.
-func (d *Driver) reaches(s runner.Spec, l *layout) error {
-	n := s.Setup.Network
-	switch {
-	case n == nil:
-	case n.Host && !d.cfg.HostNetwork:
-		return refuse(s, "leave network.host out", "it asks for the node's own network, which the node does not give")
-	case n.Host:
-		l.open = true
-	case len(n.Allow) > 0 || len(n.DNS) > 0:
-		return refuse(s, "leave network out: its ports are reached through the mesh all the same", "it names what it may reach, and this driver lets a machine reach nothing or, with network.host, all that the node may")
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func (d *Driver) Inspect(ctx context.Context, h runner.Handle) (runner.Actual, e
 	if err != nil {
 		return runner.Actual{}, err
 	}
-	a := runner.Actual{ImageDigest: t.Image.Digest, Devices: slices.Sorted(slices.Values(t.Devices)), Boundary: d.boundary(&m, t)}
+	a := runner.Actual{ImageDigest: t.Image.Digest, Devices: slices.Sorted(slices.Values(t.Devices)), Boundary: d.boundary(h.Task, &m, t)}
 	err = d.ask(ctx, h, func(ctx context.Context, c *qmp.Client) error {
 		var memory struct {
 			Base    int64 `json:"base-memory"`
@@ -162,7 +162,7 @@ func services(text string) map[string]string {
 }
 
 // boundary says in words what holds a machine in.
-func (d *Driver) boundary(m *qemu.Machine, t told) []runner.Boundary {
+func (d *Driver) boundary(id placement.TaskID, m *qemu.Machine, t told) []runner.Boundary {
 	by := "QEMU " + m.Accel.Version + " under " + m.Accel.Name
 	if m.Accel.Name == qemu.TCG {
 		by += ", which interprets every instruction"
@@ -170,10 +170,6 @@ func (d *Driver) boundary(m *qemu.Machine, t told) []runner.Boundary {
 	user := runner.Boundary{What: "user", Holds: m.UID != 0, How: fmt.Sprintf("QEMU runs as user %d, which no other task has", m.UID)}
 	if m.UID == 0 {
 		user.How = fmt.Sprintf("QEMU runs as the agent's own user, %d", os.Geteuid())
-	}
-	net := runner.Boundary{What: "network", Holds: true, How: "a network of QEMU's own that leads nowhere; the guest's ports are reached from the node's loopback"}
-	if t.Open {
-		net.Holds, net.How = false, "it reaches what the node reaches: its job asked for the node's network"
 	}
 	dev := runner.Boundary{What: "devices", Holds: true, How: "none of the node's"}
 	if len(t.PCI) > 0 {
@@ -185,7 +181,7 @@ func (d *Driver) boundary(m *qemu.Machine, t told) []runner.Boundary {
 		user,
 		{What: "system calls", Holds: true, How: "QEMU's sandbox: it starts no programs, gains no privileges, sets no priorities"},
 		{What: "files", Holds: true, How: "it opens its own disks, handed to it as descriptors; its image is read-only"},
-		net,
+		d.networkBoundary(id, m, t.Open),
 		{What: "memory", Holds: true, How: fmt.Sprintf("%d MiB of its own, and a cgroup around QEMU where the node has them", m.Memory>>20)},
 		{What: "cpu", Holds: true, How: fmt.Sprintf("%d processors of its own, and a cgroup around QEMU where the node has them", m.CPUs)},
 		dev,

@@ -35,10 +35,12 @@ func (d *Driver) MoveKey(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", nil // no task of this node runs at all
 	}
-	return moveKey(a)
+	return moveKey(a, d.cfg.Hold.Network != nil)
 }
 
-func moveKey(a qemu.Accel) (string, error) {
+// moveKey is of machines on a tap, or on a network of QEMU's own: the card that a
+// guest sees is not the same.
+func moveKey(a qemu.Accel, tap bool) (string, error) {
 	kind := machineType(a.Version)
 	if kind == plainMachine {
 		return "", nil // which machine that is, is not known
@@ -50,6 +52,9 @@ func moveKey(a qemu.Accel) (string, error) {
 			return "", fmt.Errorf("tell the processor: %w", err)
 		}
 		cpu += "-" + processor(string(data))
+	}
+	if tap {
+		cpu += " tap"
 	}
 	return kind + " " + a.Name + " " + cpu, nil
 }

@@ -113,7 +113,7 @@ func (d *Driver) describeOrder(id placement.TaskID, o process.Order) (offer, err
 	if err := json.Unmarshal(all.Guest, &t); err != nil {
 		return offer{}, err
 	}
-	key, err := moveKey(all.Machine.Accel)
+	key, err := moveKey(all.Machine.Accel, all.Machine.Network != nil)
 	return describeMachine(key, id, &all.Machine, t), err
 }
 

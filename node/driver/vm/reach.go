@@ -61,14 +61,11 @@ func (d *Driver) Resume(ctx context.Context, h runner.Handle) error {
 	return d.ask(ctx, h, func(ctx context.Context, m *qmp.Client) error { return m.Run(ctx, "cont", nil, nil) })
 }
 
-// Dial reaches a port of the guest, through QEMU's own network: a port of the
-// node's loopback leads there from the first time that it is asked for, until
+// dialForwarded reaches a port of the guest through QEMU's own network: a port of
+// the node's loopback leads there from the first time that it is asked for, until
 // the machine ends. QEMU takes the connection before the guest does: one that
 // the guest refuses is closed at once.
-func (d *Driver) Dial(ctx context.Context, h runner.Handle, port int) (net.Conn, error) {
-	if port < 1 || port > 65535 {
-		return nil, fmt.Errorf("task %s: there is no port %d", h.Task, port)
-	}
+func (d *Driver) dialForwarded(ctx context.Context, h runner.Handle, port int) (net.Conn, error) {
 	at, err := d.forwarded(ctx, h, port)
 	if err != nil {
 		return nil, err

@@ -189,7 +189,7 @@ func (s *sender) agree(ctx context.Context) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := moveKey(m.Accel)
+	key, err := moveKey(m.Accel, m.Network != nil)
 	if err != nil {
 		return nil, err
 	}

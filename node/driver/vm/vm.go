@@ -73,6 +73,9 @@ type Config struct {
 	LiveFor time.Duration
 	// HostNetwork lets jobs ask for the node's own network.
 	HostNetwork bool
+	// Hold says how machines' networks are held to their jobs' lists; of the rest of
+	// it nothing counts here. Without its Network a machine reaches nothing.
+	Hold process.Hold
 	// Sysfs is where the kernel tells of devices.
 	Sysfs string
 	// PCI finds the bus address of a device by its UUID; nil is no passthrough.
@@ -118,6 +121,7 @@ var (
 	_ runner.Measurer    = (*Driver)(nil)
 	_ runner.Consoler    = (*Driver)(nil)
 	_ runner.Dialer      = (*Driver)(nil)
+	_ runner.Counter     = (*Driver)(nil)
 	_ runner.Pauser      = (*Driver)(nil)
 	_ runner.Inspector   = (*Driver)(nil)
 	_ runner.Snapshotter = (*Driver)(nil)
@@ -150,7 +154,7 @@ func New(cfg Config) (*Driver, error) {
 	}
 	base, err := process.New(process.Config{
 		Name: string(placement.KindVM), Dir: filepath.Join(cfg.Dir, "tasks"), Supervisor: cfg.Supervisor, Cgroup: cfg.Cgroup,
-		LogFileSize: cfg.LogFileSize, LogFiles: cfg.LogFiles, StartTimeout: cfg.StartTimeout,
+		LogFileSize: cfg.LogFileSize, LogFiles: cfg.LogFiles, StartTimeout: cfg.StartTimeout, Hold: cfg.Hold,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("vm driver: %w", err)
@@ -170,6 +174,9 @@ func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 	facts := fp.Facts
 	facts["isolation"] = "machine: each task has a kernel of its own, on QEMU in its sandbox"
 	facts["network"] = "one of QEMU's own, which leads nowhere"
+	if d.cfg.Hold.Network != nil {
+		facts["network"] = "one of each task's own, deny by default, counted, held on the node's side too; guests have IPv4"
+	}
 	facts["network_host"] = "refused"
 	if d.cfg.HostNetwork {
 		facts["network_host"] = "allowed to jobs that ask"

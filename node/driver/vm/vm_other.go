@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
 	"github.com/sovmesh/sovmesh/node/runner"
 )
@@ -22,6 +23,7 @@ type Config struct {
 	ImageDirs   []string
 	Supervisor  []string
 	HostNetwork bool
+	Hold        process.Hold
 	PCI         func(uuid string) (string, error)
 	Probe       func(ctx context.Context, binary string) (qemu.Accel, error)
 }
