@@ -34,6 +34,9 @@ func TestMain(m *testing.M) {
 			os.Exit(drivertest.AgentMain(os.Args[2:], buildForAgent))
 		}
 	}
+	if len(os.Args) > 2 && os.Args[1] == agentCommand {
+		os.Exit(moveAgent(os.Args[2]))
+	}
 	code := m.Run()
 	_ = os.RemoveAll(smallDir)
 	os.Exit(code)
