@@ -45,6 +45,7 @@ func (b *bench) all(ctx context.Context) error {
 		{"start", false, b.start},
 		{"idle", true, b.idle},
 		{"running", true, b.running},
+		{"line", true, b.firstLine},
 		{"drain", true, b.drain},
 		{"failover", true, b.failover},
 		{"single", true, b.single},
@@ -53,6 +54,8 @@ func (b *bench) all(ctx context.Context) error {
 		{"ledger", false, b.ledger},
 		{"placement", false, b.placement},
 		{"scale", false, b.scale},
+		{"sleepers", false, b.sleepers},
+		{"runtimes", false, b.runtimes},
 	} {
 		if !b.wants(m.name) {
 			continue

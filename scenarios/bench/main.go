@@ -4,9 +4,10 @@
 // promises beside this machine's figures, and writes bench.txt and bench.json.
 //
 // The rule: a figure is measured from outside, over the API that everybody has,
-// and medians are quoted; what the ledger costs has no outside, so that its rows
-// come from Go benchmarks. How each was taken stands in its note. Load and core
-// count are part of the result: on a busy machine it measures the machine.
+// and medians are quoted; what the ledger costs has no outside, and engines and
+// machines are compared with the bare ones, so that those rows come from Go
+// benchmarks. How each was taken stands in its note. Load and core count are part
+// of the result: on a busy machine it measures the machine.
 package main
 
 import (
@@ -42,7 +43,7 @@ func (o options) wants(name string) bool { return len(o.only) == 0 || o.only[nam
 
 func main() {
 	quick := flag.Bool("quick", false, "fewer and shorter runs")
-	only := flag.String("only", "", "measure only these, with commas between: start idle running drain failover single many pending ledger placement scale")
+	only := flag.String("only", "", "measure only these, with commas between: start idle running line drain failover single many pending ledger placement scale sleepers runtimes")
 	dir := flag.String("dir", "", "directory on the disk to measure; a temporary one if empty")
 	out := flag.String("out", ".", "directory for bench.txt and bench.json")
 	keep := flag.Bool("keep", false, "leave the agents' directories and logs behind, and say where")

@@ -4,14 +4,16 @@ package container
 
 import (
 	"bytes"
-	"context"
+	"errors"
 	"io"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
 	"github.com/sovmesh/sovmesh/node/driver/container/enginetest"
+	"github.com/sovmesh/sovmesh/node/driver/drivertest"
 	"github.com/sovmesh/sovmesh/node/runner"
 )
 
@@ -25,46 +27,44 @@ func BenchmarkFirstLine(b *testing.B) {
 			b.Fatal(err)
 		}
 		e.Load(b, appImage, img)
-		b.Run(string(kind)+"/bare", func(b *testing.B) { benchBare(b, e) })
-		b.Run(string(kind)+"/driver", func(b *testing.B) { benchDriver(b, e) })
+		b.Run(string(kind), func(b *testing.B) {
+			d := newDriver(b, e, b.TempDir(), nil)
+			if _, err := d.Start(b.Context(), task(1<<20, nil, app("print", "ready")...)); err != nil { // from now on supervisors wait
+				b.Fatal(err)
+			}
+			bare := newBare(b, e, d)
+			defer bare.engine.Close()
+			drivertest.Pairs(b, func(n int) (time.Duration, error) { return driverLine(b, d, n) }, func(int) (time.Duration, error) { return bare.line(b) })
+		})
 	}
 }
 
-func benchDriver(b *testing.B, e *enginetest.Engine) {
-	d := newDriver(b, e, b.TempDir(), nil)
-	ctx := context.Background()
-	first := task(1<<20, nil, app("print", "ready")...)
-	if _, err := d.Start(ctx, first); err != nil { // from now on supervisors wait
-		b.Fatal(err)
+func driverLine(b *testing.B, d *Driver, n int) (time.Duration, error) {
+	began := time.Now()
+	h, err := d.Start(b.Context(), task(n, nil, app("print", "ready")...))
+	if err != nil {
+		return 0, err
 	}
-	n := 0
-	for b.Loop() {
-		n++
-		h, err := d.Start(ctx, task(n, nil, app("print", "ready")...))
-		if err != nil {
-			b.Fatal(err)
-		}
-		r, err := d.Logs(ctx, h, 0, true)
-		if err != nil {
-			b.Fatal(err)
-		}
-		readReady(b, r)
-		_ = r.Close()
-		b.StopTimer()
-		if err := d.Destroy(ctx, h); err != nil {
-			b.Fatal(err)
-		}
-		b.StartTimer()
+	r, err := d.Logs(b.Context(), h, 0, true)
+	if err != nil {
+		return 0, err
 	}
+	readReady(b, r)
+	took := time.Since(began)
+	return took, errors.Join(r.Close(), d.Destroy(b.Context(), h))
 }
 
-func benchBare(b *testing.B, e *enginetest.Engine) {
+// bare is an engine that is asked by hand for the same container.
+type bare struct {
+	engine *client.Client
+	told   told
+}
+
+func newBare(b *testing.B, e *enginetest.Engine, d *Driver) *bare {
 	engine, err := client.New(client.WithHost(e.Host))
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer engine.Close()
-	d := newDriver(b, e, b.TempDir(), nil)
 	f, err := d.known(b.Context())
 	if err != nil {
 		b.Fatal(err)
@@ -78,28 +78,29 @@ func benchBare(b *testing.B, e *enginetest.Engine) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	ctx := context.Background()
-	for b.Loop() {
-		c, err := engine.ContainerCreate(ctx, client.ContainerCreateOptions{Config: t.Config, HostConfig: t.Limits})
-		if err != nil {
-			b.Fatal(err)
-		}
-		stream, err := engine.ContainerAttach(ctx, c.ID, client.ContainerAttachOptions{Stream: true, Stdout: true, Stderr: true})
-		if err != nil {
-			b.Fatal(err)
-		}
-		if _, err := engine.ContainerStart(ctx, c.ID, client.ContainerStartOptions{}); err != nil {
-			b.Fatal(err)
-		}
-		readReady(b, io.LimitReader(skipHead{stream.Reader}, 6))
-		b.StopTimer()
-		stream.Close()
-		<-engine.ContainerWait(ctx, c.ID, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning}).Result
-		if _, err := engine.ContainerRemove(ctx, c.ID, client.ContainerRemoveOptions{Force: true}); err != nil {
-			b.Fatal(err)
-		}
-		b.StartTimer()
+	return &bare{engine: engine, told: *t}
+}
+
+func (e *bare) line(b *testing.B) (time.Duration, error) {
+	ctx := b.Context()
+	began := time.Now()
+	c, err := e.engine.ContainerCreate(ctx, client.ContainerCreateOptions{Config: e.told.Config, HostConfig: e.told.Limits})
+	if err != nil {
+		return 0, err
 	}
+	stream, err := e.engine.ContainerAttach(ctx, c.ID, client.ContainerAttachOptions{Stream: true, Stdout: true, Stderr: true})
+	if err != nil {
+		return 0, err
+	}
+	if _, err := e.engine.ContainerStart(ctx, c.ID, client.ContainerStartOptions{}); err != nil {
+		return 0, err
+	}
+	readReady(b, io.LimitReader(skipHead{stream.Reader}, 6))
+	took := time.Since(began)
+	stream.Close()
+	<-e.engine.ContainerWait(ctx, c.ID, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning}).Result
+	_, err = e.engine.ContainerRemove(ctx, c.ID, client.ContainerRemoveOptions{Force: true})
+	return took, err
 }
 
 // skipHead leaves out the eight bytes before the first line.
