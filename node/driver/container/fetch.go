@@ -44,7 +44,7 @@ func (d *Driver) image(ctx context.Context, s *runner.Spec) (image, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.PullTimeout)
 	defer cancel()
-	release, err := d.images.hold(ctx, s.Image)
+	release, err := d.images.turns.Take(ctx, s.Image)
 	if err != nil {
 		return image{}, err
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/moby/moby/client"
 
+	images "github.com/sovmesh/sovmesh/node/driver/image"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -44,44 +45,8 @@ type imageStore struct {
 	mu        sync.Mutex // held while images are removed; never while one comes
 	collected time.Time  // guarded by mu
 	// seen is when the engine was last known to have an image; guarded by mu.
-	seen map[string]time.Time
-	// held are the references that somebody is looking after; guarded by mu.
-	held map[string]*holding
-}
-
-// holding is one reference that is looked after by one task at a time, so that
-// an image does not come twice at once; others do not wait for it.
-type holding struct {
-	turn  chan struct{}
-	users int // guarded by the store's mu
-}
-
-func (s *imageStore) hold(ctx context.Context, ref string) (release func(), err error) {
-	s.mu.Lock()
-	if s.held == nil {
-		s.held = make(map[string]*holding)
-	}
-	h := s.held[ref]
-	if h == nil {
-		h = &holding{turn: make(chan struct{}, 1)}
-		s.held[ref] = h
-	}
-	h.users++
-	s.mu.Unlock()
-	leave := func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if h.users--; h.users == 0 {
-			delete(s.held, ref)
-		}
-	}
-	select {
-	case h.turn <- struct{}{}:
-		return func() { <-h.turn; leave() }, nil
-	case <-ctx.Done():
-		leave()
-		return nil, ctx.Err()
-	}
+	seen  map[string]time.Time
+	turns images.Turns // of the references that somebody is looking after
 }
 
 func (s *imageStore) file(job placement.JobID, ref string) string {

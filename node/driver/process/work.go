@@ -9,8 +9,11 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sovmesh/sovmesh/node/driver/output"
 	"github.com/sovmesh/sovmesh/node/runner"
@@ -128,14 +131,29 @@ func (d *Driver) PID(id placement.TaskID) int {
 }
 
 // DialUnix connects to a unix socket by its name in a directory. The path may
-// be longer than an address takes: unix(7) has room for 107 bytes.
+// be longer than an address takes: unix(7) has room for 107 bytes. The directory
+// may be another user's, such as a QEMU's that was taken over by its guest: a link
+// in the socket's place, or in the directory's, is refused and leads nowhere.
 func DialUnix(ctx context.Context, dir, name string) (net.Conn, error) {
-	f, err := os.Open(dir)
+	at, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer unix.Close(at)
+	fd, err := unix.Openat(at, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: filepath.Join(dir, name), Err: err}
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return (&net.Dialer{}).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", f.Fd(), name))
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return nil, fmt.Errorf("%s is not a socket: somebody put something else in its place", filepath.Join(dir, name))
+	}
+	// By the descriptor: what is at the path by now may be another one.
+	return (&net.Dialer{}).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", fd))
 }
 
 // ListenUnix is the other end of [DialUnix]. The socket's file stays when the

@@ -110,9 +110,12 @@ func (l layout) startUp(add func(...string), file func(string, string, bool)) {
 // findKernel has the kernel that lies beside an image of the node's taken into
 // the store: "vmlinuz", and "initrd" and "cmdline" if they are there.
 func (d *Driver) findKernel(ctx context.Context, image string) (kernel, error) {
-	d.images.mu.Lock()
-	defer d.images.mu.Unlock()
 	k, dir := kernel{Cmdline: defaultCmdline}, filepath.Dir(image)
+	release, err := d.images.turns.Take(ctx, dir)
+	if err != nil {
+		return k, err
+	}
+	defer release()
 	digest, err := d.takeFile(ctx, filepath.Join(dir, "vmlinuz"))
 	if err != nil {
 		return k, err

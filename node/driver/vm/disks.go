@@ -69,21 +69,12 @@ func (d *Driver) rootDisk(s runner.Spec, img Image) (root disk, base Image, err 
 		return disk{Name: "root", Path: filepath.Join(d.TaskDir(s.Task), "root.qcow2"), Size: size, Format: Qcow2}, img, nil
 	}
 	root = disk{Name: "root", Path: filepath.Join(d.kept(s.Task), "root.qcow2"), Size: size, Format: Qcow2, Kept: true}
-	note := filepath.Join(d.kept(s.Task), "root.json")
-	var begun Image
-	switch err := readJSON(note, &begun); {
-	case errors.Is(err, fs.ErrNotExist):
-		// The image is written down first: a disk without it would be nothing.
-		if err := os.MkdirAll(d.kept(s.Task), 0o700); err != nil {
-			return root, img, err
-		}
-		_ = os.Remove(root.Path)
-		if err := newQcow2(root.Path, size); err != nil {
-			return root, img, fmt.Errorf("make the root disk: %w", explainSpace(err))
-		}
-		return root, img, writeJSON(note, img)
-	case err != nil:
-		return root, img, fmt.Errorf("read what the root disk lies on: %w", err)
+	begun, err := d.begunOn(s, root.Path)
+	if err != nil {
+		return root, img, err
+	}
+	if begun == nil {
+		return root, img, d.beginRoot(root, img)
 	}
 	if begun.Digest != img.Digest {
 		return root, img, refuse(s, "submit it as a new job, which begins with the new image; this one's disk lies on the old",
@@ -103,7 +94,48 @@ func (d *Driver) rootDisk(s runner.Spec, img Image) (root disk, base Image, err 
 		return root, img, refuse(s, fmt.Sprintf("write root_size of %d bytes or more, or none", have), "its disk has %d bytes and is not made smaller", have)
 	}
 	root.Size = max(size, have)
-	return root, begun, nil
+	return root, *begun, nil
+}
+
+// rootNote, beside a kept root disk, says which image it lies on.
+const rootNote = "root.json"
+
+// begunOn is the image that a kept root disk lies on; nil if there is no disk.
+// One whose note is lost is never taken for none: what is on it may be all that
+// a service has.
+func (d *Driver) begunOn(s runner.Spec, path string) (*Image, error) {
+	var begun Image
+	err := readJSON(filepath.Join(d.kept(s.Task), rootNote), &begun)
+	_, disk := os.Lstat(path)
+	switch gone := errors.Is(disk, fs.ErrNotExist); {
+	case err == nil && gone: // cut off before it had its name
+		return &begun, os.Rename(path+".new", path)
+	case err == nil:
+		return &begun, nil
+	case errors.Is(err, fs.ErrNotExist) && gone:
+		return nil, nil
+	}
+	return nil, refuse(s, fmt.Sprintf("have the node's operator restore %s in %s from a copy, or save the disk beside it and submit the job anew", rootNote, d.kept(s.Task)),
+		"its disk on this node is there, and what it lies on cannot be read: %v", err)
+}
+
+// beginRoot makes a kept root disk. It gets its name once it is whole and what it
+// lies on is written down: one without that would be nothing.
+func (d *Driver) beginRoot(root disk, img Image) error {
+	dir, fresh := filepath.Dir(root.Path), root.Path+".new"
+	if err := errors.Join(os.MkdirAll(dir, 0o700), os.RemoveAll(fresh)); err != nil {
+		return err
+	}
+	if err := newQcow2(fresh, root.Size); err != nil {
+		return fmt.Errorf("make the root disk: %w", explainSpace(err))
+	}
+	if err := errors.Join(syncDir(fresh), writeJSON(filepath.Join(dir, rootNote), img)); err != nil {
+		return err
+	}
+	if err := os.Rename(fresh, root.Path); err != nil {
+		return err
+	}
+	return syncDir(dir)
 }
 
 // extraDisks are those that the job names, plain files that are kept: made when

@@ -58,6 +58,8 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 		return runner.Handle{}, fmt.Errorf("keep the handle of task %s: %w", s.Task, err)
 	}
 	s.Keep = func(runner.Handle) error { return nil } // it was
+	d.images.use.RLock()
+	defer d.images.use.RUnlock()
 	claims, order, err := d.order(ctx, s, false)
 	defer d.release(claims)
 	if err != nil {
@@ -242,25 +244,28 @@ func (d *Driver) boots(ctx context.Context, s runner.Spec, l *layout) (err error
 }
 
 // claimDisks makes sure that no other task of this node uses what this one
-// keeps here. That one still has it may change: it is no fault of the job.
-func (d *Driver) claimDisks(ctx context.Context, s runner.Spec) ([]string, error) {
+// keeps here. That one still has it may change: it is no fault of the job. It is
+// claimed before it is looked who has it: another that starts meanwhile is seen
+// by its claim or by its directory.
+func (d *Driver) claimDisks(ctx context.Context, s runner.Spec) (claims []string, err error) {
 	if !s.Service && len(s.Setup.Disks) == 0 {
 		return nil, nil
-	}
-	all, err := d.Driver.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, o := range all {
-		if o.State == runner.StateRunning && o.Handle.Task != s.Task && place(o.Handle.Task) == place(s.Task) {
-			return nil, fmt.Errorf("start task %s: its disks on this node are in use by task %s until that has ended", s.Task, o.Handle.Task)
-		}
 	}
 	claim := "disks " + place(s.Task)
 	if err := d.claim(claim, s.Task); err != nil {
 		return nil, err
 	}
-	return []string{claim}, d.settlePlace(s.Task, all)
+	claims = []string{claim} // the caller's to release, also when this fails
+	all, err := d.Driver.List(ctx)
+	if err != nil {
+		return claims, err
+	}
+	for _, o := range all {
+		if o.State == runner.StateRunning && o.Handle.Task != s.Task && place(o.Handle.Task) == place(s.Task) {
+			return claims, fmt.Errorf("start task %s: its disks on this node are in use by task %s until that has ended", s.Task, o.Handle.Task)
+		}
+	}
+	return claims, d.settlePlace(s.Task, all)
 }
 
 // claim takes what one start at a time may use.
@@ -318,10 +323,14 @@ func (d *Driver) List(ctx context.Context) ([]runner.Observed, error) {
 }
 
 func (d *Driver) describe(ctx context.Context, o *runner.Observed) {
+	d.letGo(ctx, o)
 	d.hold(ctx, o)
 	m, t, err := d.told(o.Handle.Task)
 	if err != nil || o.Facts == nil {
 		return
+	}
+	if text, err := os.ReadFile(filepath.Join(d.TaskDir(o.Handle.Task), troubleFile)); err == nil {
+		o.Facts["trouble"] = string(text)
 	}
 	o.Facts["image"], o.Facts["boot"], o.Facts["accel"] = t.Image.Digest, string(t.Boot), m.Accel.Name
 	if m.UID != 0 {
@@ -340,7 +349,8 @@ func (d *Driver) told(id placement.TaskID) (qemu.Machine, told, error) {
 }
 
 // Destroy removes the machine and its own files. What its job keeps on this
-// node stays until [Driver.Forget].
+// node stays until [Driver.Forget]. That images cannot be tidied up, for what
+// needs them cannot be read, keeps them all and is no fault of this task's.
 func (d *Driver) Destroy(ctx context.Context, h runner.Handle) error {
 	if err := d.endMove(ctx, h); err != nil {
 		return err
@@ -348,20 +358,17 @@ func (d *Driver) Destroy(ctx context.Context, h runner.Handle) error {
 	if err := d.Driver.Destroy(ctx, h); err != nil {
 		return err
 	}
-	return d.collect(ctx)
+	_ = d.collect(ctx)
+	return nil
 }
 
 // collect removes images that were handed in by jobs and that nothing uses any
 // more: none of a vendor, no kept disk's and no task's.
 func (d *Driver) collect(ctx context.Context) error {
-	d.images.mu.Lock()
-	defer d.images.mu.Unlock()
-	d.mu.Lock()
-	busy := len(d.starting) > 0
-	d.mu.Unlock()
-	if busy {
+	if !d.images.use.TryLock() {
 		return nil // another time
 	}
+	defer d.images.use.Unlock()
 	used, err := d.usedImages(ctx)
 	if err != nil {
 		return err

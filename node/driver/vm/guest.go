@@ -90,6 +90,10 @@ func (g *guest) hear(r *qemu.Running) (why string) {
 			why = g.ended(r, d.Reason)
 		case "GUEST_PANICKED":
 			r.Ended(runner.Exit{Code: 1, Reason: "its guest panicked; see its console"}, time.Minute)
+		case "BLOCK_IO_ERROR":
+			g.trouble(e.Data)
+		case "RESUME":
+			_ = os.Remove(filepath.Join(r.Dir, troubleFile))
 		case "RESET":
 			now := time.Now()
 			if resets = append(resets, now); len(resets) > mostResets {
@@ -101,6 +105,34 @@ func (g *guest) hear(r *qemu.Running) (why string) {
 		}
 	}
 	return why
+}
+
+// troubleFile, in a task's directory, says what its disks suffer from, until the
+// guest goes on.
+const troubleFile = "trouble"
+
+// trouble writes down that a disk could not be read or written: with no space left
+// the machine stands still, which from outside looks like a guest that hangs.
+// https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#event-QMP-block-core.BLOCK_IO_ERROR
+func (g *guest) trouble(data json.RawMessage) {
+	var d struct {
+		Node      string `json:"node-name"`
+		Operation string `json:"operation"`
+		Action    string `json:"action"`
+		NoSpace   bool   `json:"nospace"`
+		Reason    string `json:"reason"`
+	}
+	if json.Unmarshal(data, &d) != nil {
+		return
+	}
+	text := fmt.Sprintf("its %.64s fails to %.16s: %.128s", d.Node, d.Operation, d.Reason)
+	switch {
+	case d.NoSpace && d.Action == "stop":
+		text += "; it stands still until there is space on the node and somebody resumes it"
+	case d.Action == "stop":
+		text += "; it stands still until somebody resumes it"
+	}
+	_ = os.WriteFile(filepath.Join(g.dir, troubleFile), []byte(text), 0o600)
 }
 
 // ended says what an orderly end of QEMU means. https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#enum-QMP-run-state.ShutdownCause

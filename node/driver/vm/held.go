@@ -4,7 +4,6 @@ package vm
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -66,18 +65,10 @@ func (d *Driver) note(id placement.TaskID) (*note, error) {
 
 // writeNote has it on the disk when it returns.
 func writeNote(dir string, n note) error {
-	data, err := json.Marshal(n)
-	if err != nil {
-		return err
-	}
-	path := filepath.Join(dir, moveFile)
-	if err := writeSynced(path+".new", data); err != nil {
+	if err := writeJSON(filepath.Join(dir, moveFile), n); err != nil {
 		return fmt.Errorf("write down how far the move got: %w", explainSpace(err))
 	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	return syncDir(dir)
+	return nil
 }
 
 // removeNote ends the move on this side.
@@ -98,8 +89,9 @@ func writeSynced(path string, data []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
+// syncDir has a directory, or a file, on the disk as it is now.
+func syncDir(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -154,6 +155,19 @@ func copied(ctx context.Context, t *testing.T, d *Driver, h runner.Handle) {
 	}
 	if fmt.Sprint(what) != "[records disk disk memory console]" {
 		t.Errorf("the parts are %v", what)
+	}
+	// An agent that was killed over one leaves the guest standing still, and a note.
+	if err := errors.Join(d.Pause(ctx, h), writeJSON(filepath.Join(d.TaskDir(h.Task), heldFile), time.Now())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newDriver(t, d.cfg.Dir, nil).Recover(ctx, h); err != nil {
+		t.Fatal(err)
+	}
+	if err := echo(ctx, d, h); err != nil {
+		t.Errorf("the next agent does not let it go on: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(d.TaskDir(h.Task), heldFile)); !os.IsNotExist(err) {
+		t.Errorf("and keeps the note: %v", err)
 	}
 	t.Logf("snapshot: %d parts, paused %v", len(snap.Parts), snap.Paused)
 	if again, err := d.Snapshot(ctx, h, t.TempDir()); err != nil || len(again.Parts) != len(snap.Parts) {

@@ -131,6 +131,8 @@ func (r *receiver) offer(ctx context.Context) (o offer, err error) {
 
 // start makes the machine, which waits for its guest.
 func (r *receiver) start(ctx context.Context, o offer) error {
+	r.d.images.use.RLock()
+	defer r.d.images.use.RUnlock()
 	claims, order, err := r.d.order(ctx, r.spec, true)
 	defer r.d.release(claims)
 	if err != nil {

@@ -23,19 +23,24 @@ const maxList = 4 << 20
 
 // Prepare has the task's image ready: fetched, compared, looked into.
 func (d *Driver) Prepare(ctx context.Context, s runner.Spec) error {
+	d.images.use.RLock()
+	defer d.images.use.RUnlock()
 	_, err := d.resolve(ctx, s)
 	return err
 }
 
 // resolve finds the image that a task names. What is here already is not
-// fetched or read again.
+// fetched or read again. The caller holds the store's use.
 func (d *Driver) resolve(ctx context.Context, s runner.Spec) (Image, error) {
-	d.images.mu.Lock()
-	defer d.images.mu.Unlock()
 	want := ""
 	if s.Setup != nil {
 		want = s.Setup.ImageDigest
 	}
+	release, err := d.images.turns.Take(ctx, s.Image+" "+want)
+	if err != nil {
+		return Image{}, fmt.Errorf("wait for image %s, which another task has brought: %w", s.Image, err)
+	}
+	defer release()
 	img, err := d.find(ctx, s, want)
 	if err != nil {
 		return img, err
@@ -111,8 +116,7 @@ type seenFile struct {
 	Size, Mod, Birth int64 // bytes; nanoseconds of last change of content and of inode
 }
 
-// takeFile has a file of an image directory in the store, whose lock is held.
-// One that did not change since is not read again.
+// takeFile has a file of an image directory in the store. One that did not change since is not read again.
 func (d *Driver) takeFile(ctx context.Context, name string) (string, error) {
 	f, err := openBelow(d.cfg.ImageDirs, name)
 	if err != nil {
@@ -309,14 +313,24 @@ func readJSON(path string, v any) error {
 	return json.Unmarshal(data, v)
 }
 
-// writeJSON puts the whole file in its place, or none.
+// writeJSON puts the whole file in its place, or none. It is on the disk when it
+// returns: a power cut leaves the one before or this one.
 func writeJSON(path string, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-")
+	if err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return syncDir(filepath.Dir(path))
 }

@@ -38,7 +38,7 @@ func (d *Driver) Snapshot(ctx context.Context, h runner.Handle, dir string) (sna
 		return snap, err
 	}
 	snap.At = time.Now()
-	c := copier{dir: dir, disks: t.Disks, snap: &snap}
+	c := copier{dir: dir, task: d.TaskDir(h.Task), disks: t.Disks, snap: &snap}
 	err = d.askLong(ctx, h, c.run)
 	if err == nil {
 		err = c.console(ctx, d, h)
@@ -55,6 +55,7 @@ func (d *Driver) Snapshot(ctx context.Context, h runner.Handle, dir string) (sna
 // copier makes one snapshot.
 type copier struct {
 	dir   string
+	task  string // the task's directory
 	disks []disk
 	snap  *runner.Snapshot
 	m     *qmp.Client
@@ -82,22 +83,61 @@ func (c *copier) run(ctx context.Context, m *qmp.Client) error {
 			return err
 		}
 	}
-	began := time.Now()
-	if err := m.Run(ctx, "stop", nil, nil); err != nil {
-		return err
-	}
-	err := c.still(ctx)
-	if status.Status == "running" {
-		// Whatever went wrong, it goes on.
-		again, cancel := context.WithTimeout(context.WithoutCancel(ctx), monitorPatience)
-		defer cancel()
-		err = errors.Join(err, m.Run(again, "cont", nil, nil))
-		c.snap.Paused = time.Since(began)
-	}
+	err := c.stand(ctx, status.Status == "running")
 	if err == nil {
 		err = c.finish(ctx)
 	}
 	return err
+}
+
+// heldFile, in a task's directory, says that a snapshot holds its guest still. An
+// agent that ends meanwhile leaves it, and the next one lets the guest go on.
+const heldFile = "held-for-snapshot"
+
+// stand does what the machine has to stand still for. Whatever went wrong, one
+// that ran goes on.
+func (c *copier) stand(ctx context.Context, ran bool) error {
+	began := time.Now()
+	if ran {
+		if err := writeJSON(filepath.Join(c.task, heldFile), began); err != nil {
+			return fmt.Errorf("note that it stands still: %w", explainSpace(err))
+		}
+	}
+	if err := c.m.Run(ctx, "stop", nil, nil); err != nil {
+		return err
+	}
+	err := c.still(ctx)
+	if ran {
+		again, cancel := context.WithTimeout(context.WithoutCancel(ctx), monitorPatience)
+		defer cancel()
+		err = errors.Join(err, goOn(again, c.m, c.task))
+		c.snap.Paused = time.Since(began)
+	}
+	return err
+}
+
+// goOn lets a guest go on that a snapshot held still.
+func goOn(ctx context.Context, m *qmp.Client, task string) error {
+	if err := m.Run(ctx, "cont", nil, nil); err != nil {
+		return err
+	}
+	return os.Remove(filepath.Join(task, heldFile))
+}
+
+// letGo lets a guest go on that an agent held still which was killed over it.
+func (d *Driver) letGo(ctx context.Context, o *runner.Observed) {
+	dir := d.TaskDir(o.Handle.Task)
+	if _, err := os.Lstat(filepath.Join(dir, heldFile)); err != nil || o.State != runner.StateRunning {
+		return
+	}
+	done, err := d.moving(o.Handle.Task)
+	if err != nil {
+		return // a snapshot of ours
+	}
+	defer done()
+	ctx, cancel := context.WithTimeout(ctx, recoverPatience)
+	defer cancel()
+	_ = d.askLong(ctx, o.Handle, func(ctx context.Context, m *qmp.Client) error { return goOn(ctx, m, dir) })
 }
 
 // target makes the file that a disk is copied to, and hands it to QEMU.

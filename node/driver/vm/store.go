@@ -18,6 +18,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sovmesh/sovmesh/node/driver/image"
 )
 
 // Format is how an image's file is to be read. It is always declared, by a name
@@ -54,8 +56,13 @@ type Image struct {
 // store keeps files by their digest, as "sha256-HEX".
 type store struct {
 	dir  string
-	most int64      // of a file, in bytes
-	mu   sync.Mutex // held while a file comes in: one at a time
+	most int64 // of a file, in bytes
+	// turns lets no file come in twice at once; one that comes slowly holds up
+	// those alone who want it.
+	turns image.Turns
+	// use is held by all who need that what is there stays, and by whoever removes
+	// something, who never waits for it.
+	use sync.RWMutex
 }
 
 func (s *store) path(digest string) string {
@@ -102,7 +109,10 @@ func (s *store) add(ctx context.Context, src io.Reader, want string) (digest str
 	if err := errors.Join(f.Chmod(0o444), f.Sync()); err != nil {
 		return "", explainSpace(err)
 	}
-	return digest, os.Rename(f.Name(), s.path(digest))
+	if err := os.Rename(f.Name(), s.path(digest)); err != nil {
+		return "", err
+	}
+	return digest, syncDir(s.dir)
 }
 
 func explainSpace(err error) error {
