@@ -183,7 +183,10 @@ func (d *Driver) goOn(ctx context.Context, h runner.Handle, n *note) error {
 		return letRun(ctx, m, n.Paused)
 	})
 	if err != nil {
-		return err
+		// One that ended while it stood is decided all the same: its end is told.
+		if o, seen := d.Driver.Recover(ctx, h); seen != nil || o.State == runner.StateRunning {
+			return err
+		}
 	}
 	return d.removeNote(h.Task)
 }

@@ -210,3 +210,86 @@ func arrives(t *testing.T, n *nodes, h runner.Handle, s2 runner.Spec) {
 	}
 	nothingThere(t, n.from, h.Task)
 }
+
+// TestAMachineThatEndsWhileItStands kills either QEMU once both have all of it:
+// the move is decided all the same, and an end here is told here.
+func TestAMachineThatEndsWhileItStands(t *testing.T) {
+	n := twoNodes(t, smallGuest(t), nil)
+	s := spec(33, "count", nil)
+	h := start(t, n.from, s)
+	awaits(t, n.from, h, "count 3\n")
+	s2 := next(s)
+	h2 := runner.Handle{Task: s2.Task}
+	destroyed(t, n.to, s2.Task)
+	if sent, received := move(t, n, h, s2, placement.MoveLive, newLine(t, "", 0), nil); sent != nil || received != nil {
+		t.Fatalf("send: %v\nreceive: %v", sent, received)
+	}
+	for d, id := range map[*Driver]placement.TaskID{n.from: s.Task, n.to: s2.Task} {
+		if err := unix.Kill(d.PID(id), unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(n.to.Finish(t.Context(), h2, true), n.from.Finish(t.Context(), h, false)); err != nil {
+		t.Fatal(err)
+	}
+	if exit := wait(t, n.to, h2); exit.Code != 137 || exit.Stopped {
+		t.Errorf("killed where it was to go on, it ends with %+v", exit)
+	}
+	if _, err := n.from.Wait(t.Context(), h); err == nil {
+		t.Error("its end is told where it does not go on")
+	}
+	if o, err := n.from.Recover(t.Context(), h); err != nil || o.State == runner.StateRunning || o.Exit != nil || o.Held != "" {
+		t.Errorf("where it does not go on it is %+v, %v", o, err)
+	}
+}
+
+// A machine that is being moved is ended without being asked: to hear that it
+// would have to run.
+func TestAMachineThatStandsIsEnded(t *testing.T) {
+	n := twoNodes(t, smallGuest(t), nil)
+	s := spec(34, "count", nil)
+	h := start(t, n.from, s)
+	awaits(t, n.from, h, "count 3\n")
+	s2 := next(s)
+	h2 := runner.Handle{Task: s2.Task}
+	destroyed(t, n.to, s2.Task)
+	neverRuns := func(d *Driver, h runner.Handle) {
+		before := counted(t, printed(t, d, h))
+		if err := d.Stop(t.Context(), h, patience); err != nil {
+			t.Error(err)
+		}
+		if after := counted(t, printed(t, d, h)); after != before {
+			t.Errorf("it counted from %d to %d while it was ended", before, after)
+		}
+	}
+	if sent, received := move(t, n, h, s2, placement.MoveLive, newLine(t, "", 0), nil); sent != nil || received != nil {
+		t.Fatalf("send: %v\nreceive: %v", sent, received)
+	}
+	// The machine goes down, and the supervisor would press its power button.
+	pid := supervisorOf(t, n.from.PID(s.Task))
+	before := counted(t, printed(t, n.from, h))
+	if err := unix.Kill(pid, unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	pause(t.Context(), 2*pressEvery+time.Second)
+	if runs(t.Context(), n.from, s.Task) || counted(t, printed(t, n.from, h)) != before {
+		t.Error("its supervisor let it go on")
+	}
+	neverRuns(n.from, h)
+	neverRuns(n.to, h2)
+}
+
+// supervisorOf is the parent of a QEMU.
+func supervisorOf(t *testing.T, pid int) (parent int) {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(data), ") ")
+	var state string
+	if _, err := fmt.Sscanf(rest, "%s %d", &state, &parent); err != nil {
+		t.Fatal(err)
+	}
+	return parent
+}
