@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
@@ -21,15 +21,34 @@ type Noter interface {
 // that hangs holds up nobody else's audit for longer.
 const inspectWithin = 30 * time.Second
 
-// audits is what is known of the notes that were made; run owns the maps.
-type audits struct {
-	mu     sync.Mutex
-	drift  map[placement.TaskID]map[string]string // guarded by mu: text by subject, as it was noted
-	denied map[placement.TaskID]map[string]uint64 // guarded by mu: packets by destination, as they were noted
+// Noted is what was noted of a running task, so that an agent that comes back
+// does not say it again.
+type Noted struct {
+	Drift  map[string]string `json:"drift,omitempty"`  // text by subject
+	Denied map[string]uint64 `json:"denied,omitempty"` // packets by destination
 }
 
-func newAudits() *audits {
-	return &audits{drift: map[placement.TaskID]map[string]string{}, denied: map[placement.TaskID]map[string]uint64{}}
+// alreadyNoted is what was noted of a task so far; the maps may be changed.
+func (r *Runner) alreadyNoted(t *task) Noted {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := Noted{Drift: map[string]string{}, Denied: map[string]uint64{}}
+	if t.rec.Noted != nil {
+		maps.Copy(n.Drift, t.rec.Noted.Drift)
+		maps.Copy(n.Denied, t.rec.Noted.Denied)
+	}
+	return n
+}
+
+// keepNoted keeps it in the task's record.
+func (r *Runner) keepNoted(t *task, n Noted) {
+	r.mu.Lock()
+	t.rec.Noted = &n
+	over := t.over()
+	r.mu.Unlock()
+	if !over { // nothing is looked at any more
+		_ = r.save(t) // kept as a problem and tried again
+	}
 }
 
 // Drift says how a running task differs from what was declared, now. It is a
@@ -64,21 +83,47 @@ func (r *Runner) inspect(ctx context.Context, t *task) (Declared, Actual, []Find
 	if err != nil {
 		return Declared{}, Actual{}, nil, fmt.Errorf("look into task %s: %w", h.Task, err)
 	}
+	keeper, keeps := d.(Rememberer)
+	var before *Actual
+	if keeps {
+		if was, known := keeper.Remembered(h); known {
+			before = &was
+		}
+	}
+	declared, changed := r.hold(t, &seen, before)
+	if changed {
+		_ = r.save(t) // kept as a problem and tried again
+	}
+	if keeps && before == nil && declared.Inside {
+		if err := keeper.Remember(h, declared.Want); err != nil {
+			r.log.Warn("keep with its disk what a task was found to be", "task", h.Task, "err", err)
+		}
+	}
+	return declared, seen, Compare(&declared.Want, &seen), nil
+}
+
+// hold is what the task is held against: what it was, what is known of its disk
+// from before, and what was just seen of what nothing was known of yet.
+func (r *Runner) hold(t *task, seen, before *Actual) (declared Declared, changed bool) {
 	r.mu.Lock()
-	declared := Declared{}
+	defer r.mu.Unlock()
 	if t.rec.Declared != nil {
 		declared = *t.rec.Declared
 	}
-	changed := declared.settle(&seen)
+	if before != nil && !declared.Kept {
+		if !declared.Inside {
+			declared.Want.Packages, declared.Want.Services = before.Packages, before.Services
+		}
+		declared.Inside, declared.Kept, changed = true, true, true
+	}
+	if declared.settle(seen, time.Now()) {
+		changed = true
+	}
 	if changed {
 		kept := declared
 		t.rec.Declared = &kept
 	}
-	r.mu.Unlock()
-	if changed {
-		_ = r.save(t) // kept as a problem and tried again
-	}
-	return declared, seen, Compare(&declared.Want, &seen), nil
+	return declared, changed
 }
 
 // audit looks at what runs, now and then, until ctx ends.
@@ -144,19 +189,27 @@ func (r *Runner) auditDrift(ctx context.Context) {
 	}
 }
 
+// settleWithin bounds how long a task that began is looked at often; after that
+// its guest is asked with every look for drift.
+const settleWithin = 15 * time.Minute
+
 // settleNew looks at tasks that nobody has looked at, soon after their start:
 // what changes from then on is drift.
 func (r *Runner) settleNew(ctx context.Context) {
 	for _, t := range r.live() {
 		r.mu.Lock()
-		settled := t.rec.Declared != nil && t.rec.Declared.Settled
+		settled := t.rec.Declared != nil && t.rec.Declared.Settled && !t.settling
 		r.mu.Unlock()
 		if settled || !r.inspects(t) || ctx.Err() != nil {
 			continue
 		}
-		if _, _, _, err := r.inspect(ctx, t); err != nil && ctx.Err() == nil {
+		declared, seen, _, err := r.inspect(ctx, t)
+		if err != nil && ctx.Err() == nil {
 			r.log.Warn("look into a task that began", "task", t.rec.Task, "err", err)
 		}
+		r.mu.Lock()
+		t.settling = err == nil && declared.settling(&seen) && time.Since(t.rec.StartedAt) < settleWithin
+		r.mu.Unlock()
 	}
 }
 
@@ -164,9 +217,8 @@ func (r *Runner) settleNew(ctx context.Context) {
 // it was declared: it has failed, and its restart policy starts it anew.
 func (r *Runner) noteDrift(ctx context.Context, t *task, declared Declared, findings []Finding) {
 	id := t.rec.Task
-	r.audits.mu.Lock()
-	known := r.audits.drift[id]
-	r.audits.mu.Unlock()
+	noted := r.alreadyNoted(t)
+	known := noted.Drift
 	now := make(map[string]string, len(findings))
 	var notes []placement.TaskNote
 	for _, f := range findings {
@@ -187,12 +239,13 @@ func (r *Runner) noteDrift(ctx context.Context, t *task, declared Declared, find
 		}
 		r.log.Warn("a task differs from what was declared", "task", id, "job", t.rec.Job, "findings", len(findings))
 	}
-	r.audits.mu.Lock()
-	r.audits.drift[id] = now
-	r.audits.mu.Unlock()
-	if declared.Mode == placement.DriftEnforce && len(findings) > 0 {
+	if len(notes) > 0 {
+		noted.Drift = now
+		r.keepNoted(t, noted)
+	}
+	if again := declared.remedied(findings); declared.Mode == placement.DriftEnforce && len(again) > 0 {
 		r.mu.Lock()
-		t.order("it differed from what was declared: "+findings[0].Subject, time.Duration(t.rec.Grace), false)
+		t.order("it differed from what was declared: "+again[0].Subject, time.Duration(t.rec.Grace), false)
 		t.broken = true
 		r.mu.Unlock()
 		r.carryOut(ctx, t)
@@ -202,23 +255,12 @@ func (r *Runner) noteDrift(ctx context.Context, t *task, declared Declared, find
 // deniedNotes bounds the notes that one task makes in one round.
 const deniedNotes = 8
 
+// mostDenied bounds the destinations that are remembered of a task.
+const mostDenied = 512
+
 func (r *Runner) auditDenied(ctx context.Context) {
-	live := map[placement.TaskID]bool{}
 	for _, t := range r.live() {
-		live[t.rec.Task] = true
 		r.noteDenied(ctx, t)
-	}
-	r.audits.mu.Lock()
-	defer r.audits.mu.Unlock()
-	for id := range r.audits.denied {
-		if !live[id] {
-			delete(r.audits.denied, id)
-		}
-	}
-	for id := range r.audits.drift {
-		if !live[id] {
-			delete(r.audits.drift, id)
-		}
 	}
 }
 
@@ -246,9 +288,8 @@ func (r *Runner) noteDenied(ctx context.Context, t *task) {
 		}
 		return
 	}
-	r.audits.mu.Lock()
-	known := r.audits.denied[id]
-	r.audits.mu.Unlock()
+	noted := r.alreadyNoted(t)
+	known := noted.Denied
 	var notes []placement.TaskNote
 	for _, x := range all {
 		if was := known[x.Destination]; x.Packets > 0 && (was == 0 || x.Packets >= 2*was) && len(notes) < deniedNotes {
@@ -259,12 +300,10 @@ func (r *Runner) noteDenied(ctx context.Context, t *task) {
 		return
 	}
 	r.log.Warn("a task tried to reach what its job does not allow", "task", id, "job", t.rec.Job, "destinations", len(notes))
-	r.audits.mu.Lock()
-	defer r.audits.mu.Unlock()
-	if r.audits.denied[id] == nil {
-		r.audits.denied[id] = make(map[string]uint64, len(notes))
-	}
 	for _, n := range notes {
-		r.audits.denied[id][n.Text] = n.Count
+		if _, there := known[n.Text]; there || len(known) < mostDenied {
+			known[n.Text] = n.Count
+		}
 	}
+	r.keepNoted(t, noted)
 }

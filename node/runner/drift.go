@@ -1,10 +1,14 @@
 package runner
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -21,7 +25,20 @@ type Declared struct {
 	Settled bool `json:"settled,omitempty"`
 	// Inside: so were the packages and services in it.
 	Inside bool `json:"inside,omitempty"`
+	// Kept: they are those of a disk that outlives the task.
+	Kept bool `json:"kept,omitempty"`
+	// Reading is the sum of what the guest told at ReadAt, until that is taken over.
+	Reading string    `json:"reading,omitempty"`
+	ReadAt  time.Time `json:"read_at,omitzero"`
 }
+
+// settleGap is how far two equal readings of a guest lie apart at least before
+// they are taken for what it is meant to be: it is no longer being set up then.
+const settleGap = 20 * time.Second
+
+// mostInside bounds what a task's record keeps of a guest's packages and
+// services, in bytes: a guest may tell what it likes, and a record has a bound.
+const mostInside = 256 << 10
 
 // declare is what a spec says of its task.
 func declare(s *Spec) *Declared {
@@ -33,8 +50,8 @@ func declare(s *Spec) *Declared {
 }
 
 // settle takes over what the job leaves to the image, once: later changes of it
-// are drift. What grew inside a guest is taken over when the guest first tells.
-func (d *Declared) settle(seen *Actual) (changed bool) {
+// are drift. What grew inside a guest is taken over when it has come to rest.
+func (d *Declared) settle(seen *Actual, now time.Time) (changed bool) {
 	if !d.Settled {
 		if d.Want.ImageDigest == "" {
 			d.Want.ImageDigest = seen.ImageDigest
@@ -49,11 +66,57 @@ func (d *Declared) settle(seen *Actual) (changed bool) {
 			*l.want, changed = *l.seen, true
 		}
 	}
-	if !d.Inside && len(seen.Packages)+len(seen.Services) > 0 {
-		d.Want.Packages, d.Want.Services = seen.Packages, seen.Services
-		d.Inside, changed = true, true
+	return d.settleInside(seen, now) || changed
+}
+
+// settleInside takes over a guest's packages and services when two looks at it
+// found the same, and nothing in it was still starting.
+func (d *Declared) settleInside(seen *Actual, now time.Time) (changed bool) {
+	if d.Inside || seen.Unsettled || len(seen.Packages)+len(seen.Services) == 0 {
+		return false
 	}
-	return changed
+	sum, size := reading(seen)
+	switch {
+	case sum != d.Reading:
+		d.Reading, d.ReadAt = sum, now
+		return true
+	case now.Sub(d.ReadAt) < settleGap:
+		return false
+	}
+	d.Inside, d.Reading, d.ReadAt = true, "", time.Time{}
+	if size <= mostInside {
+		d.Want.Packages, d.Want.Services = seen.Packages, seen.Services
+	}
+	return true
+}
+
+// reading is the sum and the size of what a guest tells of its inside.
+func reading(seen *Actual) (sum string, size int) {
+	hash := sha256.New()
+	for _, lines := range [][]string{pairs(seen.Packages), {""}, pairs(seen.Services)} {
+		for _, l := range lines {
+			size += len(l) + 8
+			_, _ = io.WriteString(hash, l+"\n")
+		}
+	}
+	return hex.EncodeToString(hash.Sum(nil)), size
+}
+
+// settling reports whether the task is to be looked at soon again: what is in it
+// was not taken over, and may yet be.
+func (d *Declared) settling(seen *Actual) bool {
+	return !d.Inside && (seen.Unsettled || d.Reading != "")
+}
+
+// remedied are the findings that a start from the declared state takes away: what
+// is on a disk that outlives the task is there again afterwards.
+func (d *Declared) remedied(found []Finding) (out []Finding) {
+	for _, f := range found {
+		if !d.Kept || f.Subject != "packages" && f.Subject != "services" {
+			out = append(out, f)
+		}
+	}
+	return out
 }
 
 // Finding is one difference between what was declared and what runs.

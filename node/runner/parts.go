@@ -95,7 +95,21 @@ type Actual struct {
 	// Packages and Services are the guest's own, where something in it tells.
 	Packages map[string]string `json:"packages,omitempty"` // name to version
 	Services map[string]string `json:"services,omitempty"` // name to state
-	Boundary []Boundary        `json:"boundary,omitempty"`
+	// Unsettled: something in the guest still starts, or may tell of packages and
+	// services and has not yet. What it tells meanwhile is taken for nothing.
+	Unsettled bool       `json:"unsettled,omitempty"`
+	Boundary  []Boundary `json:"boundary,omitempty"`
+}
+
+// Rememberer is a driver whose tasks may have a disk that outlives them. It keeps
+// with the disk what was found inside when that had settled, so that the next
+// task on it is held against the same.
+type Rememberer interface {
+	// Remembered is what was kept; false if nothing was, or the disk is the task's own.
+	Remembered(h Handle) (Actual, bool)
+	// Remember keeps the packages and services of a. Of a disk that goes with its
+	// task nothing is kept.
+	Remember(h Handle, a Actual) error
 }
 
 // Boundary is one thing that holds a task in, in words that an auditor reads.

@@ -139,8 +139,7 @@ type Runner struct {
 	reports *reports
 	starts  chan struct{} // one token per start in progress
 	wake    chan struct{} // tells the loop that a lease or a record changed
-	audits  *audits
-	secrets sync.Mutex // held while the directory of secrets is made or removed
+	secrets sync.Mutex    // held while the directory of secrets is made or removed
 	moved   moveCounts
 
 	mu       sync.Mutex
@@ -166,7 +165,7 @@ func New(cfg Config) (*Runner, error) {
 	}
 	return &Runner{
 		cfg: cfg, log: log, reports: newReports(cfg.Reporter, cfg.Retry, cfg.RetryMax, log),
-		starts: make(chan struct{}, cfg.Starts), wake: make(chan struct{}, 1), audits: newAudits(),
+		starts: make(chan struct{}, cfg.Starts), wake: make(chan struct{}, 1),
 		tasks: make(map[placement.TaskID]*task), strays: make(map[string][]Observed),
 		changed: make(chan struct{}), incoming: make(map[placement.TaskID]*incoming),
 	}, nil

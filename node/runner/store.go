@@ -36,6 +36,9 @@ type Record struct {
 	Declared *Declared `json:"declared,omitempty"`
 	// Move is set while a move of the task is not decided.
 	Move *Moving `json:"move,omitempty"`
+	// Noted is what was said of the task in its region's ledger; never changed, but
+	// replaced.
+	Noted *Noted `json:"noted,omitempty"`
 	// Status is the last one that is known; a terminal one is final.
 	Status    placement.TaskStatus `json:"status"`
 	Reason    string               `json:"reason,omitempty"`

@@ -44,6 +44,7 @@ type task struct {
 	unsaved     bool       // rec is newer than the store's copy
 	saveAfter   time.Time  // when an unsaved record is tried again
 	reported    time.Time  // when its status was last queued
+	settling    bool       // its inside is looked at often: see settleNew
 }
 
 func (t *task) over() bool { return !t.rec.Status.Live() }

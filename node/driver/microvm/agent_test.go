@@ -17,7 +17,7 @@ import (
 // the guests' init and the directory of the image.
 func buildForAgent(dir string, more []string) (runner.Driver, error) {
 	cfg := DefaultConfig()
-	cfg.Dir, cfg.Cgroup, cfg.Init = filepath.Join(dir, "driver"), "sovmesh-test-microvm", more[0]
+	cfg.Dir, cfg.Cgroup, cfg.Init = filepath.Join(dir, "driver"), testCgroup, more[0]
 	cfg.Images = image.Source{Dirs: more[1:]}
 	return New(cfg)
 }

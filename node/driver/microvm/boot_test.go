@@ -236,10 +236,12 @@ func TestGuestThatDoesNotComeUp(t *testing.T) {
 func TestWhatAMicroVMCannotDo(t *testing.T) {
 	d := newDriver(t, t.TempDir(), nil)
 	for name, change := range map[string]func(*runner.Spec){
-		"volumes":                    func(s *runner.Spec) { s.Setup.Volumes = []placement.Volume{{Name: "v", Path: "/v"}} },
+		"a volume over the devices":  func(s *runner.Spec) { s.Setup.Volumes = []placement.Volume{{Name: "v", Path: "/dev/shm"}} },
+		"a volume out of its place":  func(s *runner.Spec) { s.Setup.Volumes = []placement.Volume{{Name: "../../v", Path: "/v"}} },
+		"too many volumes":           func(s *runner.Spec) { s.Setup.Volumes = make([]placement.Volume, mostDisks+1) },
 		"the network":                func(s *runner.Spec) { s.Setup.Network = &placement.Network{Allow: []string{"192.0.2.1"}} },
 		"the host's":                 func(s *runner.Spec) { s.Setup.Network = &placement.Network{Host: true} },
-		"ports":                      func(s *runner.Spec) { s.Setup.Ports = []placement.Port{{Port: 80}} },
+		"a port of the node's":       func(s *runner.Spec) { s.Setup.Ports = []placement.Port{{Port: 80, Host: 8080}} },
 		"devices":                    func(s *runner.Spec) { s.Devices = []string{"GPU-1"} },
 		"no image":                   func(s *runner.Spec) { s.Image = "" },
 		"an image that is not there": func(s *runner.Spec) { s.Image = "oci-archive:" + shared + "/none" },

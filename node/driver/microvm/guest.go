@@ -149,7 +149,12 @@ func (g *guest) converse(r *qemu.Running, o order) error {
 			if hello.Version != wire.Version {
 				return fmt.Errorf("init speaks version %d, this program %d", hello.Version, wire.Version)
 			}
-			if err := g.start(w, o.Command); err != nil {
+			secrets, err := readSecrets(r.Spec.SecretsDir)
+			if err != nil {
+				r.Failed("its secrets cannot be read: "+err.Error(), "start the job again")
+				return err
+			}
+			if err := g.start(w, o.Command, secrets); err != nil {
 				return err
 			}
 		case wire.Started:
@@ -175,8 +180,28 @@ func (g *guest) converse(r *qemu.Running, o order) error {
 	}
 }
 
-// start tells the guest the time and the command, unless it is to end already.
-func (g *guest) start(w *wire.Writer, c wire.Command) error {
+// readSecrets reads what the job's author handed over, for the moment it takes to
+// pass it on.
+func readSecrets(dir string) (map[string][]byte, error) {
+	if dir == "" {
+		return nil, nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string][]byte, len(entries))
+	for _, e := range entries {
+		if all[e.Name()], err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// start tells the guest the time, its secrets and the command, unless it is to
+// end already.
+func (g *guest) start(w *wire.Writer, c wire.Command, secrets map[string][]byte) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.w, g.clients = w, make(map[uint32]*client)
@@ -185,6 +210,12 @@ func (g *guest) start(w *wire.Writer, c wire.Command) error {
 	}
 	if err := w.Send(wire.Clock, 0, now()); err != nil {
 		return err
+	}
+	for name, value := range secrets {
+		if err := w.SendSecret(name, value); err != nil {
+			return err
+		}
+		clear(value)
 	}
 	return w.SendCommand(0, c)
 }
@@ -241,7 +272,7 @@ func (g *guest) serve(l net.Listener) {
 // away its command does too.
 func (g *guest) client(conn net.Conn) {
 	defer conn.Close()
-	c := &client{conn: conn, queue: make(chan []byte, 256)}
+	c := &client{conn: conn, queue: make(chan []byte, 2048)}
 	g.mu.Lock()
 	w := g.w
 	if w == nil || len(g.clients) >= wire.MaxRuns {
@@ -279,7 +310,7 @@ func (g *guest) client(conn net.Conn) {
 			break
 		}
 		switch f.Type {
-		case wire.Start, wire.Begin, wire.Stdin, wire.Credit, wire.Signal, wire.Resize, wire.Measure, wire.Clock:
+		case wire.Start, wire.Begin, wire.Stdin, wire.Credit, wire.Signal, wire.Resize, wire.Measure, wire.Clock, wire.Dial:
 			if w.Send(f.Type, run, f.Payload) != nil {
 				return
 			}

@@ -32,7 +32,7 @@ func (d *Driver) Inspect(_ context.Context, h runner.Handle) (runner.Actual, err
 	uid := value(string(status), "Uid:")
 	// A machine has whole processors and no less memory than it boots with: what it
 	// has may be more than the job asked for, and is no drift. The words say it.
-	a := runner.Actual{ImageDigest: g.Image, Networks: []string{}, Devices: []string{}, Mounts: []string{}, Pids: g.Command.Root.Pids}
+	a := runner.Actual{ImageDigest: g.Image, Networks: []string{}, Devices: []string{}, Mounts: mountsOf(g), Pids: g.Command.Root.Pids}
 	say := func(what string, holds bool, format string, args ...any) {
 		a.Boundary = append(a.Boundary, runner.Boundary{What: what, Holds: holds, How: fmt.Sprintf(format, args...)})
 	}
@@ -53,8 +53,21 @@ func (d *Driver) Inspect(_ context.Context, h runner.Handle) (runner.Actual, err
 	say("network", true, "it has none: the machine has no network device")
 	say("memory", true, "the machine has %d MiB", m.Memory>>20)
 	say("cpu", true, "the machine has %d processors", m.CPUs)
-	say("devices", true, "one read-only disk, one serial line, one control channel")
+	volumes := "no volume"
+	if n := len(g.Command.Root.Disks); n > 0 {
+		volumes = fmt.Sprintf("%d disks more, of its own job", n)
+	}
+	say("devices", true, "one read-only disk, %s, one serial line, one control channel", volumes)
 	return a, nil
+}
+
+// mountsOf are the paths at which it has disks beside its image's.
+func mountsOf(g order) []string {
+	all := []string{}
+	for _, d := range g.Command.Root.Disks {
+		all = append(all, d.Path)
+	}
+	return all
 }
 
 func orRoot(user string) string {

@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"time"
@@ -68,6 +69,8 @@ type Config struct {
 	LogFiles    int
 	// ImageSize bounds the content of an image in bytes.
 	ImageSize int64
+	// VolumeSize is how large a volume can grow; its file takes what is written.
+	VolumeSize placement.Bytes
 	// Keep is how long a disk that no task uses is kept.
 	Keep time.Duration
 	// Boot bounds the time that a guest takes to come up.
@@ -79,7 +82,7 @@ func DefaultConfig() Config {
 	return Config{
 		Supervisor: []string{"/proc/self/exe", SupervisorCommand}, Cgroup: "sovmesh-microvm", Binary: "qemu-system-x86_64",
 		KernelRoots: []string{"/", "/usr/local/share/sovmesh/kernel"}, UIDs: 1_800_000_000,
-		LogFileSize: 8 << 20, LogFiles: 4, ImageSize: 16 << 30, Keep: 24 * time.Hour, Boot: 2 * time.Minute,
+		LogFileSize: 8 << 20, LogFiles: 4, ImageSize: 16 << 30, VolumeSize: 32 * placement.GiB, Keep: 24 * time.Hour, Boot: 2 * time.Minute,
 	}
 }
 
@@ -102,6 +105,7 @@ var (
 	_ runner.Execer    = (*Driver)(nil)
 	_ runner.Pauser    = (*Driver)(nil)
 	_ runner.Consoler  = (*Driver)(nil)
+	_ runner.Dialer    = (*Driver)(nil)
 	_ runner.Inspector = (*Driver)(nil)
 )
 
@@ -111,7 +115,7 @@ func New(cfg Config) (*Driver, error) {
 	if !filepath.IsAbs(cfg.Dir) {
 		problems = append(problems, fmt.Errorf("microvm driver: Dir %q is not an absolute path", cfg.Dir))
 	}
-	if cfg.Binary == "" || cfg.ImageSize <= 0 || cfg.Keep < 0 || cfg.Boot <= 0 || cfg.UIDs < 0 {
+	if cfg.Binary == "" || cfg.ImageSize <= 0 || cfg.VolumeSize < placement.MiB || cfg.Keep < 0 || cfg.Boot <= 0 || cfg.UIDs < 0 {
 		problems = append(problems, errors.New("microvm driver: a setting is out of range; begin with DefaultConfig"))
 	}
 	if err := errors.Join(problems...); err != nil {
@@ -164,7 +168,10 @@ func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 	}
 	fp.Facts["isolation"] = "machine: each task has a kernel of its own under QEMU"
 	fp.Facts["control"] = "virtio-serial"
-	fp.Facts["volumes"] = "none: a micro-VM writes to memory"
+	fp.Facts["volumes"] = "a disk each, of at most " + d.cfg.VolumeSize.String()
+	if _, err := exec.LookPath("mke2fs"); err != nil {
+		fp.Facts["volumes"] = "none: install e2fsprogs"
+	}
 	fp.Facts["network"] = "none"
 	var problems []error
 	accel, err := d.cfg.Probe(ctx, d.cfg.Binary)

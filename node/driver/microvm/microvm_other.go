@@ -14,6 +14,7 @@ import (
 	"github.com/sovmesh/sovmesh/node/driver/image"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
 	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement"
 )
 
 // The names are as on Linux.
@@ -36,6 +37,7 @@ type Config struct {
 	LogFiles        int
 	ImageSize       int64
 	Keep, Boot      time.Duration
+	VolumeSize      placement.Bytes
 	Probe           func(ctx context.Context, binary string) (qemu.Accel, error)
 }
 

@@ -20,6 +20,10 @@ import (
 	"github.com/sovmesh/sovmesh/placement"
 )
 
+// testCgroup is that of the machines of these tests. Two runs at one time on one
+// machine need two names: go test -ldflags "-X github.com/sovmesh/sovmesh/node/driver/microvm.testCgroup=NAME".
+var testCgroup = "sovmesh-test-microvm"
+
 // TestMain makes the test binary a supervisor when it is started as one.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
@@ -99,7 +103,7 @@ func must[T any](t testing.TB, get func() (T, error)) T {
 func newDriver(t testing.TB, dir string, change func(*Config)) *Driver {
 	t.Helper()
 	cfg := DefaultConfig()
-	cfg.Dir, cfg.Cgroup, cfg.Init = dir, "sovmesh-test-microvm", must(t, builtInit)
+	cfg.Dir, cfg.Cgroup, cfg.Init = dir, testCgroup, must(t, builtInit)
 	cfg.Images = image.Source{Dirs: []string{shared, dir}}
 	if change != nil {
 		change(&cfg)

@@ -113,12 +113,10 @@ func unsupported(s runner.Spec) error {
 		return &runner.StartError{Task: s.Task, Reason: reason, Advice: advice}
 	}
 	switch {
-	case len(setup.Volumes) > 0:
-		return refuse("a micro-VM has no volumes on this node", "run it as a container, or as a vm with disks")
 	case setup.Network != nil && (setup.Network.Host || len(setup.Network.Allow) > 0 || len(setup.Network.DNS) > 0):
 		return refuse("a micro-VM has no network on this node", "run it as a container, or leave network out")
-	case len(setup.Ports) > 0:
-		return refuse("a micro-VM has no network on this node, and so no ports", "run it as a container")
+	case slices.ContainsFunc(setup.Ports, func(p placement.Port) bool { return p.Host != 0 }):
+		return refuse("a micro-VM opens no port of the node's", "leave host out of its ports: they are reached through the mesh")
 	case len(s.Devices) > 0:
 		return refuse("a micro-VM is given no devices", "run it as a container or as a vm")
 	}
@@ -141,11 +139,19 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 	if err != nil {
 		return runner.Handle{}, err
 	}
+	files, mounts, err := d.volumes(ctx, s)
+	if err != nil {
+		return runner.Handle{}, err
+	}
+	command.Root.Disks = append(command.Root.Disks, mounts...)
 	m, err := d.machine(ctx, s, p)
 	if err != nil {
 		return runner.Handle{}, err
 	}
 	defer d.settled(s.Task)
+	for _, f := range files {
+		m.Files, m.Args = append(m.Files, f), append(m.Args, diskArgs(f.Name, !f.Write)...)
+	}
 	told, err := json.Marshal(order{Command: command, Image: p.Digest, Disk: p.Disk, Boot: d.cfg.Boot})
 	if err != nil {
 		return runner.Handle{}, err
@@ -155,7 +161,15 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 		return runner.Handle{}, err
 	}
 	return d.base.StartWork(ctx, s, process.Order{
-		Told: qemu.Told{Machine: *m, Guest: told}, Limits: m.Limits(s.Resources), Data: data, Fill: m.Prepare,
+		Told: qemu.Told{Machine: *m, Guest: told}, Limits: m.Limits(s.Resources), Data: data,
+		Fill: func(dir string) error {
+			for _, f := range files { // it is this machine's user's now
+				if err := m.Own(f.Path); err != nil {
+					return err
+				}
+			}
+			return m.Prepare(dir)
+		},
 	})
 }
 
@@ -202,7 +216,7 @@ func (d *Driver) machine(ctx context.Context, s runner.Spec, p pin) (*qemu.Machi
 		Files:    []qemu.File{{Name: "kernel", Path: d.disks.path(image)}, {Name: "initramfs", Path: d.disks.path(first)}, {Name: "image", Path: d.disks.path(p.Disk)}},
 		Args: []string{
 			"-no-reboot", "-serial", "chardev:console", "-kernel", "@kernel@", "-initrd", "@initramfs@", "-append", kernelLine(accel),
-			"-drive", "id=image,file=@image@,format=raw,if=none,readonly=on", "-device", "virtio-blk-device,drive=image",
+			"-drive", "id=image,file=@image@,format=raw,if=none,readonly=on", "-device", "virtio-blk-device,drive=image,serial=" + wire.ImageDisk,
 			"-device", "virtio-serial-device", "-device", "virtserialport,chardev=" + channel + ",name=" + wire.Port,
 		},
 	}
@@ -239,6 +253,9 @@ func commandOf(s runner.Spec, c v1.Config) (wire.Command, error) {
 	env := slices.Clone(c.Env)
 	env = append(env, pairs(s.Env)...)
 	env = append(env, pairs(s.DeviceEnv())...)
+	if s.SecretsDir != "" {
+		env = append(env, runner.SecretsEnv+"="+runner.SecretsPath)
+	}
 	env = append(env, "SOVMESH_TASK="+string(s.Task), "SOVMESH_JOB="+string(s.Job))
 	caps, err := capabilities(setup.Capabilities)
 	if err != nil {

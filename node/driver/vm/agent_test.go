@@ -16,7 +16,7 @@ import (
 // the image directories.
 func buildForAgent(dir string, more []string) (runner.Driver, error) {
 	cfg := DefaultConfig()
-	cfg.Dir, cfg.Cgroup, cfg.UIDBase = filepath.Join(dir, "driver"), "sovmesh-test-vm", 1_950_000_000
+	cfg.Dir, cfg.Cgroup, cfg.UIDBase = filepath.Join(dir, "driver"), testCgroup, 1_950_000_000
 	cfg.ImageDirs = more
 	return New(cfg)
 }

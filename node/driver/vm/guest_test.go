@@ -24,6 +24,10 @@ const patience = 3 * time.Minute
 // guestEnv names a directory in which the Debian guest is kept between runs.
 const guestEnv = "SOVMESH_GUESTS"
 
+// testCgroup is that of the machines of these tests. Two runs at one time on one
+// machine need two names: go test -ldflags "-X github.com/sovmesh/sovmesh/node/driver/vm.testCgroup=NAME".
+var testCgroup = "sovmesh-test-vm"
+
 // TestMain makes the test binary a supervisor when it is started as one.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
@@ -182,7 +186,7 @@ func (a *archive) end() []byte {
 func newDriver(t *testing.T, dir string, change func(*Config)) *Driver {
 	t.Helper()
 	cfg := DefaultConfig()
-	cfg.Dir, cfg.Cgroup, cfg.UIDBase = dir, "sovmesh-test-vm", 1_950_000_000
+	cfg.Dir, cfg.Cgroup, cfg.UIDBase = dir, testCgroup, 1_950_000_000
 	if change != nil {
 		change(&cfg)
 	}

@@ -44,6 +44,7 @@ func (d *Driver) Inspect(ctx context.Context, h runner.Handle) (runner.Actual, e
 	if err != nil {
 		return a, err
 	}
+	a.Unsettled = true
 	d.askAgent(ctx, h, &a)
 	return a, nil
 }
@@ -86,6 +87,10 @@ func (d *Driver) askAgent(ctx context.Context, h runner.Handle, a *runner.Actual
 	if g.Run(first, "guest-ping", nil, nil) != nil {
 		return // there is none
 	}
+	// What systemd starts at the boot, cloud-init's work included, is over when this
+	// is no longer said. A guest without systemd is taken at its word.
+	state, _ := guestRun(ctx, g, "systemctl", "is-system-running")
+	a.Unsettled = slices.Contains([]string{"initializing", "starting"}, strings.TrimSpace(state))
 	if text, err := guestRun(ctx, g, "dpkg-query", "-W", "-f", "${Package}\t${Version}\n"); err == nil {
 		a.Packages = pairs(text, "\t")
 	} else if text, err := guestRun(ctx, g, "rpm", "-qa", "--qf", "%{NAME}\t%{VERSION}-%{RELEASE}\n"); err == nil {

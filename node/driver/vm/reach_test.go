@@ -175,7 +175,8 @@ func copied(ctx context.Context, t *testing.T, d *Driver, h runner.Handle) {
 	}
 }
 
-// TestDebian boots a whole Debian, which cloud-init makes its own, and logs in.
+// TestDebian boots a whole Debian, which cloud-init makes its own, logs in, and
+// installs a package by hand, which shows as drift.
 func TestDebian(t *testing.T) {
 	dir := debian(t)
 	public, private, err := ed25519.GenerateKey(rand.Reader)
@@ -191,12 +192,13 @@ func TestDebian(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := newDriver(t, t.TempDir(), func(c *Config) { c.ImageDirs = []string{dir} })
-	h := start(t, d, runner.Spec{
+	spec := runner.Spec{
 		Task: testJob.Task(0, 1), Job: testJob, Name: "debian", Image: "./disk.qcow2", Service: true, Grace: time.Minute,
 		Resources: placement.Resources{CPU: 2000, Memory: 512 * placement.MiB}, Keep: func(runner.Handle) error { return nil },
 		Setup: &placement.Setup{Boot: placement.BootDirect, RootSize: 4 * placement.GiB, CloudInit: fmt.Sprintf(
 			"#cloud-config\nusers:\n- name: ops\n  sudo: ALL=(ALL) NOPASSWD:ALL\n  ssh_authorized_keys:\n  - %s", ssh.MarshalAuthorizedKey(key))},
-	})
+	}
+	h := start(t, d, spec)
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
@@ -212,6 +214,7 @@ func TestDebian(t *testing.T) {
 	if err != nil || a.Packages["cloud-init"] == "" || !strings.HasPrefix(a.Services["ssh"], "active") {
 		t.Errorf("the guest's agent tells of %d packages and %d services, %v", len(a.Packages), len(a.Services), err)
 	}
+	packageByHandIsDrift(ctx, t, d, h, spec, client)
 	if err := d.Stop(ctx, h, 4*time.Minute); err != nil {
 		t.Fatal(err)
 	}

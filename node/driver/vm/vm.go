@@ -125,6 +125,7 @@ var (
 	_ runner.Pauser      = (*Driver)(nil)
 	_ runner.Inspector   = (*Driver)(nil)
 	_ runner.Snapshotter = (*Driver)(nil)
+	_ runner.Rememberer  = (*Driver)(nil)
 )
 
 // New makes the directories and starts nothing.

@@ -24,14 +24,16 @@ type machine struct {
 	capabilities map[uint]bool // that are kept
 	cgroup       *os.File      // of the workload; nil for none
 	running      map[int]bool  // pids that somebody waits for; guarded by the session's mu
+	disks        []string      // paths that disks are mounted at
+	laid         bool          // the root is a layer over the image
 }
 
 func newMachine(root string) *machine {
 	return &machine{root: root, own: true, capabilities: make(map[uint]bool)}
 }
 
-// prepare makes the workload's root.
-func (m *machine) prepare(r *wire.Root) error {
+// prepare makes the workload's root, with what is to be in it.
+func (m *machine) prepare(r *wire.Root, user string, secrets map[string][]byte) error {
 	if !m.own {
 		return nil
 	}
@@ -41,10 +43,13 @@ func (m *machine) prepare(r *wire.Root) error {
 	for _, c := range r.Capabilities {
 		m.capabilities[c] = true
 	}
-	if err := m.mountRoot(r.Writable); err != nil {
+	if err := m.mountRoot(r.Writable, r.Disks); err != nil {
 		return err
 	}
 	if err := m.mountKernel(); err != nil {
+		return err
+	}
+	if err := m.fill(r, user, secrets); err != nil {
 		return err
 	}
 	for _, s := range r.Shares {
@@ -60,19 +65,46 @@ func (m *machine) prepare(r *wire.Root) error {
 	return nil
 }
 
-func (m *machine) mountRoot(writable bool) error {
-	image := m.root
-	if writable {
-		image = "/image"
+// fill mounts the job's disks and hands its secrets over.
+func (m *machine) fill(r *wire.Root, user string, secrets map[string][]byte) error {
+	if len(r.Disks) == 0 && len(secrets) == 0 {
+		return nil
 	}
-	if err := waitFor(imageDevice, portTimeout); err != nil {
+	root, err := os.Open(m.root)
+	if err != nil {
 		return err
 	}
-	if err := unix.Mount(imageDevice, image, "ext4", unix.MS_RDONLY, "noload"); err != nil {
+	defer root.Close()
+	who, err := findUser(root, user)
+	if err != nil {
+		return err
+	}
+	if err := m.mountDisks(r.Disks, who); err != nil {
+		return err
+	}
+	if m.laid && !r.Writable { // its places are made: it is the image's again
+		if err := unix.Mount("", m.root, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+			return fmt.Errorf("make the root read-only: %w", err)
+		}
+	}
+	return m.writeSecrets(secrets, who)
+}
+
+func (m *machine) mountRoot(writable bool, disks []wire.Disk) error {
+	const image = "/image"
+	device, err := device(wire.ImageDisk)
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount(device, m.root, "ext4", unix.MS_RDONLY, "noload"); err != nil {
 		return fmt.Errorf("mount the image: %w", err)
 	}
-	if !writable {
+	if !writable && !lacks(m.root, disks) {
 		return nil
+	}
+	m.laid = true
+	if err := unix.Mount(m.root, image, "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move the image: %w", err)
 	}
 	if err := loadModules(overlayList); err != nil {
 		return err
@@ -80,7 +112,7 @@ func (m *machine) mountRoot(writable bool) error {
 	if err := unix.Mount("tmpfs", "/upper", "tmpfs", 0, "mode=755,size=75%"); err != nil {
 		return fmt.Errorf("mount the upper layer: %w", err)
 	}
-	err := errors.Join(os.Mkdir("/upper/files", 0o755), os.Mkdir("/upper/work", 0o755))
+	err = errors.Join(os.Mkdir("/upper/files", 0o755), os.Mkdir("/upper/work", 0o755))
 	if err == nil {
 		err = unix.Mount("overlay", m.root, "overlay", 0, "lowerdir=/image,upperdir=/upper/files,workdir=/upper/work")
 	}

@@ -32,7 +32,6 @@ const (
 	modulesDir  = "/modules"
 	modulesList = "/modules/order"
 	overlayList = "/modules/overlay" // for a writable root only: loading it takes time
-	imageDevice = "/dev/vda"
 	newRoot     = "/newroot"
 	portTimeout = 20 * time.Second
 )
@@ -86,6 +85,7 @@ func boot() error {
 	if err != nil {
 		return err
 	}
+	defer m.unmountDisks()
 	return s.serve()
 }
 

@@ -24,9 +24,12 @@ type session struct {
 	m    *machine
 
 	parts map[uint32][]byte // commands that are not whole; owned by serve
-	mu    sync.Mutex        // never held while something is sent
-	runs  map[uint32]*run   // guarded by mu
-	reap  chan struct{}
+	// secrets are those that were handed over, until they lie in the workload's
+	// root; owned by serve.
+	secrets map[string][]byte
+	mu      sync.Mutex      // never held while something is sent
+	runs    map[uint32]*run // guarded by mu
+	reap    chan struct{}
 }
 
 // run is a command that runs.
@@ -37,11 +40,24 @@ type run struct {
 	gate  *wire.Gate  // nil: its output is not held back
 	tty   *os.File
 	outs  sync.WaitGroup
+	gone  chan struct{} // of a connection: closed when the host is done with it
+	leave sync.Once
+}
+
+// end ends a command with all of its group, or a connection.
+func (r *run) end(with unix.Signal) {
+	if r.gone != nil {
+		r.leave.Do(func() { close(r.gone) })
+		r.gate.Close()
+		r.stdin.End()
+		return
+	}
+	_ = unix.Kill(-r.pid, with)
 }
 
 func newSession(conn io.ReadWriteCloser, m *machine) *session {
 	m.running = make(map[int]bool)
-	return &session{conn: conn, w: wire.NewWriter(conn), m: m, parts: make(map[uint32][]byte), runs: make(map[uint32]*run), reap: make(chan struct{}, 1)}
+	return &session{conn: conn, w: wire.NewWriter(conn), m: m, parts: make(map[uint32][]byte), secrets: make(map[string][]byte), runs: make(map[uint32]*run), reap: make(chan struct{}, 1)}
 }
 
 var errOff = errors.New("the host is done")
@@ -70,7 +86,7 @@ func (s *session) endAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.runs {
-		_ = unix.Kill(-r.pid, unix.SIGKILL)
+		r.end(unix.SIGKILL)
 		if r.gate != nil {
 			r.gate.Close()
 		}
@@ -101,6 +117,14 @@ func (s *session) take(f wire.Frame) error {
 		return err
 	case wire.Off:
 		return errOff
+	case wire.Secret:
+		return s.secret(f)
+	case wire.Dial:
+		port, err := f.Port()
+		if err != nil {
+			return err
+		}
+		return s.dial(f.Run, port)
 	}
 	s.mu.Lock()
 	r := s.runs[f.Run]
@@ -131,7 +155,7 @@ func (r *run) take(f wire.Frame) error {
 	case wire.Signal:
 		n, err := f.Number()
 		if err == nil && n > 0 && n < 65 {
-			_ = unix.Kill(-r.pid, unix.Signal(n))
+			r.end(unix.Signal(n))
 		}
 		return err
 	case wire.Resize:
@@ -162,7 +186,9 @@ func (s *session) begin(id uint32) error {
 		return s.w.SendJSON(wire.Failed, id, wire.Failure{Reason: fmt.Sprintf("%d commands run in it already", wire.MaxRuns), Advice: "end some of them"})
 	}
 	if id == 0 {
-		if err := s.m.prepare(c.Root); err != nil {
+		err := s.m.prepare(c.Root, c.User, s.secrets)
+		clear(s.secrets)
+		if err != nil {
 			return s.w.SendJSON(wire.Failed, id, wire.Failure{Reason: "the guest cannot be set up: " + err.Error(), Advice: "see the machine's console"})
 		}
 	}

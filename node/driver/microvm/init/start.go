@@ -160,7 +160,7 @@ func (s *session) wire(r *run, c wire.Command, attr *syscall.ProcAttr) (pumps []
 }
 
 // send copies what a run prints, as far as there is credit.
-func (s *session) send(r *run, t wire.Type, from *os.File) {
+func (s *session) send(r *run, t wire.Type, from io.ReadCloser) {
 	defer r.outs.Done()
 	defer from.Close()
 	buf := make([]byte, 32<<10)

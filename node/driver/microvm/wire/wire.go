@@ -22,6 +22,9 @@ const Version = 1
 // Port is the name of the virtio-serial port.
 const Port = "sovmesh.ctl"
 
+// ImageDisk is the serial number of the image's disk.
+const ImageDisk = "image"
+
 // MaxPayload bounds a frame's payload, in bytes.
 const MaxPayload = 64 << 10
 
@@ -32,7 +35,7 @@ const MaxJSON = 4 << 20
 const Window = 256 << 10
 
 // MaxRuns bounds the runs at one time.
-const MaxRuns = 64
+const MaxRuns = 128
 
 // Type says what a frame is.
 type Type byte
@@ -56,6 +59,8 @@ const (
 	Measured                 // guest: a [Memory]
 	Clock                    // host: nanoseconds since 1970, 8 octets
 	Off                      // host: power off
+	Secret                   // host: part of a secret, see [Writer.SendSecret]; before the Start of run 0
+	Dial                     // host: a port of the guest's loopback, 2 octets; then a run of Stdin and Stdout, of which an empty one is the end of that way
 	lastType
 )
 
@@ -99,7 +104,24 @@ type Root struct {
 	Hostname     string `json:"hostname,omitempty"`
 	// Shares are virtiofs tags with the paths they are mounted at.
 	Shares []Share `json:"shares,omitempty"`
+	// Disks are mounted beside the image's, in this order.
+	Disks []Disk `json:"disks,omitempty"`
 }
+
+// Disk is an ext4 file system on a disk of the machine.
+type Disk struct {
+	Serial   string `json:"serial"`
+	Path     string `json:"path"` // in the workload
+	ReadOnly bool   `json:"read_only,omitempty"`
+	// Give makes its top the command's user's.
+	Give bool `json:"give,omitempty"`
+}
+
+// Bounds of the secrets of one machine, in number and in bytes of all values.
+const (
+	MaxSecrets     = 64
+	MaxSecretBytes = 1 << 20
+)
 
 // Share is a directory of the host.
 type Share struct {
@@ -256,6 +278,42 @@ func (f Frame) Size() (columns, rows uint16, err error) {
 func AppendSize(columns, rows int) []byte {
 	b := binary.BigEndian.AppendUint16(nil, uint16(columns))
 	return binary.BigEndian.AppendUint16(b, uint16(rows))
+}
+
+// SendSecret hands a value over under its name, in as many frames as it takes.
+func (w *Writer) SendSecret(name string, value []byte) error {
+	if name == "" || len(name) > 255 {
+		return fmt.Errorf("wire: a secret's name of %d bytes", len(name))
+	}
+	for first := true; first || len(value) > 0; first = false {
+		n := min(len(value), MaxPayload-1-len(name))
+		part := append(append([]byte{byte(len(name))}, name...), value[:n]...)
+		if err := w.Send(Secret, 0, part); err != nil {
+			return err
+		}
+		value = value[n:]
+	}
+	return nil
+}
+
+// Secret reads a part of one.
+func (f Frame) Secret() (name string, part []byte, err error) {
+	if len(f.Payload) < 2 || f.Payload[0] == 0 || len(f.Payload) < 1+int(f.Payload[0]) {
+		return "", nil, fmt.Errorf("wire: a secret of %d octets", len(f.Payload))
+	}
+	n := 1 + int(f.Payload[0])
+	return string(f.Payload[1:n]), f.Payload[n:], nil
+}
+
+// AppendPort is the payload of a Dial.
+func AppendPort(port int) []byte { return binary.BigEndian.AppendUint16(nil, uint16(port)) }
+
+// Port reads a Dial.
+func (f Frame) Port() (int, error) {
+	if len(f.Payload) != 2 {
+		return 0, fmt.Errorf("wire: a port of %d octets", len(f.Payload))
+	}
+	return int(binary.BigEndian.Uint16(f.Payload)), nil
 }
 
 // Error makes a Failure one.

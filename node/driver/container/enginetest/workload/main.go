@@ -76,6 +76,8 @@ func run(args []string) error {
 		fmt.Println(os.Getuid(), os.Getgid(), wd)
 	case "listen":
 		return listen(text)
+	case "serve":
+		return serve(text)
 	case "dial":
 		conn, err := net.DialTimeout("tcp", text, 2*time.Second)
 		if err == nil {
@@ -140,6 +142,27 @@ func end(what string) error {
 		}
 	}
 	return err
+}
+
+// serve sends back what comes in, until it is asked to end.
+func serve(at string) error {
+	l, err := net.Listen("tcp", at)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = io.Copy(c, c)
+				_ = c.Close()
+			}()
+		}
+	}()
+	return untilAsked(0)
 }
 
 func flood(n int) error {
