@@ -198,7 +198,10 @@ func (l *ledger) Next(ctx context.Context, after uint64) (runner.Wanted, error) 
 			l.erased[e.Job], l.erasures = true, e.Seq
 		}
 	}
-	out := runner.Wanted{Index: view.Index(), Erased: l.erased}
+	out := runner.Wanted{Index: view.Index(), Erased: l.erased, Over: func(id placement.JobID) (over, known bool) {
+		job := view.Job(id)
+		return job != nil && job.Status.Terminal(), job != nil
+	}}
 	for _, t := range view.TasksOn(l.n.who.Node) {
 		if job := view.Job(t.Job); job != nil {
 			out.Tasks = append(out.Tasks, runner.Want{Task: *t, Job: *job, Hosts: gangHosts(view, t, job), MovesTo: view.MoveOf(t.ID)})

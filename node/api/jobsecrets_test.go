@@ -54,8 +54,13 @@ func TestSecretsAreReadWhereTheirAuthorIs(t *testing.T) {
 	if _, err := ReadJob([]byte(job("{A: {file: gone}}")), o); err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("a file that is not there: %v", err)
 	}
-	if _, err := ReadJob([]byte(strings.Replace(job("{A: x}"), "process\ncommand: [x]", "vm\nimage: debian-12", 1)), o); err == nil {
-		t.Error("a vm takes secrets, which nothing hands to it")
+	if _, err := ReadJob([]byte(strings.Replace(job("{A: x}"), "process\ncommand: [x]", "fake\ncommand: [x]", 1)), o); err != nil {
+		t.Errorf("a fake job is refused its secrets: %v", err)
+	}
+	for _, kind := range []string{"vm\nimage: debian-12", "microvm\nimage: example.test/app"} {
+		if _, err := ReadJob([]byte(strings.Replace(job("{A: x}"), "process\ncommand: [x]", kind, 1)), o); err != nil {
+			t.Errorf("kind %s: %v", kind, err)
+		}
 	}
 }
 

@@ -46,7 +46,7 @@ var setupFields = map[string][]placement.Kind{
 	"cloud_network": {placement.KindVM},
 	"boot":          {placement.KindVM},
 	"server":        {placement.KindInference},
-	"secrets":       {placement.KindProcess, placement.KindContainer, placement.KindMicroVM},
+	"secrets":       {placement.KindProcess, placement.KindContainer, placement.KindMicroVM, placement.KindVM},
 	"drift":         {placement.KindContainer, placement.KindMicroVM, placement.KindVM},
 }
 

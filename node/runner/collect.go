@@ -26,6 +26,7 @@ func (r *Runner) collect(ctx context.Context) {
 		floor := r.last.Index
 		r.lives.Go(func() { r.remove(ctx, t, floor) })
 	}
+	r.forget(ctx)
 }
 
 // remove destroys what the driver keeps, then forgets the task. What fails is

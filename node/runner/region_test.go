@@ -25,6 +25,7 @@ type region struct {
 	cut     bool // the node reaches nobody
 	erased  map[placement.JobID]bool
 	heard   []string
+	also    func(*runner.Wanted) // what else a view says
 	changed chan struct{}
 }
 
@@ -84,6 +85,9 @@ func (r *region) view() runner.Wanted {
 	w := runner.Wanted{Index: r.index, Erased: r.erased}
 	for _, t := range r.tasks {
 		w.Tasks = append(w.Tasks, *t)
+	}
+	if r.also != nil {
+		r.also(&w)
 	}
 	return w
 }

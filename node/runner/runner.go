@@ -43,6 +43,9 @@ type Wanted struct {
 	// Erased are jobs of which nothing may be kept any more: what this node has of
 	// their tasks goes at once. It is read, never written, and may be nil.
 	Erased map[placement.JobID]bool
+	// Over reports whether a job has ended for good, and whether the region knows it
+	// at all; nil keeps for ever what drivers keep of jobs.
+	Over func(placement.JobID) (over, known bool) `json:"-"`
 }
 
 // Assignments is where a node learns what to run. Next blocks until the
@@ -141,6 +144,10 @@ type Runner struct {
 	wake    chan struct{} // tells the loop that a lease or a record changed
 	secrets sync.Mutex    // held while the directory of secrets is made or removed
 	moved   moveCounts
+
+	forgot       time.Time // guarded by mu: when what is kept of jobs was last looked through
+	forgotErased int       // guarded by mu: how many jobs were erased then
+	forgetting   bool      // guarded by mu: it is looked through now
 
 	mu       sync.Mutex
 	tasks    map[placement.TaskID]*task     // guarded by mu

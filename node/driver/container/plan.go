@@ -18,6 +18,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 
+	"github.com/sovmesh/sovmesh/node/driver/keep"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -154,6 +155,7 @@ func (d *Driver) addVolumes(h *container.HostConfig, s *runner.Spec, setup *plac
 		if err := makeVolume(dir, setup.User); err != nil {
 			return startError(s.Task, fmt.Errorf("make volume %s: %w", v.Name, err))
 		}
+		keep.Touch(filepath.Dir(dir))
 		h.Mounts = append(h.Mounts, mount.Mount{Type: mount.TypeBind, Source: dir, Target: target, ReadOnly: v.ReadOnly})
 	}
 	if s.SecretsDir == "" {

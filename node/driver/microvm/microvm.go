@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"github.com/sovmesh/sovmesh/node/driver/image"
+	"github.com/sovmesh/sovmesh/node/driver/keep"
 	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
 	"github.com/sovmesh/sovmesh/node/runner"
@@ -106,6 +107,7 @@ var (
 	_ runner.Pauser    = (*Driver)(nil)
 	_ runner.Consoler  = (*Driver)(nil)
 	_ runner.Dialer    = (*Driver)(nil)
+	_ runner.Keeper    = (*Driver)(nil)
 	_ runner.Inspector = (*Driver)(nil)
 )
 
@@ -260,6 +262,7 @@ func (d *Driver) Destroy(ctx context.Context, h runner.Handle) error {
 	if err := d.base.Destroy(ctx, h); err != nil {
 		return err
 	}
+	keep.Touch(filepath.Dir(d.volumeFile(h.Task, "")))
 	d.mu.Lock()
 	delete(d.pins, h.Task)
 	d.mu.Unlock()

@@ -13,7 +13,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/sovmesh/sovmesh/node/driver/keep"
 	"github.com/sovmesh/sovmesh/node/driver/microvm/wire"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
 	"github.com/sovmesh/sovmesh/node/runner"
@@ -56,6 +58,7 @@ func (d *Driver) volumes(ctx context.Context, s runner.Spec) (files []qemu.File,
 	if err := d.unused(ctx, s); err != nil {
 		return nil, nil, err
 	}
+	defer keep.Touch(filepath.Dir(d.volumeFile(s.Task, "")))
 	for i, v := range all {
 		at := path.Clean(v.Path)
 		covers := slices.ContainsFunc(taken, func(t string) bool { return within(at, t) || within(t, at) })
@@ -132,22 +135,15 @@ func makeVolume(ctx context.Context, file string, size int64) error {
 	return os.Rename(fresh, file)
 }
 
+// Kept are the jobs that have volumes here.
+func (d *Driver) Kept() (map[placement.JobID]time.Time, error) {
+	return keep.Jobs(filepath.Join(d.cfg.Dir, "volumes"))
+}
+
 // Forget removes what a job kept on this node beyond its tasks: its volumes. None
 // of its tasks may run.
 func (d *Driver) Forget(job placement.JobID) error {
-	if strings.ContainsAny(string(job), "/*?[\\") {
-		return fmt.Errorf("forget job %q: it is no job's id", job)
-	}
-	found, err := filepath.Glob(filepath.Join(d.cfg.Dir, "volumes", string(job)+".*"))
-	if err != nil {
-		return err
-	}
-	for _, dir := range found {
-		if err := os.RemoveAll(dir); err != nil {
-			return fmt.Errorf("forget job %s: %w", job, err)
-		}
-	}
-	return nil
+	return keep.Forget(filepath.Join(d.cfg.Dir, "volumes"), job)
 }
 
 // diskArgs plug disks in, each known in the guest by its serial number.

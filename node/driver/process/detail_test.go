@@ -19,12 +19,12 @@ import (
 	"github.com/sovmesh/sovmesh/placement"
 )
 
-func keep(runner.Handle) error { return nil }
+func noted(runner.Handle) error { return nil }
 
 // start starts a command as task "a.b/0.1" and destroys it after the test.
 func start(t *testing.T, d *Driver, change func(*runner.Spec), command ...string) runner.Handle {
 	t.Helper()
-	spec := runner.Spec{Task: "a.b/0.1", Job: "a.b", Command: command, Keep: keep, Grace: time.Minute}
+	spec := runner.Spec{Task: "a.b/0.1", Job: "a.b", Command: command, Keep: noted, Grace: time.Minute}
 	if change != nil {
 		change(&spec)
 	}
@@ -226,7 +226,7 @@ func TestAFullDiskHidesNoExit(t *testing.T) {
 	if exit, err := d.Wait(t.Context(), stopped); err != nil || !exit.Stopped || exit.Killed {
 		t.Errorf("the stop on a full disk: %+v, %v", exit, err)
 	}
-	if _, err := d.Start(t.Context(), runner.Spec{Task: "a.b/2.1", Command: []string{"sleep", "1000"}, Keep: keep}); err == nil {
+	if _, err := d.Start(t.Context(), runner.Spec{Task: "a.b/2.1", Command: []string{"sleep", "1000"}, Keep: noted}); err == nil {
 		t.Error("a task is started that cannot be remembered")
 	}
 	if o, err := d.Recover(t.Context(), d.handle("a.b/2.1")); err != nil || o.State != runner.StateAbsent {
@@ -254,7 +254,7 @@ func TestWhatCannotBeRunSaysWhy(t *testing.T) {
 		{"", "command not found"},
 	} {
 		d := newDriver(t, t.TempDir(), func(c *Config) { c.Hold.Paths = []string{filepath.Dir(text)} })
-		_, err := d.Start(t.Context(), runner.Spec{Task: placement.TaskID(fmt.Sprintf("a.b/%d.1", i)), Command: []string{test.command}, Keep: keep})
+		_, err := d.Start(t.Context(), runner.Spec{Task: placement.TaskID(fmt.Sprintf("a.b/%d.1", i)), Command: []string{test.command}, Keep: noted})
 		var e *runner.StartError
 		if !errors.As(err, &e) || !strings.Contains(e.Reason, test.reason) || e.Hint() == "" {
 			t.Errorf("%q: %v", test.command, err)
@@ -301,7 +301,7 @@ func benchmarkStart(b *testing.B, off bool, cgroup string) {
 	defer d.Close()
 	for i := 0; b.Loop(); i++ {
 		id := placement.TaskID(fmt.Sprintf("a.b/%d.1", i))
-		h, err := d.Start(b.Context(), runner.Spec{Task: id, Command: shell("echo line; sleep 1000"), Keep: keep})
+		h, err := d.Start(b.Context(), runner.Spec{Task: id, Command: shell("echo line; sleep 1000"), Keep: noted})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sovmesh/sovmesh/node/driver/boundary"
+	"github.com/sovmesh/sovmesh/node/driver/keep"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -189,6 +190,7 @@ func (d *Driver) hold(ctx context.Context, s runner.Spec) (*held, error) {
 		if err := os.MkdirAll(v.From, 0o700); err != nil {
 			return nil, fmt.Errorf("make a volume of job %s: %w", s.Job, err)
 		}
+		keep.Touch(filepath.Dir(v.From))
 	}
 	return h, nil
 }

@@ -200,7 +200,7 @@ func TestATaskReachesNothingUnasked(t *testing.T) {
 }
 
 func hostSpec(change func(*runner.Spec)) runner.Spec {
-	s := runner.Spec{Task: "a.b/9.1", Job: "a.b", Command: []string{"true"}, Keep: keep}
+	s := runner.Spec{Task: "a.b/9.1", Job: "a.b", Command: []string{"true"}, Keep: noted}
 	change(&s)
 	return s
 }

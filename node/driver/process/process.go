@@ -90,6 +90,7 @@ var (
 	_ runner.Inspector = (*Driver)(nil)
 	_ runner.Counter   = (*Driver)(nil)
 	_ runner.Dialer    = (*Driver)(nil)
+	_ runner.Keeper    = (*Driver)(nil)
 )
 
 // New makes the directory and starts nothing. [Driver.Close] ends what the

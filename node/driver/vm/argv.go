@@ -29,6 +29,7 @@ type layout struct {
 	vars   string   // its variables, this machine's own
 	blank  string   // what they are at first
 	seed   string   // path
+	secret string   // path of the disk with the job's secrets; empty for none
 	pci    []string // addresses of devices that are passed through
 	open   bool     // the node's own network
 	held   bool     // a network of its own, held to a list
@@ -80,6 +81,11 @@ func (l layout) machine(s runner.Spec, m *qemu.Machine) {
 	file("seed", l.seed, false)
 	add("-blockdev", "driver=file,node-name=seed-file,filename=@seed@,read-only=on,auto-read-only=off",
 		"-blockdev", "driver=raw,node-name=seed,file=seed-file,read-only=on", "-device", "virtio-blk-pci,drive=seed,serial=seed")
+	if l.secret != "" {
+		file("secrets", l.secret, false)
+		add("-blockdev", "driver=file,node-name=secrets-file,filename=@secrets@,read-only=on,auto-read-only=off",
+			"-blockdev", "driver=raw,node-name=secrets,file=secrets-file,read-only=on", "-device", "virtio-blk-pci,drive=secrets,serial="+secretsSerial)
+	}
 	l.startUp(add, file)
 	l.network(s, add)
 	for _, address := range l.pci {

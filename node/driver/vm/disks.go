@@ -12,7 +12,9 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+	"time"
 
+	"github.com/sovmesh/sovmesh/node/driver/keep"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
@@ -183,19 +185,22 @@ func own(m *qemu.Machine, disks []disk) error {
 	return nil
 }
 
+// Kept are the jobs that have disks here.
+func (d *Driver) Kept() (map[placement.JobID]time.Time, error) {
+	return keep.Jobs(filepath.Join(d.cfg.Dir, "disks"))
+}
+
 // Forget removes what a job kept on this node beyond its tasks: its disks. None
 // of its tasks may run.
 func (d *Driver) Forget(job placement.JobID) error {
-	for _, name := range []string{string(job) + ".*", ".before-" + string(job) + ".*", ".gone-" + string(job) + ".*"} {
-		found, err := filepath.Glob(filepath.Join(d.cfg.Dir, "disks", name))
-		if err != nil {
-			return err
-		}
-		for _, dir := range found {
-			if err := os.RemoveAll(dir); err != nil {
-				return fmt.Errorf("forget job %s: %w", job, err)
-			}
+	dir := filepath.Join(d.cfg.Dir, "disks")
+	err := keep.Forget(dir, job)
+	for _, name := range []string{".before-" + string(job) + ".*", ".gone-" + string(job) + ".*"} { // of moves
+		found, globErr := filepath.Glob(filepath.Join(dir, name))
+		err = errors.Join(err, globErr)
+		for _, left := range found {
+			err = errors.Join(err, os.RemoveAll(left))
 		}
 	}
-	return nil
+	return err
 }

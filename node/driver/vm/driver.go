@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sovmesh/sovmesh/node/driver/keep"
 	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
 	"github.com/sovmesh/sovmesh/node/runner"
@@ -93,6 +94,9 @@ func (d *Driver) order(ctx context.Context, s runner.Spec, incoming bool) (claim
 	}
 	cidata, err := seed(s)
 	if err != nil {
+		return nil, o, err
+	}
+	if l.secret, err = secretsDisk(s); err != nil {
 		return nil, o, err
 	}
 	if claims, err = d.claimDisks(ctx, s); err != nil {
@@ -191,6 +195,9 @@ func fill(dir string, m *qemu.Machine, l layout, cidata []byte) error {
 			return explainSpace(err)
 		}
 	}
+	if l.secret != "" {
+		mine = append(mine, l.secret)
+	}
 	for _, path := range mine {
 		if err := m.Own(path); err != nil {
 			return err
@@ -251,6 +258,7 @@ func (d *Driver) claimDisks(ctx context.Context, s runner.Spec) (claims []string
 	if !s.Service && len(s.Setup.Disks) == 0 {
 		return nil, nil
 	}
+	keep.Touch(d.kept(s.Task))
 	claim := "disks " + place(s.Task)
 	if err := d.claim(claim, s.Task); err != nil {
 		return nil, err
@@ -358,6 +366,7 @@ func (d *Driver) Destroy(ctx context.Context, h runner.Handle) error {
 	if err := d.Driver.Destroy(ctx, h); err != nil {
 		return err
 	}
+	keep.Touch(d.kept(h.Task))
 	_ = d.collect(ctx)
 	return nil
 }

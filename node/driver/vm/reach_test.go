@@ -79,6 +79,10 @@ func TestMachineIsReachedHeldAndCopied(t *testing.T) {
 	if second, err2 := newDriver(t, d.cfg.Dir, nil).forwarded(ctx, h, 7); err != nil || err2 != nil || first != second {
 		t.Errorf("the agent that comes back opens another port: %d, %d, %v, %v", first, second, err, err2)
 	}
+	var refused *runner.StartError
+	if _, err := d.Exec(ctx, h, runner.ExecRequest{Command: []string{"ls"}}); !errors.As(err, &refused) || !strings.Contains(refused.Reason, "no agent") {
+		t.Errorf("in a guest without an agent a command gives %v", err)
+	}
 	held(ctx, t, d, h)
 	inspected(ctx, t, d, h)
 	copied(ctx, t, d, h)
@@ -198,6 +202,11 @@ func TestDebian(t *testing.T) {
 		Setup: &placement.Setup{Boot: placement.BootDirect, RootSize: 4 * placement.GiB, CloudInit: fmt.Sprintf(
 			"#cloud-config\nusers:\n- name: ops\n  sudo: ALL=(ALL) NOPASSWD:ALL\n  ssh_authorized_keys:\n  - %s", ssh.MarshalAuthorizedKey(key))},
 	}
+	secrets := t.TempDir()
+	if err := os.WriteFile(filepath.Join(secrets, "DB_PASSWORD"), []byte(secretValue), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	spec.SecretsDir = secrets
 	h := start(t, d, spec)
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
@@ -210,6 +219,11 @@ func TestDebian(t *testing.T) {
 	if got := remote(t, client, "hostname; sudo id -u 2>/dev/null; df --output=size -B1G / | tail -1"); strings.Join(strings.Fields(got), " ") != "debian-0 0 4" {
 		t.Errorf("in the guest: %q", got)
 	}
+	if got := remote(t, client, "sudo cat /run/secrets/DB_PASSWORD 2>/dev/null; cat /run/secrets/DB_PASSWORD 2>&1 >/dev/null | grep -c denied; grep -o 'secrets tmpfs ro' /proc/mounts"); got != secretValue+"1\nsecrets tmpfs ro\n" {
+		t.Errorf("of its secret the guest says %q", got)
+	}
+	nowhere(t, d, h, secretValue)
+	executed(ctx, t, d, h)
 	a, err := d.Inspect(ctx, h)
 	if err != nil || a.Packages["cloud-init"] == "" || !strings.HasPrefix(a.Services["ssh"], "active") {
 		t.Errorf("the guest's agent tells of %d packages and %d services, %v", len(a.Packages), len(a.Services), err)

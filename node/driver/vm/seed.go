@@ -45,6 +45,9 @@ func seed(s runner.Spec) ([]byte, error) {
 		w.AddFile(strings.NewReader(user), "user-data"),
 		w.AddFile(bytes.NewReader(metaData(s)), "meta-data"),
 	)
+	if s.SecretsDir != "" {
+		err = errors.Join(err, w.AddFile(strings.NewReader(bootHook(s)), "vendor-data"))
+	}
 	if s.Setup.CloudNetwork != "" {
 		err = errors.Join(err, w.AddFile(strings.NewReader(s.Setup.CloudNetwork), "network-config"))
 	}

@@ -122,6 +122,8 @@ var (
 	_ runner.Consoler    = (*Driver)(nil)
 	_ runner.Dialer      = (*Driver)(nil)
 	_ runner.Counter     = (*Driver)(nil)
+	_ runner.Execer      = (*Driver)(nil)
+	_ runner.Keeper      = (*Driver)(nil)
 	_ runner.Pauser      = (*Driver)(nil)
 	_ runner.Inspector   = (*Driver)(nil)
 	_ runner.Snapshotter = (*Driver)(nil)
