@@ -90,7 +90,7 @@ func (r *Runner) inspect(ctx context.Context, t *task) (Declared, Actual, []Find
 			before = &was
 		}
 	}
-	declared, changed := r.hold(t, &seen, before)
+	declared, changed := r.compared(t, &seen, before)
 	if changed {
 		_ = r.save(t) // kept as a problem and tried again
 	}
@@ -102,9 +102,9 @@ func (r *Runner) inspect(ctx context.Context, t *task) (Declared, Actual, []Find
 	return declared, seen, Compare(&declared.Want, &seen), nil
 }
 
-// hold is what the task is held against: what it was, what is known of its disk
+// compared is what the task is held against: what it was, what is known of its disk
 // from before, and what was just seen of what nothing was known of yet.
-func (r *Runner) hold(t *task, seen, before *Actual) (declared Declared, changed bool) {
+func (r *Runner) compared(t *task, seen, before *Actual) (declared Declared, changed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if t.rec.Declared != nil {
