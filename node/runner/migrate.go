@@ -42,13 +42,17 @@ type Migrator interface {
 }
 
 // Streams are byte streams by name between the two sides of a move; each name
-// is used once. They end with the move.
+// is used once. They end with the move, but those that begin with [SessionStream]:
+// by them sessions into the task go on, and each ends when either side closes it.
 type Streams interface {
 	// Open makes a stream; the sending side calls it.
 	Open(ctx context.Context, name string) (net.Conn, error)
 	// Accept waits for the next one; the receiving side calls it.
 	Accept(ctx context.Context) (name string, c net.Conn, err error)
 }
+
+// SessionStream begins the names of streams that outlive their move.
+const SessionStream = "session"
 
 // MoveProgress is how far a move got.
 type MoveProgress struct {

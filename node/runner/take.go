@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 
 	"github.com/sovmesh/sovmesh/placement"
@@ -164,7 +165,9 @@ func (i *incoming) deliver(name string, conn net.Conn) error {
 		return fmt.Errorf("a move has %d streams at most", maxStreams)
 	}
 	i.names[name] = true
-	i.conns = append(i.conns, conn)
+	if !strings.HasPrefix(name, SessionStream) {
+		i.conns = append(i.conns, conn)
+	}
 	i.next <- stream{name, conn} // never full: maxStreams
 	return nil
 }
@@ -222,7 +225,9 @@ func (o *outgoing) Open(ctx context.Context, name string) (net.Conn, error) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.conns = append(o.conns, conn)
+	if !strings.HasPrefix(name, SessionStream) {
+		o.conns = append(o.conns, conn)
+	}
 	return conn, nil
 }
 

@@ -168,12 +168,21 @@ func (b *Boundary) Dial(ctx context.Context, task placement.TaskID, port int) (n
 	return b.dial(ctx, task, port, "127.0.0.1", "::1")
 }
 
-// dial connects from within the task's namespace to the first of the addresses
-// that answers.
-func (b *Boundary) dial(ctx context.Context, task placement.TaskID, port int, at ...string) (net.Conn, error) {
+// Namespace opens a task's network namespace.
+func (b *Boundary) Namespace(task placement.TaskID) (*os.File, error) {
 	ns, err := os.Open(b.nsPath(task))
 	if err != nil {
 		return nil, fmt.Errorf("reach task %s: %w", task, err)
+	}
+	return ns, nil
+}
+
+// dial connects from within the task's namespace to the first of the addresses
+// that answers.
+func (b *Boundary) dial(ctx context.Context, task placement.TaskID, port int, at ...string) (net.Conn, error) {
+	ns, err := b.Namespace(task)
+	if err != nil {
+		return nil, err
 	}
 	defer ns.Close()
 	var conn net.Conn

@@ -13,14 +13,16 @@ import (
 // Conn is a connection into a machine which may be moved while it is open. Its
 // user notices nothing but a pause.
 type Conn struct {
-	mu      sync.Mutex
-	ready   sync.Cond
-	at      net.Conn // guarded by mu: the kernel's own, then a stream to where the machine went
-	still   bool     // guarded by mu: nobody reads or writes
-	users   int      // guarded by mu: calls that use at now
-	closed  bool     // guarded by mu
-	frozen  *Frozen  // guarded by mu
-	onClose func()
+	mu     sync.Mutex
+	ready  sync.Cond
+	at     net.Conn // guarded by mu: the kernel's own, then a stream to where the machine went
+	still  bool     // guarded by mu: nobody reads or writes
+	users  int      // guarded by mu: calls that use at now
+	closed bool     // guarded by mu
+	frozen *Frozen  // guarded by mu
+	// The user's own deadlines.
+	readBy, writeBy time.Time // guarded by mu
+	onClose         func()
 }
 
 // NewConn wraps a connection; onClose, which may be nil, is called once, when
@@ -147,7 +149,7 @@ func (c *Conn) Follow(stream net.Conn) error {
 // goOn is called with mu held.
 func (c *Conn) goOn(at net.Conn) {
 	c.at, c.still, c.frozen = at, false, nil
-	_ = at.SetDeadline(time.Time{})
+	_ = c.applyDeadlines() // a closed one says so to whoever uses it
 	c.ready.Broadcast()
 }
 
@@ -185,6 +187,12 @@ func (c *Conn) CloseWrite() error {
 	return errors.New("this end cannot be closed alone")
 }
 
+// Here reports whether the connection's end is this node's kernel's.
+func (c *Conn) Here() bool {
+	_, ok := c.now().(*net.TCPConn)
+	return ok
+}
+
 // LocalAddr is the address of its end on the first node.
 func (c *Conn) LocalAddr() net.Addr { return c.now().LocalAddr() }
 
@@ -197,13 +205,32 @@ func (c *Conn) now() net.Conn {
 	return c.at
 }
 
-var errNoDeadline = errors.New("a connection that may be moved keeps no deadline: close it instead")
+// SetDeadline sets both. While the machine is moved it is put off until the move
+// is decided.
+func (c *Conn) SetDeadline(t time.Time) error { return c.setDeadlines(&t, &t) }
 
-// SetDeadline is refused: the deadline is the move's.
-func (*Conn) SetDeadline(time.Time) error { return errNoDeadline }
+// SetReadDeadline sets that of reads.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.setDeadlines(&t, nil) }
 
-// SetReadDeadline is refused.
-func (*Conn) SetReadDeadline(time.Time) error { return errNoDeadline }
+// SetWriteDeadline sets that of writes.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.setDeadlines(nil, &t) }
 
-// SetWriteDeadline is refused.
-func (*Conn) SetWriteDeadline(time.Time) error { return errNoDeadline }
+func (c *Conn) setDeadlines(read, write *time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if read != nil {
+		c.readBy = *read
+	}
+	if write != nil {
+		c.writeBy = *write
+	}
+	if c.still {
+		return nil
+	}
+	return c.applyDeadlines()
+}
+
+// applyDeadlines is called with mu held.
+func (c *Conn) applyDeadlines() error {
+	return errors.Join(c.at.SetReadDeadline(c.readBy), c.at.SetWriteDeadline(c.writeBy))
+}

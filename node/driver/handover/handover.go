@@ -47,9 +47,9 @@ type State struct {
 	Window       Window `json:"window"`
 }
 
-// MaxQueued bounds what a state may carry of each queue, in bytes: more than the
-// kernel keeps for a connection unless somebody asked it to.
-const MaxQueued = 16 << 20
+// MaxQueued bounds what a state may carry in each direction, in bytes: what a
+// session into a machine rarely has under way. One with more cannot be frozen.
+const MaxQueued = 4 << 20
 
 // Validate reports what no kernel would have told.
 func (s *State) Validate() error {

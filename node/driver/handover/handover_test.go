@@ -254,7 +254,7 @@ func TestSessionGoesOnWhereItWas(t *testing.T) {
 func TestUnreadBytesGoAlong(t *testing.T) {
 	old, fresh, _ := machines(t)
 	tcp := dial(t, old)
-	const size = 3 << 20
+	const size = 6 << 20
 	fmt.Fprintf(tcp, "send %d\n", size)
 	var first [1]byte
 	if _, err := io.ReadFull(tcp, first[:]); err != nil {

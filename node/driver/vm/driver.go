@@ -363,6 +363,7 @@ func (d *Driver) Destroy(ctx context.Context, h runner.Handle) error {
 	if err := d.endMove(ctx, h); err != nil {
 		return err
 	}
+	d.sessions.end(h.Task)
 	if err := d.Driver.Destroy(ctx, h); err != nil {
 		return err
 	}

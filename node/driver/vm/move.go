@@ -188,6 +188,7 @@ func (d *Driver) goOn(ctx context.Context, h runner.Handle, n *note) error {
 			return err
 		}
 	}
+	d.sessions.goOn(h.Task)
 	return d.removeNote(h.Task)
 }
 
@@ -197,6 +198,7 @@ func (d *Driver) giveUp(ctx context.Context, h runner.Handle, n *note) error {
 	if err := writeNote(d.TaskDir(h.Task), *n); err != nil {
 		return err
 	}
+	d.sessions.giveUp(h.Task)
 	if err := d.Driver.Stop(ctx, h, 0); err != nil {
 		return err
 	}

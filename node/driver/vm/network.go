@@ -72,7 +72,11 @@ func (d *Driver) Dial(ctx context.Context, h runner.Handle, port int) (net.Conn,
 	}
 	m, _, err := d.told(h.Task)
 	if err == nil && m.Network != nil && d.cfg.Hold.Network != nil {
-		return d.cfg.Hold.Network.DialMachine(ctx, h.Task, port)
+		c, err := d.cfg.Hold.Network.DialMachine(ctx, h.Task, port)
+		if tcp, ok := c.(*net.TCPConn); ok && err == nil {
+			return d.sessions.track(h.Task, tcp), nil
+		}
+		return c, err
 	}
 	return d.dialForwarded(ctx, h, port)
 }

@@ -75,8 +75,10 @@ type answer struct {
 type step struct {
 	Step stepName `json:"step"`
 	// Log is how much of the output there is, of the task as a whole, in bytes.
-	Log    int64  `json:"log,omitempty"`
-	Reason string `json:"reason,omitempty"`
+	Log int64 `json:"log,omitempty"`
+	// Sessions is how many streams of sessions were opened.
+	Sessions int    `json:"sessions,omitempty"`
+	Reason   string `json:"reason,omitempty"`
 }
 
 type stepName string

@@ -47,7 +47,7 @@ func (d *Driver) Receive(ctx context.Context, s runner.Spec, from runner.Streams
 	defer done()
 	d.stands(s.Task, true)
 	ctx, cancel := context.WithCancel(ctx)
-	r := &receiver{d: d, h: h, spec: s, from: from, logs: newLogTaker()}
+	r := &receiver{d: d, h: h, spec: s, from: from, logs: newLogTaker(), sessions: make(chan struct{}, maxSessions)}
 	defer r.pipes.close()
 	defer cancel()
 	if err = r.run(ctx); err == nil {
@@ -74,6 +74,8 @@ type receiver struct {
 
 	agreed bool // the answer was given
 	disks  int
+	// sessions are told of each that came, made or not.
+	sessions chan struct{}
 }
 
 func (r *receiver) run(ctx context.Context) error {
@@ -190,12 +192,22 @@ func (r *receiver) accept(ctx context.Context, fail context.CancelCauseFunc) {
 		if err != nil {
 			return // the move is over, or what is still missing never comes
 		}
-		r.pipes.holds(c)
-		if seen[name] || !r.known(name) {
+		session := sessionNumber(name)
+		if !session || seen[name] {
+			r.pipes.holds(c)
+		}
+		if seen[name] || !session && !r.known(name) {
 			fail(fmt.Errorf("the other side opens a stream %.40q", name))
 			return
 		}
 		seen[name] = true
+		if session {
+			r.pipes.wg.Go(func() {
+				_ = r.d.takeSession(ctx, r.h.Task, c) // it ends for its user, and the machine goes on
+				r.sessions <- struct{}{}
+			})
+			continue
+		}
 		if err := r.stream(ctx, name, c); err != nil {
 			fail(fmt.Errorf("stream %s: %w", name, err))
 			return
@@ -280,6 +292,13 @@ func (r *receiver) takeIn(ctx context.Context, paused bool) error {
 	if err := r.logs.until(ctx, s.Log); err != nil {
 		return err
 	}
+	for range min(s.Sessions, maxSessions) {
+		select {
+		case <-r.sessions:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the sessions into it: %w", ctx.Err())
+		}
+	}
 	// QEMU had each disk flushed when its copy ended.
 	if err := writeNote(r.d.TaskDir(r.h.Task), note{Way: in, Stage: whole, Paused: paused}); err != nil {
 		return err
@@ -328,6 +347,7 @@ func (r *receiver) say(ctx context.Context, what any) error {
 func (r *receiver) remove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lastPatience)
 	defer cancel()
+	r.d.sessions.giveUp(r.h.Task)
 	err := r.d.discardPlace(r.h.Task) // of a machine that was never made
 	if _, there := os.Stat(r.d.TaskDir(r.h.Task)); there == nil {
 		err = errors.Join(r.d.Driver.Stop(ctx, r.h, 0), r.d.discardPlace(r.h.Task), r.d.Driver.Destroy(ctx, r.h))

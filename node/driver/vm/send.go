@@ -144,6 +144,7 @@ func (s *sender) back(ctx context.Context) error {
 	if err != nil {
 		return s.over(ctx, err)
 	}
+	s.d.sessions.goOn(s.h.Task)
 	return s.d.removeNote(s.h.Task)
 }
 
@@ -478,8 +479,9 @@ func (s *sender) handOver(ctx context.Context) error {
 	if err := s.logs.rest(ctx); err != nil {
 		return err
 	}
+	open := s.d.sessions.send(ctx, s.h.Task, s.to)
 	s.sent = true // from the first byte of the word on, the other side may have it
-	if err := s.say(ctx, step{Step: stepSent, Log: s.logs.at}); err != nil {
+	if err := s.say(ctx, step{Step: stepSent, Log: s.logs.at, Sessions: open}); err != nil {
 		return err
 	}
 	return s.last(ctx)

@@ -111,7 +111,8 @@ type Driver struct {
 	accel    *qemu.Accel                 // guarded by mu; nil until it was probed
 	starting map[string]placement.TaskID // guarded by mu; claims of starts under way: users, disks
 	uses     map[placement.TaskID]*use   // guarded by mu; what a move cannot go beside, and moves
-	forward  sync.Mutex                  // held while a task's forwards are read and changed
+	sessions *sessions
+	forward  sync.Mutex // held while a task's forwards are read and changed
 }
 
 var (
@@ -164,7 +165,7 @@ func New(cfg Config) (*Driver, error) {
 	}
 	return &Driver{
 		Driver: base, cfg: cfg, images: &store{dir: filepath.Join(cfg.Dir, "images"), most: int64(cfg.MaxImage)},
-		starting: make(map[string]placement.TaskID), uses: make(map[placement.TaskID]*use),
+		starting: make(map[string]placement.TaskID), uses: make(map[placement.TaskID]*use), sessions: newSessions(),
 	}, nil
 }
 
