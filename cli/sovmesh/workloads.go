@@ -7,13 +7,17 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/sovmesh/sovmesh/gpu"
 	"github.com/sovmesh/sovmesh/node"
 	"github.com/sovmesh/sovmesh/node/driver/container"
+	"github.com/sovmesh/sovmesh/node/driver/fetch"
 	"github.com/sovmesh/sovmesh/node/driver/image"
 	"github.com/sovmesh/sovmesh/node/driver/microvm"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
@@ -29,6 +33,23 @@ type workloadRules struct {
 	auth    string            // file of accounts at registries
 	mirrors map[string]string // beginnings of images' names, and what stands in their place
 	plain   []string          // registries without TLS
+	allow   []string          // what is fetched from beside public addresses
+}
+
+// reach is the way to what jobs name by a registry or a URL. What the operator
+// named is allowed with it: mirrors, registries without TLS, proxies.
+func (w workloadRules) reach() http.RoundTripper {
+	allow := slices.Concat(w.allow, w.plain)
+	for _, to := range w.mirrors {
+		host, _, _ := strings.Cut(to, "/")
+		allow = append(allow, host)
+	}
+	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"} {
+		if u, err := url.Parse(os.Getenv(name)); err == nil && u.Hostname() != "" {
+			allow = append(allow, u.Hostname())
+		}
+	}
+	return fetch.Transport(allow)
 }
 
 // prober tries the machine once, for all drivers and nodes of this program.
@@ -76,7 +97,7 @@ func workloadDrivers(cfg node.Config, o composition, wanted []string, gpus gpu.S
 	if slices.Contains(wanted, "microvm") {
 		c := microvm.DefaultConfig()
 		c.Dir, c.Probe = filepath.Join(cfg.Data, "microvms"), o.probe
-		c.Images = image.Source{Dirs: o.workloads.images, Transport: http.DefaultTransport, Mirrors: o.workloads.mirrors, Plain: o.workloads.plain}
+		c.Images = image.Source{Dirs: o.workloads.images, Transport: o.workloads.reach(), Mirrors: o.workloads.mirrors, Plain: o.workloads.plain}
 		d, err := microvm.New(c)
 		if err != nil {
 			return fail("microvm", err)
@@ -87,6 +108,7 @@ func workloadDrivers(cfg node.Config, o composition, wanted []string, gpus gpu.S
 		c := vm.DefaultConfig()
 		c.Dir, c.ImageDirs, c.HostNetwork, c.Probe = filepath.Join(cfg.Data, "vms"), o.workloads.images, o.tasks.hostNetwork, o.probe
 		c.PCI = addressOf(gpus)
+		c.HTTP.Transport = o.workloads.reach()
 		var err error
 		if c.Hold, err = o.hold.Share(); err != nil {
 			return fail("vm", err)
@@ -117,6 +139,7 @@ func containerDriver(cfg node.Config, o composition) (runner.Driver, error) {
 	}
 	c.Dir, c.Instance, c.Log = filepath.Join(cfg.Data, "containers"), instanceOf(cfg), o.log.With(slog.String("part", "container"))
 	c.ImageDirs, c.AuthFile, c.Mirrors, c.PlainRegistries = o.workloads.images, o.workloads.auth, o.workloads.mirrors, o.workloads.plain
+	c.Transport = o.workloads.reach()
 	c.AllowHostNetwork = o.tasks.hostNetwork
 	var err error
 	if c.Hold, err = o.hold.Share(); err != nil {
@@ -154,10 +177,12 @@ func addressOf(gpus gpu.Source) func(string) (string, error) {
 // registries is where images come from beside the operator's directories.
 func (a *agentReader) registries(v residency.Value) {
 	w := &a.cfg.workloads
-	a.each(v, "registries", []string{"auth", "mirrors", "plain"}, func(key string, v residency.Value) {
+	a.each(v, "registries", []string{"allow", "auth", "mirrors", "plain"}, func(key string, v residency.Value) {
 		switch key {
 		case "auth":
 			w.auth = a.path(v, "registries.auth")
+		case "allow":
+			w.allow = a.list(v, "registries.allow")
 		case "plain":
 			w.plain = a.list(v, "registries.plain")
 		case "mirrors":
