@@ -219,8 +219,8 @@ func (n *Node) buildFront() (err error) {
 		cfg.Witness, cfg.Signing = apiWitness{n.witness}, n.signing
 	}
 	cfg.Voters, cfg.Peers, cfg.Tasks, cfg.Links = n.voters, n.endpoint, tasks{n.runner}, apiLinks{n.links}
-	reach := inside{n.runner, n.dir.path(dirSnapshots)}
-	if err := reach.clear(); err != nil {
+	reach := inside{n.runner, newSnapshots(n.dir.path(dirSnapshots))}
+	if err := reach.snaps.clear(); err != nil {
 		return fmt.Errorf("remove snapshots that were not sent: %w", err)
 	}
 	cfg.Inside, cfg.Moves = reach, moves{n}

@@ -2,10 +2,8 @@ package node
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"time"
 
@@ -17,8 +15,7 @@ import (
 // inside is the runner as the API reaches into tasks.
 type inside struct {
 	r *runner.Runner
-	// dir holds snapshots until they are sent.
-	dir string
+	snaps *snapshots
 }
 
 func (i inside) Exec(ctx context.Context, task placement.TaskID, r api.ExecRequest) (api.ReachExit, error) {
@@ -88,19 +85,15 @@ func (i inside) Drift(ctx context.Context, task placement.TaskID) (placement.Dri
 }
 
 func (i inside) Snapshot(ctx context.Context, task placement.TaskID) (api.SnapshotDir, error) {
-	if err := os.MkdirAll(i.dir, 0o700); err != nil {
-		return api.SnapshotDir{}, err
-	}
-	dir, err := os.MkdirTemp(i.dir, "snapshot-")
+	var snap runner.Snapshot
+	dir, remove, err := i.snaps.make(ctx, func(ctx context.Context, dir string) (err error) {
+		snap, err = i.r.Snapshot(ctx, task, dir)
+		return err
+	})
 	if err != nil {
 		return api.SnapshotDir{}, err
 	}
-	out := api.SnapshotDir{Path: dir, Remove: func() { _ = os.RemoveAll(dir) }} // what stays is removed at the next start
-	snap, err := i.r.Snapshot(ctx, task, dir)
-	if err != nil {
-		out.Remove()
-		return api.SnapshotDir{}, err
-	}
+	out := api.SnapshotDir{Path: dir, Remove: remove}
 	job, _, _ := strings.Cut(string(task), "/")
 	out.Manifest = api.SnapshotManifest{Job: placement.JobID(job), Task: task, At: snap.At, Missing: append([]string{}, snap.Missing...), Parts: []api.SnapshotPart{}}
 	if snap.Paused > 0 {
@@ -110,12 +103,4 @@ func (i inside) Snapshot(ctx context.Context, task placement.TaskID) (api.Snapsh
 		out.Manifest.Parts = append(out.Manifest.Parts, api.SnapshotPart(p))
 	}
 	return out, nil
-}
-
-// clear removes snapshots that an agent left which died while it sent them.
-func (i inside) clear() error {
-	if err := os.RemoveAll(i.dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
 }
