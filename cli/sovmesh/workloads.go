@@ -98,6 +98,10 @@ func workloadDrivers(cfg node.Config, o composition, wanted []string, gpus gpu.S
 		c := microvm.DefaultConfig()
 		c.Dir, c.Probe = filepath.Join(cfg.Data, "microvms"), o.probe
 		c.Images = image.Source{Dirs: o.workloads.images, Transport: o.workloads.reach(), Mirrors: o.workloads.mirrors, Plain: o.workloads.plain}
+		var err error
+		if c.Hold, err = o.hold.Share(); err != nil {
+			return fail("microvm", err)
+		}
 		d, err := microvm.New(c)
 		if err != nil {
 			return fail("microvm", err)

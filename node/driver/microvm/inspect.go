@@ -50,7 +50,7 @@ func (d *Driver) Inspect(_ context.Context, h runner.Handle) (runner.Actual, err
 	say("privileges", true, "in the guest: no new privileges, and of root's capabilities %s", kept(g.Command.Root.Capabilities))
 	say("system calls", value(string(status), "Seccomp:") == "2", "QEMU's own sandbox: it starts no process and gains no privilege")
 	say("processes", true, "its machine is one process of the node; in the guest at most %d", g.Command.Root.Pids)
-	say("network", true, "it has none: the machine has no network device")
+	a.Boundary = append(a.Boundary, d.networkBoundary(h.Task, &m))
 	say("memory", true, "the machine has %d MiB", m.Memory>>20)
 	say("cpu", true, "the machine has %d processors", m.CPUs)
 	volumes := "no volume"

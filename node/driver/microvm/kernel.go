@@ -198,22 +198,27 @@ func depends(data []byte) ([]string, error) {
 }
 
 // initramfs makes the first root of guests, unless it is there: init, the
-// modules in their order and the directories to mount upon.
-func (s *store) initramfs(ctx context.Context, k guestKernel, init string) (string, error) {
+// modules in their order and the directories to mount upon. Those of a network
+// are only in the one for guests that have it: loading them takes time.
+func (s *store) initramfs(ctx context.Context, k guestKernel, init string, network bool) (string, error) {
+	wanted := wantedModules
+	if network {
+		wanted = append(slices.Clone(wanted), networkModule)
+	}
 	program, err := os.ReadFile(init)
 	if err != nil {
 		return "", err
 	}
 	sum := sha256.New()
-	fmt.Fprintln(sum, "sovmesh initramfs 2", k.version, k.modules, wantedModules)
+	fmt.Fprintln(sum, "sovmesh initramfs 2", k.version, k.modules, wanted)
 	_, _ = sum.Write(program)
 	name := "initramfs-" + hex.EncodeToString(sum.Sum(nil)[:16]) + ".gz"
 	return name, s.once(ctx, name, func(w *os.File) error {
-		first, err := k.load(wantedModules)
+		first, err := k.load(wanted)
 		if err != nil {
 			return err
 		}
-		all, err := k.load(append(slices.Clone(wantedModules), overlayModule))
+		all, err := k.load(append(slices.Clone(wanted), overlayModule))
 		if err != nil {
 			return err
 		}

@@ -65,6 +65,9 @@ type Config struct {
 	// UIDs is the first of 65536 user numbers that machines have, one each, where
 	// the agent is root; 0 is for the agent's own.
 	UIDs int
+	// Hold says how machines' networks are held to their jobs' lists; of the rest of
+	// it nothing counts here. Without its Network lists are refused.
+	Hold process.Hold
 	// A task's output is kept in LogFiles files of LogFileSize bytes.
 	LogFileSize int64
 	LogFiles    int
@@ -109,6 +112,7 @@ var (
 	_ runner.Dialer    = (*Driver)(nil)
 	_ runner.Keeper    = (*Driver)(nil)
 	_ runner.Inspector = (*Driver)(nil)
+	_ runner.Counter   = (*Driver)(nil)
 )
 
 // New makes the directories and starts nothing.
@@ -128,6 +132,7 @@ func New(cfg Config) (*Driver, error) {
 	}
 	p := process.DefaultConfig()
 	p.Name, p.Dir, p.Supervisor, p.Cgroup = string(placement.KindMicroVM), filepath.Join(cfg.Dir, "tasks"), cfg.Supervisor, cfg.Cgroup
+	p.Hold = cfg.Hold
 	p.LogFileSize, p.LogFiles, p.Spares, p.StartTimeout = cfg.LogFileSize, cfg.LogFiles, 0, cfg.Boot+30*time.Second
 	base, err := process.New(p)
 	if err != nil {
@@ -174,7 +179,10 @@ func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 	if _, err := exec.LookPath("mke2fs"); err != nil {
 		fp.Facts["volumes"] = "none: install e2fsprogs"
 	}
-	fp.Facts["network"] = "none"
+	fp.Facts["network"] = "none: this agent gives tasks no networks of their own"
+	if d.cfg.Hold.Network != nil {
+		fp.Facts["network"] = "none without a list, and one held to the list with it: counted, held on the node's side too; guests have IPv4"
+	}
 	var problems []error
 	accel, err := d.cfg.Probe(ctx, d.cfg.Binary)
 	if err != nil {

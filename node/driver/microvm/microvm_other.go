@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sovmesh/sovmesh/node/driver/image"
+	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
@@ -33,6 +34,7 @@ type Config struct {
 	KernelRoots     []string
 	Init            string
 	UIDs            int
+	Hold            process.Hold
 	LogFileSize     int64
 	LogFiles        int
 	ImageSize       int64

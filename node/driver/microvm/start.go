@@ -113,8 +113,8 @@ func unsupported(s runner.Spec) error {
 		return &runner.StartError{Task: s.Task, Reason: reason, Advice: advice}
 	}
 	switch {
-	case setup.Network != nil && (setup.Network.Host || len(setup.Network.Allow) > 0 || len(setup.Network.DNS) > 0):
-		return refuse("a micro-VM has no network on this node", "run it as a container, or leave network out")
+	case setup.Network != nil && setup.Network.Host:
+		return refuse("a micro-VM is not given the node's own network", "list what it has to reach: network: {allow: [...]}")
 	case slices.ContainsFunc(setup.Ports, func(p placement.Port) bool { return p.Host != 0 }):
 		return refuse("a micro-VM opens no port of the node's", "leave host out of its ports: they are reached through the mesh")
 	case len(s.Devices) > 0:
@@ -151,6 +151,9 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 	defer d.settled(s.Task)
 	for _, f := range files {
 		m.Files, m.Args = append(m.Files, f), append(m.Args, diskArgs(f.Name, !f.Write)...)
+	}
+	if err := d.connect(s, m, &command); err != nil {
+		return runner.Handle{}, err
 	}
 	told, err := json.Marshal(order{Command: command, Image: p.Digest, Disk: p.Disk, Boot: d.cfg.Boot})
 	if err != nil {
@@ -206,7 +209,7 @@ func (d *Driver) machine(ctx context.Context, s runner.Spec, p pin) (*qemu.Machi
 	if err != nil {
 		return nil, cannot(err)
 	}
-	first, err := d.disks.initramfs(ctx, kernel, init)
+	first, err := d.disks.initramfs(ctx, kernel, init, reaches(s))
 	if err != nil {
 		return nil, cannot(err)
 	}

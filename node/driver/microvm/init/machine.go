@@ -61,6 +61,9 @@ func (m *machine) prepare(r *wire.Root, user string, secrets map[string][]byte) 
 		_ = unix.Sethostname([]byte(r.Hostname))
 	}
 	loopback()
+	if err := m.connect(r.Net); err != nil {
+		return err
+	}
 	m.limit(r.Pids)
 	return nil
 }

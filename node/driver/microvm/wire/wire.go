@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"sync"
 )
 
@@ -102,6 +103,8 @@ type Root struct {
 	Capabilities []uint `json:"capabilities,omitempty"` // numbers of capability(7)
 	Pids         int    `json:"pids,omitempty"`
 	Hostname     string `json:"hostname,omitempty"`
+	// Net is the guest's part of its network; nil without one.
+	Net *Net `json:"net,omitempty"`
 	// Shares are virtiofs tags with the paths they are mounted at.
 	Shares []Share `json:"shares,omitempty"`
 	// Disks are mounted beside the image's, in this order.
@@ -122,6 +125,13 @@ const (
 	MaxSecrets     = 64
 	MaxSecretBytes = 1 << 20
 )
+
+// Net is an address and the way out.
+type Net struct {
+	Address   netip.Prefix `json:"address"`
+	Gateway   netip.Addr   `json:"gateway"`
+	Resolvers []netip.Addr `json:"resolvers,omitempty"`
+}
 
 // Share is a directory of the host.
 type Share struct {
