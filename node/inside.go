@@ -14,7 +14,7 @@ import (
 
 // inside is the runner as the API reaches into tasks.
 type inside struct {
-	r *runner.Runner
+	r     *runner.Runner
 	snaps *snapshots
 }
 

@@ -15,7 +15,9 @@ func TestSnapshotsLeaveRoomForTheLog(t *testing.T) {
 	free.Store(10)
 	s := newSnapshots(filepath.Join(t.TempDir(), "snapshots"))
 	s.reserve, s.free, s.look = 5, func(string) (int64, error) { return free.Load(), nil }, time.Millisecond
-	quick := func(_ context.Context, dir string) error { return os.WriteFile(filepath.Join(dir, "memory"), nil, 0o600) }
+	quick := func(_ context.Context, dir string) error {
+		return os.WriteFile(filepath.Join(dir, "memory"), nil, 0o600)
+	}
 	var full *snapshotError
 
 	var removes []func()

@@ -69,7 +69,7 @@ func Probe(ctx context.Context, binary string) (Accel, error) {
 		return a, fmt.Errorf("ask QEMU for its version: %w", err)
 	}
 	a.Version = version(string(out))
-	took, err := loopInKVM(probeLoop, probeLimit)
+	took, err := fastest(func() (time.Duration, error) { return loopInKVM(probeLoop, probeLimit) })
 	switch {
 	case err != nil:
 		a.KVM, a.Why = "absent", err.Error()
@@ -79,6 +79,27 @@ func Probe(ctx context.Context, binary string) (Accel, error) {
 		a.KVM, a.Name, a.CPU = "native", KVM, "host"
 	}
 	return a, nil
+}
+
+// probeSamples are taken at most: a machine that is busy for a moment is slow once,
+// an interpreter always.
+const probeSamples = 3
+
+// fastest is the first sample within the limit, or the fastest of all.
+func fastest(sample func() (time.Duration, error)) (best time.Duration, err error) {
+	for n := range probeSamples {
+		took, err := sample()
+		if err != nil {
+			return 0, err
+		}
+		if n == 0 || took < best {
+			best = took
+		}
+		if best <= probeLimit {
+			break
+		}
+	}
+	return best, nil
 }
 
 // version is the number in "QEMU emulator version 7.2.22 (Debian ...)".

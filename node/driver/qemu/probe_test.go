@@ -3,6 +3,7 @@
 package qemu
 
 import (
+	"errors"
 	"os/exec"
 	"testing"
 	"time"
@@ -51,5 +52,26 @@ func TestVersionOfQEMU(t *testing.T) {
 		if got := version(line); got != want {
 			t.Errorf("%q gives %q, want %q", line, got, want)
 		}
+	}
+}
+
+func TestABusyMomentIsNoInterpreter(t *testing.T) {
+	for _, test := range []struct {
+		took  []time.Duration
+		best  time.Duration
+		asked int
+	}{
+		{[]time.Duration{time.Millisecond}, time.Millisecond, 1},
+		{[]time.Duration{time.Second, time.Millisecond}, time.Millisecond, 2},
+		{[]time.Duration{3 * time.Second, time.Second, 2 * time.Second, time.Millisecond}, time.Second, probeSamples},
+	} {
+		asked := 0
+		best, err := fastest(func() (time.Duration, error) { asked++; return test.took[asked-1], nil })
+		if err != nil || best != test.best || asked != test.asked {
+			t.Errorf("%v: %v after %d, %v", test.took, best, asked, err)
+		}
+	}
+	if _, err := fastest(func() (time.Duration, error) { return 0, errors.New("no KVM") }); err == nil {
+		t.Error("no KVM at all is some")
 	}
 }
