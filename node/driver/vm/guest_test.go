@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 }
 
 // debian has the directory of the Debian guest, made by deploy/guest.sh once.
-func debian(t *testing.T) string {
+func debian(t testing.TB) string {
 	t.Helper()
 	needQEMU(t)
 	dir := os.Getenv(guestEnv)
@@ -84,7 +84,7 @@ var (
 	smallErr error
 )
 
-func needQEMU(t *testing.T) {
+func needQEMU(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("the fast part boots no machines; make test does")
@@ -100,7 +100,7 @@ var modules = strings.Fields("virtio_ring virtio virtio_pci_modern_dev virtio_pc
 
 // smallGuest has an image directory with a guest that does what tests ask of
 // it: the Debian kernel and testdata/init.
-func smallGuest(t *testing.T) string {
+func smallGuest(t testing.TB) string {
 	t.Helper()
 	dir := debian(t)
 	small.Do(func() { smallDir, smallErr = makeSmall(dir) })
@@ -183,7 +183,7 @@ func (a *archive) end() []byte {
 }
 
 // newDriver makes a driver on the directory of a machine.
-func newDriver(t *testing.T, dir string, change func(*Config)) *Driver {
+func newDriver(t testing.TB, dir string, change func(*Config)) *Driver {
 	t.Helper()
 	cfg := DefaultConfig()
 	cfg.Dir, cfg.Cgroup, cfg.UIDBase = dir, testCgroup, 1_950_000_000
@@ -222,7 +222,7 @@ func does(what string) func(*runner.Spec) {
 }
 
 // start starts a task that is gone when the test is over.
-func start(t *testing.T, d *Driver, s runner.Spec) runner.Handle {
+func start(t testing.TB, d *Driver, s runner.Spec) runner.Handle {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -252,7 +252,7 @@ func wait(t *testing.T, d *Driver, h runner.Handle) runner.Exit {
 	return exit
 }
 
-func printed(t *testing.T, d *Driver, h runner.Handle) string {
+func printed(t testing.TB, d *Driver, h runner.Handle) string {
 	t.Helper()
 	r, err := d.Logs(context.Background(), h, 0, false)
 	if err != nil {
@@ -265,7 +265,7 @@ func printed(t *testing.T, d *Driver, h runner.Handle) string {
 }
 
 // awaits waits until a task has printed a text.
-func awaits(t *testing.T, d *Driver, h runner.Handle, text string) {
+func awaits(t testing.TB, d *Driver, h runner.Handle, text string) {
 	t.Helper()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()

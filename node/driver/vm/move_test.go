@@ -38,7 +38,7 @@ type opened struct {
 	conn net.Conn
 }
 
-func newLine(t *testing.T, cut string, after int) *line {
+func newLine(t testing.TB, cut string, after int) *line {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	l := &line{ctx: ctx, stop: stop, opens: make(chan opened), cut: cut, after: after}
@@ -115,7 +115,7 @@ type nodes struct {
 	dirs     [2]string
 }
 
-func twoNodes(t *testing.T, images string, change func(*Config)) *nodes {
+func twoNodes(t testing.TB, images string, change func(*Config)) *nodes {
 	t.Helper()
 	n := &nodes{images: images, dirs: [2]string{t.TempDir(), t.TempDir()}}
 	n.from, n.to = n.again(t, 0, change), n.again(t, 1, change)
@@ -123,7 +123,7 @@ func twoNodes(t *testing.T, images string, change func(*Config)) *nodes {
 }
 
 // again is a new agent on one of the nodes.
-func (n *nodes) again(t *testing.T, i int, change func(*Config)) *Driver {
+func (n *nodes) again(t testing.TB, i int, change func(*Config)) *Driver {
 	t.Helper()
 	return newDriver(t, n.dirs[i], func(c *Config) {
 		c.ImageDirs = []string{n.images}
@@ -142,7 +142,7 @@ func next(s runner.Spec) runner.Spec {
 }
 
 // move hands a task over and returns what both sides said.
-func move(t *testing.T, n *nodes, h runner.Handle, s runner.Spec, mode placement.MoveMode, l *line, told func(runner.MoveProgress)) (sent, received error) {
+func move(t testing.TB, n *nodes, h runner.Handle, s runner.Spec, mode placement.MoveMode, l *line, told func(runner.MoveProgress)) (sent, received error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -161,7 +161,7 @@ func move(t *testing.T, n *nodes, h runner.Handle, s runner.Spec, mode placement
 }
 
 // destroyed removes a task when the test is over.
-func destroyed(t *testing.T, d *Driver, id placement.TaskID) {
+func destroyed(t testing.TB, d *Driver, id placement.TaskID) {
 	t.Helper()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -174,7 +174,7 @@ func destroyed(t *testing.T, d *Driver, id placement.TaskID) {
 
 // counted checks what a guest that counts has printed: one boot, and every
 // number once. It returns the last.
-func counted(t *testing.T, text string) int {
+func counted(t testing.TB, text string) int {
 	t.Helper()
 	last := 0
 	for l := range strings.Lines(text) {
@@ -193,7 +193,7 @@ func counted(t *testing.T, text string) int {
 	return last
 }
 
-func isHeld(t *testing.T, d *Driver, h runner.Handle, want runner.Hold) {
+func isHeld(t testing.TB, d *Driver, h runner.Handle, want runner.Hold) {
 	t.Helper()
 	o, err := d.Recover(t.Context(), h)
 	if err != nil || o.Held != want {

@@ -33,6 +33,8 @@ func (d *Driver) Send(ctx context.Context, h runner.Handle, mode placement.MoveM
 	if mode != placement.MoveLive && mode != placement.MoveNearLive {
 		return fmt.Errorf("move task %s: %q is no way to move what runs", h.Task, mode)
 	}
+	// One that a snapshot of an earlier agent's holds still is not held by anybody.
+	d.letGo(ctx, &runner.Observed{Handle: h, State: runner.StateRunning})
 	done, err := d.moving(h.Task)
 	if err != nil {
 		return err

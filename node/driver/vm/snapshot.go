@@ -135,6 +135,9 @@ func (d *Driver) letGo(ctx context.Context, o *runner.Observed) {
 		return // a snapshot of ours
 	}
 	defer done()
+	if n, err := d.note(o.Handle.Task); n != nil || err != nil {
+		return // a move decides about it
+	}
 	ctx, cancel := context.WithTimeout(ctx, recoverPatience)
 	defer cancel()
 	_ = d.askLong(ctx, o.Handle, func(ctx context.Context, m *qmp.Client) error { return goOn(ctx, m, dir) })

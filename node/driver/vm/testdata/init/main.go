@@ -97,6 +97,10 @@ func do(what, rest string) {
 		serve(rest)
 	case "count":
 		count()
+	case "write":
+		n, _ := strconv.Atoi(rest)
+		go write(n)
+		count()
 	}
 }
 
@@ -227,6 +231,24 @@ func address(name string, ip [4]byte) error {
 		return e
 	}
 	return nil
+}
+
+// write fills so many MiB of memory with what does not repeat, then writes to a
+// quarter of it over and over, a page a millisecond.
+func write(mib int) {
+	all := make([]byte, mib<<20)
+	x := uint64(88172645463325252)
+	for i := 0; i+8 <= len(all); i += 8 {
+		x ^= x << 13
+		x ^= x >> 7
+		x ^= x << 17
+		binary.LittleEndian.PutUint64(all[i:], x)
+	}
+	fmt.Fprint(out, "written\n")
+	for i := 0; ; i = (i + 4096) % (len(all) / 4) {
+		all[i]++
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // count says its boot id, then counts until the power button is pressed or
