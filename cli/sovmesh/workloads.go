@@ -97,7 +97,7 @@ func workloadDrivers(cfg node.Config, o composition, wanted []string, gpus gpu.S
 	if slices.Contains(wanted, "microvm") {
 		c := microvm.DefaultConfig()
 		c.Dir, c.Probe = filepath.Join(cfg.Data, "microvms"), o.probe
-		c.Images = image.Source{Dirs: o.workloads.images, Transport: o.workloads.reach(), Mirrors: o.workloads.mirrors, Plain: o.workloads.plain}
+		c.Images = image.Source{Dirs: o.workloads.images, AuthFile: o.workloads.auth, Transport: o.workloads.reach(), Mirrors: o.workloads.mirrors, Plain: o.workloads.plain}
 		var err error
 		if c.Hold, err = o.hold.Share(); err != nil {
 			return fail("microvm", err)

@@ -225,13 +225,3 @@ func FuzzParseCDI(f *testing.F) {
 		}
 	})
 }
-
-func FuzzParseAuth(f *testing.F) {
-	f.Add([]byte(`{"auths":{"registry.example":{"auth":"dXNlcjpwYXNz"}}}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		all, err := parseAuth(data)
-		if err == nil && all == nil {
-			t.Error("neither credentials nor an error")
-		}
-	})
-}

@@ -4,18 +4,15 @@ package container
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
@@ -117,12 +114,8 @@ func ourName(digest string) string {
 // engine. Every byte is checked on the way, and what the engine then has is
 // compared with what was given.
 func (d *Driver) fetch(ctx context.Context, ref, want string) (image, bool, error) {
-	keys, err := readAuth(d.cfg.AuthFile)
-	if err != nil {
-		return image{}, false, err
-	}
 	source := images.Source{
-		Dirs: d.cfg.ImageDirs, Keychain: keys, Transport: d.cfg.Transport, Plain: d.cfg.PlainRegistries, Mirrors: d.cfg.Mirrors,
+		Dirs: d.cfg.ImageDirs, AuthFile: d.cfg.AuthFile, Transport: d.cfg.Transport, Plain: d.cfg.PlainRegistries, Mirrors: d.cfg.Mirrors,
 		Platform: v1.Platform{OS: "linux", Architecture: runtime.GOARCH},
 	}
 	opened, err := source.Open(ctx, ref, want)
@@ -244,70 +237,4 @@ func (p *progress) Write(b []byte) (int, error) {
 		p.d.log.Info("an image is coming", "image", p.name, "done_bytes", p.done, "of_bytes", p.size)
 	}
 	return len(b), nil
-}
-
-// maxAuth bounds the file of credentials, in bytes.
-const maxAuth = 1 << 20
-
-// auth are credentials by registry, in the form of Docker's config.json.
-type auth map[string]authn.AuthConfig
-
-// readAuth reads the operator's credentials anew each time, so that a changed
-// file needs no restart.
-func readAuth(file string) (auth, error) {
-	if file == "" {
-		return nil, nil
-	}
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, fmt.Errorf("read the credentials of registries: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxAuth+1))
-	if err != nil {
-		return nil, fmt.Errorf("read the credentials of registries: %w", err)
-	}
-	return parseAuth(data)
-}
-
-// parseAuth never quotes what it reads.
-func parseAuth(data []byte) (auth, error) {
-	if len(data) > maxAuth {
-		return nil, fmt.Errorf("the credentials of registries are larger than %d bytes", maxAuth)
-	}
-	var file struct {
-		Auths map[string]struct {
-			Auth          string `json:"auth"`
-			Username      string `json:"username"`
-			Password      string `json:"password"`
-			IdentityToken string `json:"identitytoken"`
-		} `json:"auths"`
-	}
-	if json.Unmarshal(data, &file) != nil {
-		return nil, errors.New("the credentials of registries are no JSON of the form {\"auths\": {...}}")
-	}
-	all := make(auth)
-	for host, a := range file.Auths {
-		c := authn.AuthConfig{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken}
-		if a.Auth != "" {
-			plain, err := base64.StdEncoding.DecodeString(a.Auth)
-			user, password, ok := strings.Cut(string(plain), ":")
-			if err != nil || !ok {
-				return nil, fmt.Errorf("the credentials for %q are not the base64 of user:password", host)
-			}
-			c.Username, c.Password = user, password
-		}
-		host = strings.TrimPrefix(strings.TrimPrefix(host, "https://"), "http://")
-		host, _, _ = strings.Cut(host, "/")
-		all[host] = c
-	}
-	return all, nil
-}
-
-// Resolve gives the credentials for a registry, or none.
-func (a auth) Resolve(r authn.Resource) (authn.Authenticator, error) {
-	if c, ok := a[r.RegistryStr()]; ok {
-		return authn.FromConfig(c), nil
-	}
-	return authn.Anonymous, nil
 }

@@ -17,7 +17,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -34,8 +33,9 @@ const (
 type Source struct {
 	// Dirs are the directories below which images on disk may lie.
 	Dirs []string
-	// Keychain knows the operator's accounts at registries; nil is for none.
-	Keychain authn.Keychain
+	// AuthFile has the operator's accounts at registries, in the form of Docker's
+	// config.json; empty is for none.
+	AuthFile string
 	// Transport reaches registries; nil is for none being reached.
 	Transport http.RoundTripper
 	// Plain lists registries that speak HTTP without TLS, as host or host:port.
@@ -184,8 +184,12 @@ func (s *Source) fromRegistry(ctx context.Context, ref, bare, digest string) (*I
 		return nil, refuse(ref, "write it as registry/name@sha256:...", err, "its name is none: %v", err)
 	}
 	remotes := []remote.Option{remote.WithContext(ctx), remote.WithTransport(s.Transport), remote.WithPlatform(s.platform())}
-	if s.Keychain != nil {
-		remotes = append(remotes, remote.WithAuthFromKeychain(s.Keychain))
+	known, err := readAccounts(s.AuthFile)
+	if err != nil {
+		return nil, err
+	}
+	if known != nil {
+		remotes = append(remotes, remote.WithAuthFromKeychain(known))
 	}
 	img, err := remote.Image(parsed, remotes...)
 	if err != nil {

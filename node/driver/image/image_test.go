@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -186,6 +187,52 @@ func TestRegistryAndItsMirror(t *testing.T) {
 	if _, err := s.Open(t.Context(), "registry.example/app:1", "sha256:"+strings.Repeat("0", 64)); !errors.As(err, &refused) {
 		t.Errorf("another digest gives %v", err)
 	}
+}
+
+func TestAnAccountAtARegistry(t *testing.T) {
+	all := registry.New()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "node" || password != "secret" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="images"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		all.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	host := strings.TrimPrefix(server.URL, "http://")
+	ref, err := name.ParseReference(host+"/team/app:1", name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref, hello(t, "private"), remote.WithAuth(&authn.Basic{Username: "node", Password: "secret"})); err != nil {
+		t.Fatal(err)
+	}
+	s := Source{Transport: http.DefaultTransport, Plain: []string{host}}
+	var refused *Error
+	if _, err := s.Open(t.Context(), host+"/team/app:1", ""); !errors.As(err, &refused) {
+		t.Errorf("without an account: %v", err)
+	}
+	s.AuthFile = filepath.Join(t.TempDir(), "config.json")
+	if _, err := s.Open(t.Context(), host+"/team/app:1", ""); err == nil {
+		t.Error("accounts that cannot be read are taken for none")
+	}
+	if err := os.WriteFile(s.AuthFile, []byte(`{"auths":{"`+host+`":{"username":"node","password":"secret"}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Open(t.Context(), host+"/team/app:1", ""); err != nil {
+		t.Errorf("with its account: %v", err)
+	}
+}
+
+func FuzzAccounts(f *testing.F) {
+	f.Add([]byte(`{"auths":{"registry.example":{"auth":"dXNlcjpwYXNz"}}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		all, err := parseAccounts(data)
+		if err == nil && all == nil {
+			t.Error("neither credentials nor an error")
+		}
+	})
 }
 
 // FuzzArchive reads anything as an archive.
