@@ -83,7 +83,7 @@ func (d *Driver) holdIn(ctx context.Context, t taskDir, s runner.Spec) error {
 		}
 	}
 	if err != nil {
-		return errors.Join(err, d.letGo(context.WithoutCancel(ctx), s.Task, true), os.RemoveAll(string(t)))
+		return errors.Join(err, d.letGo(context.WithoutCancel(ctx), s.Task, true), os.RemoveAll(string(t)), d.forgetUser(s.Task))
 	}
 	return nil
 }

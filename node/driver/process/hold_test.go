@@ -337,3 +337,23 @@ func TestATaskHasSoManyProcesses(t *testing.T) {
 		t.Errorf("it has sixty processes and may have twenty: %q", got)
 	}
 }
+
+func TestAFailedStartKeepsNoUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("users of their own for tasks: root is missing")
+	}
+	dir := t.TempDir()
+	file := filepath.Join(t.TempDir(), "no-directory")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := newDriver(t, dir, func(c *Config) { c.Hold.Volumes = file })
+	s := runner.Spec{Task: "a.b/0.1", Job: "a.b", Command: shell("true"), Keep: func(runner.Handle) error { return nil }, Setup: &placement.Setup{Volumes: []placement.Volume{{Name: "data", Path: "/data"}}}}
+	if _, err := d.Start(t.Context(), s); err == nil {
+		t.Fatal("a volume that cannot be made is no problem")
+	}
+	left, err := filepath.Glob(filepath.Join(dir, ".user-*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("it keeps %v, %v", left, err)
+	}
+}

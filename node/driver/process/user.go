@@ -54,6 +54,19 @@ func (d *Driver) claimUser(number int, id placement.TaskID) (bool, error) {
 	return err == nil && bytes.Equal(owner, []byte(id)), nil
 }
 
+// forgetUser frees the number of a task that was not held in after all, if it took
+// one: its directory does not name it.
+func (d *Driver) forgetUser(id placement.TaskID) error {
+	if d.cfg.Hold.Users == 0 || os.Geteuid() != 0 {
+		return nil
+	}
+	number, err := d.takeUser(id) // the one it had
+	if err != nil {
+		return nil // none is free, and so it had none
+	}
+	return d.giveUserBack(id, number)
+}
+
 // giveUserBack frees the number of a task that is removed.
 func (d *Driver) giveUserBack(id placement.TaskID, number int) error {
 	owner, err := os.ReadFile(d.userFile(number))
