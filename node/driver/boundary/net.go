@@ -175,6 +175,9 @@ func (b *Boundary) open(s *state) error {
 }
 
 func (b *Boundary) openLocked(s *state) error {
+	if err := blocked(s.Policy); err != nil {
+		return err
+	}
 	needed, ours, err := b.forwardFor(s.Veth, s.Policy)
 	if err != nil {
 		return err

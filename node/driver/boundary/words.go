@@ -89,5 +89,22 @@ func (b *Boundary) Probe() (map[string]string, error) {
 	}
 	_ = ns.Close()
 	facts["network"] = "a namespace for each task, deny by default, counted by nftables, held on the node's side too"
+	facts["network_beyond"] = b.Beyond()
 	return facts, nil
+}
+
+// Beyond says in words whether lists lead farther than the node, as its rules are now.
+func (b *Boundary) Beyond() string {
+	words := "tasks with a list reach what is beyond the node"
+	err := inside(b.host, func() error {
+		chain, err := dropsForwarded()
+		if chain != "" {
+			words = "a list leads no farther than the node: its own rules drop what is forwarded (chain " + chain + "); a task whose list does is not started"
+		}
+		return err
+	})
+	if err != nil {
+		return "not known: " + err.Error()
+	}
+	return words
 }

@@ -163,6 +163,9 @@ func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 		"isolation": "namespaces of the node's kernel, as " + f.Name + " makes them",
 		"cdi":       "yes",
 	}}
+	if n := d.cfg.Hold.Network; n != nil {
+		fp.Facts["network"], fp.Facts["network_beyond"] = "one of each container's own, deny by default, counted, held on the node's side too", n.Beyond()
+	}
 	if f.quirks.NoCDI != "" {
 		fp.Facts["cdi"] = "no: " + f.quirks.NoCDI
 	}

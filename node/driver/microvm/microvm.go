@@ -181,6 +181,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 	}
 	fp.Facts["network"] = "none: this agent gives tasks no networks of their own"
 	if d.cfg.Hold.Network != nil {
+		fp.Facts["network_beyond"] = d.cfg.Hold.Network.Beyond()
 		fp.Facts["network"] = "none without a list, and one held to the list with it: counted, held on the node's side too; guests have IPv4"
 	}
 	var problems []error

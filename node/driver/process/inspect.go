@@ -36,6 +36,7 @@ func (d *Driver) holdFacts() map[string]string {
 	facts["system_calls"] = "filtered by seccomp"
 	if a.network == nil {
 		facts["network"] = "one of each task's own, deny by default, counted, held on the node's side too"
+		facts["network_beyond"] = d.cfg.Hold.Network.Beyond()
 	} else {
 		facts["network"] = "the node's own: " + a.network.Error()
 	}

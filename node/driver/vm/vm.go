@@ -181,6 +181,9 @@ func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 	if d.cfg.Hold.Network != nil {
 		facts["network"] = "one of each task's own, deny by default, counted, held on the node's side too; guests have IPv4"
 	}
+	if n := d.cfg.Hold.Network; n != nil {
+		facts["network_beyond"] = n.Beyond()
+	}
 	facts["network_host"] = "refused"
 	if d.cfg.HostNetwork {
 		facts["network_host"] = "allowed to jobs that ask"
