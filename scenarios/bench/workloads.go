@@ -132,7 +132,7 @@ func wait(ctx context.Context, d time.Duration) error {
 // runtimes are containers and machines beside the bare engines. They need root,
 // the engines, QEMU and a cloud kernel; what is missing fails its row by name.
 func (b *bench) runtimes(ctx context.Context) error {
-	return errors.Join(b.containers(ctx), b.microvms(ctx), b.disks(ctx))
+	return errors.Join(b.containers(ctx), b.microvms(ctx), b.disks(ctx), b.moves(ctx))
 }
 
 func (b *bench) containers(ctx context.Context) error {
@@ -192,5 +192,20 @@ func (b *bench) disks(ctx context.Context) error {
 	}
 	b.report.add(Row{Name: "OCI image to ext4, 470 MB", Nomad: "not measured", Reach: "2.5 s", Measured: fmt.Sprintf("%.2f s", ns/1e9), Reached: ns <= 2.5e9,
 		Figures: map[string]float64{"seconds": ns / 1e9}, Note: "BenchmarkDisk in node/driver/microvm: an archive on the disk to a file system on the disk, once per digest"})
+	return nil
+}
+
+func (b *bench) moves(ctx context.Context) error {
+	got, err := benchmarks(ctx, "node/driver/vm", "^BenchmarkMove$", "-benchtime", fmt.Sprintf("%dx", b.times(7, 3)))
+	if err != nil {
+		return err
+	}
+	still, err1 := got.of("Move", "ms-still/op")
+	qemu, err2 := got.of("Move", "ms-still-qemu/op")
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	b.report.add(Row{Name: "live migration, 512 MB guest: stands still", Nomad: "moves none", Reach: "150 ms", Measured: fmt.Sprintf("%.0f ms (by QEMU's own count %.0f ms)", still, qemu), Reached: still <= 150,
+		Figures: map[string]float64{"ms": still, "qemu_ms": qemu}, Note: "BenchmarkMove in node/driver/vm: a guest that writes to its memory, its disk mirrored, to and fro between two drivers of one machine; until it is told to go on at the target, without the region's decision in between; the mean"})
 	return nil
 }
