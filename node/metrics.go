@@ -110,6 +110,11 @@ func (n *Node) countReceipts() metrics.Receipts {
 
 func (n *Node) countTasks() metrics.Runner {
 	out := metrics.Runner{Tasks: map[placement.TaskStatus]int{}, Strays: len(n.runner.Strays()), Faulty: n.runner.Problem() != nil}
+	moved, still := n.runner.MoveCounts()
+	out.Still = still
+	for _, m := range moved {
+		out.Moves = append(out.Moves, metrics.Moves{Mode: string(m.Mode), Outcome: m.Outcome, Count: m.Count})
+	}
 	for _, t := range n.runner.Tasks() {
 		out.Tasks[t.Status]++
 		if t.Stopping {

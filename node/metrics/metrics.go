@@ -72,6 +72,17 @@ type Runner struct {
 	Unsaved  int // whose record the disk did not take
 	Strays   int // found running, and known to nobody
 	Faulty   bool
+	// Moves are those of running tasks since the node started; Still is how long the
+	// last one that went away stood still.
+	Moves []Moves
+	Still time.Duration
+}
+
+// Moves counts moves of one mode (live, near-live) with one outcome (given, kept,
+// taken, refused).
+type Moves struct {
+	Mode, Outcome string
+	Count         uint64
 }
 
 // Link is the contact with one federated region.

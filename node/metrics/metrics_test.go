@@ -107,7 +107,7 @@ func full(t *testing.T) Config {
 	cfg.Receipts = func() Receipts { return Receipts{Kept: 7, Dropped: 1, Segments: 3, Waiting: 2} }
 	cfg.Gateway = func() Gateway { return Gateway{Running: 2, Answered: 5, CompletionTokens: 640} }
 	cfg.Runner = func() Runner {
-		return Runner{Tasks: map[placement.TaskStatus]int{placement.TaskRunning: 4, "from the wire": 1}, Unsaved: 1}
+		return Runner{Tasks: map[placement.TaskStatus]int{placement.TaskRunning: 4, "from the wire": 1}, Unsaved: 1, Moves: []Moves{{"live", "given", 2}}, Still: time.Second}
 	}
 	cfg.Links = func() []Link {
 		return []Link{{Peer: "ber-1", Up: true, RTT: 15 * time.Millisecond, Since: day, SamePack: true}, {Peer: "iad-1"}}
@@ -224,6 +224,8 @@ func TestValues(t *testing.T) {
 		{"sovmesh_runner_tasks", []string{"status=other"}, 1},
 		{"sovmesh_runner_tasks", []string{"status=lost"}, 0},
 		{"sovmesh_runner_tasks_unsaved", nil, 1},
+		{"sovmesh_runner_moves_total", []string{"mode=live", "outcome=given"}, 2},
+		{"sovmesh_runner_move_still_seconds", nil, 1},
 		{"sovmesh_gateway_requests_running", nil, 2},
 		{"sovmesh_gateway_tokens_total", []string{"kind=completion"}, 640},
 		{"sovmesh_transport_egress_total", []string{"verdict=refused"}, 7},

@@ -40,6 +40,12 @@ func runnerRows() []row[Runner] {
 		gauge("runner_tasks_stopping", "Tasks that were told to end and have not yet.", func(r Runner) int { return r.Stopping }),
 		gauge("runner_tasks_unsaved", "Tasks whose record the disk does not take; they go on.", func(r Runner) int { return r.Unsaved }),
 		gauge("runner_strays", "Running things of our drivers that no record knows; they are left alone.", func(r Runner) int { return r.Strays }),
+		newRow("runner_moves_total", "Moves of running tasks, by mode and outcome: given to another node, kept here, taken from another node, refused here.", prometheus.CounterValue, []string{"mode", "outcome"}, func(r Runner, put func(float64, ...string)) {
+			for _, m := range r.Moves {
+				put(float64(m.Count), m.Mode, m.Outcome)
+			}
+		}),
+		newRow("runner_move_still_seconds", "How long the last task that was moved away stood still; 0 if none was.", prometheus.GaugeValue, nil, func(r Runner, put func(float64, ...string)) { put(r.Still.Seconds()) }),
 		truth("runner_faulty", "1 if the runner cannot keep its records.", func(r Runner) bool { return r.Faulty }),
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -101,6 +102,8 @@ func do(what, rest string) {
 		n, _ := strconv.Atoi(rest)
 		go write(n)
 		count()
+	case "tell":
+		tell()
 	}
 }
 
@@ -248,6 +251,36 @@ func write(mib int) {
 	for i := 0; ; i = (i + 4096) % (len(all) / 4) {
 		all[i]++
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// tell answers at port 7 with its boot id and a counter, which grows as long as
+// the guest runs.
+func tell() {
+	if err := address("eth0", [4]byte{10, 0, 2, 15}); err != nil {
+		fmt.Fprintf(out, "eth0: %v\n", err)
+	}
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	var n atomic.Int64
+	go button()
+	go func() {
+		for ; ; time.Sleep(100 * time.Millisecond) {
+			n.Add(1)
+		}
+	}()
+	l, err := net.Listen("tcp4", ":7")
+	if err != nil {
+		fmt.Fprintf(out, "listen: %v\n", err)
+		return
+	}
+	fmt.Fprint(out, "telling\n")
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		fmt.Fprintf(c, "%s %d\n", bytes.TrimSpace(id), n.Load())
+		_ = c.Close()
 	}
 }
 
