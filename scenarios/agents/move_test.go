@@ -3,10 +3,13 @@
 package agents
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -43,20 +46,24 @@ func (r *Region) images(t *testing.T, dir string) {
 	}
 }
 
-// told is what the guest says at its port, reached with the command line from a
-// node: its boot id and its counter.
+// told is what the guest says at its port, reached through a node as sovmesh job
+// connect does: its boot id and its counter.
 func told(t *testing.T, r *Region, a *Agent, id placement.JobID) (boot string, count int) {
 	t.Helper()
+	c := clientOf(t, r, a)
 	err := Until(within(t, machineLimit), func(ctx context.Context) string {
 		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 		defer cancel()
-		res, err := r.Run(ctx, a, "", "job", "connect", string(id), "7")
+		typed, close := io.Pipe() // stays open, as that of a ProxyCommand does
+		defer close.Close()
+		var said bytes.Buffer
+		err := c.Connect(ctx, id, 7, api.Session{Stdin: typed, Stdout: &said})
 		if err != nil {
 			return err.Error()
 		}
-		words := strings.Fields(res.Stdout)
+		words := strings.Fields(said.String())
 		if len(words) != 2 {
-			return fmt.Sprintf("exit %d: %q %s", res.Exit, res.Stdout, res.Stderr)
+			return fmt.Sprintf("it said %q", said.String())
 		}
 		boot = words[0]
 		if count, err = strconv.Atoi(words[1]); err != nil {
@@ -68,6 +75,17 @@ func told(t *testing.T, r *Region, a *Agent, id placement.JobID) (boot string, c
 		t.Fatalf("reach %s from %s: %v", id, a.Name, err)
 	}
 	return boot, count
+}
+
+// isOn reports whether a task of the job is on a node of the client's region: the
+// job's own region is another.
+func isOn(t *testing.T, c *api.Client, node placement.NodeID, id placement.JobID) bool {
+	t.Helper()
+	plan, err := c.PlanDrain(within(t, startLimit), node, api.DrainRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(plan.Tasks, func(k api.DrainTask) bool { return k.Job == id })
 }
 
 // A machine runs in one region and is reached from a node of another inside its
@@ -94,18 +112,21 @@ func TestProcesses_aMachineIsMovedWhileItRuns(t *testing.T) {
 	if _, err := there.Cordon(within(t, startLimit), placement.NodeID(de.Agents[0].Name)); err != nil {
 		t.Fatal(err) // its own region would take it
 	}
+	what := "tell"
+	if os.Geteuid() == 0 {
+		what += " held" // machines have networks of their own, at another address
+	}
 	file, err := json.Marshal(map[string]any{
 		"name": "teller", "kind": "vm", "type": "service", "residency": "EU", "image": guesttest.SmallDisk(), "boot": "direct",
-		"cloud_init": "#cloud-config\n#test tell\n", "resources": map[string]any{"cpu": "500m", "memory": "192MiB"},
+		"cloud_init": "#cloud-config\n#test " + what + "\n", "resources": map[string]any{"cpu": "500m", "memory": "192MiB"},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	id := runs(t, de, de.Agents[0], file).ID
 	becomes(t, there, id, "running", machineLimit, is(placement.JobRunning))
-	here := becomes(t, c, id, "running in fra-1", machineLimit, is(placement.JobRunning))
-	if here.Node != second {
-		t.Fatalf("it runs on %s, want %s", here.Node, second)
+	if !isOn(t, c, second, id) {
+		t.Fatalf("it does not run on %s", second)
 	}
 	boot, count := told(t, de, de.Agents[0], id)
 	if _, err := c.Resume(within(t, startLimit), first); err != nil {
@@ -120,9 +141,8 @@ func TestProcesses_aMachineIsMovedWhileItRuns(t *testing.T) {
 	if err != nil || res.Exit != 0 {
 		t.Fatalf("the drain: %v, exit %d\n%s%s", err, res.Exit, res.Stdout, res.Stderr)
 	}
-	now := becomes(t, c, id, "running elsewhere", machineLimit, func(j *placement.Job) bool { return j.Status == placement.JobRunning && j.Node == first })
-	if now.Restarts != 0 {
-		t.Errorf("it was started anew %d times", now.Restarts)
+	if !isOn(t, c, first, id) || isOn(t, c, second, id) {
+		t.Errorf("it did not get to %s", first)
 	}
 	after, later := told(t, de, de.Agents[0], id)
 	if after != boot || later <= count {

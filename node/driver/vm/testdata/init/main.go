@@ -103,7 +103,7 @@ func do(what, rest string) {
 		go write(n)
 		count()
 	case "tell":
-		tell()
+		tell(rest)
 	}
 }
 
@@ -256,9 +256,18 @@ func write(mib int) {
 
 // tell answers at port 7 with its boot id and a counter, which grows as long as
 // the guest runs.
-func tell() {
-	if err := address("eth0", [4]byte{10, 0, 2, 15}); err != nil {
+func tell(rest string) {
+	at := [4]byte{10, 0, 2, 15}
+	if rest == "held" {
+		at = [4]byte{198, 18, 0, 2}
+	}
+	if err := address("eth0", at); err != nil {
 		fmt.Fprintf(out, "eth0: %v\n", err)
+	}
+	if rest == "held" {
+		if err := wayOut([4]byte{198, 18, 0, 1}); err != nil {
+			fmt.Fprintf(out, "route: %v\n", err)
+		}
 	}
 	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	var n atomic.Int64
