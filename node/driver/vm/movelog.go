@@ -136,6 +136,13 @@ func (t *logTaker) until(ctx context.Context, at int64) error {
 				return fmt.Errorf("%d bytes of its output came, and there are %d", have, at)
 			}
 		case err := <-t.done:
+			select {
+			case have := <-t.reached: // all of it, and then the end
+				if have == at {
+					return nil
+				}
+			default:
+			}
 			return errors.Join(errors.New("its output did not come whole"), err)
 		case <-ctx.Done():
 			return ctx.Err()

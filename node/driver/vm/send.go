@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/sovmesh/sovmesh/node/driver/qemu"
 	"github.com/sovmesh/sovmesh/node/driver/qemu/qmp"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
@@ -78,6 +79,7 @@ type sender struct {
 	words chan word
 	logs  *logTail
 
+	once   bool      // its memory is sent in one round
 	paused bool      // before the move
 	since  time.Time // it stands; zero while it runs
 	sent   bool      // the other side was told that it has all
@@ -192,6 +194,7 @@ func (s *sender) agree(ctx context.Context) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.once = m.Accel.Name == qemu.TCG
 	key, err := moveKey(m.Accel, m.Network != nil)
 	if err != nil {
 		return nil, err
@@ -361,7 +364,12 @@ func (s *sender) memory(ctx context.Context) error {
 	if err := s.m.RunFD(ctx, "getfd", map[string]string{"fdname": streamMemory}, nil, theirs); err != nil {
 		return err
 	}
-	if err := ask(ctx, s.m, "migrate", map[string]string{"uri": "fd:" + streamMemory}, nil); err != nil {
+	if s.once {
+		err = s.beginOnce(ctx)
+	} else {
+		err = s.migrate(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	p := patienceFor(s.d.cfg.LiveFor)
@@ -371,6 +379,9 @@ func (s *sender) memory(ctx context.Context) error {
 			return err
 		}
 		if mig.Status == "pre-switchover" {
+			if s.once && s.since.IsZero() && !s.paused {
+				return errLostWrite
+			}
 			s.stands()
 			return nil
 		}
@@ -379,16 +390,80 @@ func (s *sender) memory(ctx context.Context) error {
 			at.Bytes, at.Total = mig.RAM.Sent, mig.RAM.Sent+mig.RAM.Left
 		}
 		s.told(at)
-		if p.over() && s.since.IsZero() {
-			if err := s.hold(ctx); err != nil {
+		if s.since.IsZero() && !s.paused && (p.over() || s.once && mig.RAM != nil && mig.RAM.Left < mig.RAM.Total/onceLeft) {
+			if err := s.rest(ctx); err != nil {
 				return err
 			}
+		}
+		if s.once && s.since.IsZero() && !s.paused {
+			pause(ctx, switchEvery/4)
+			continue
 		}
 		if err := errors.Join(p.moved(at.Bytes), s.logs.send(ctx), s.heard()); err != nil {
 			return err
 		}
 		s.await(ctx, statusEvery)
 	}
+}
+
+func (s *sender) migrate(ctx context.Context) error {
+	return ask(ctx, s.m, "migrate", map[string]string{"uri": "fd:" + streamMemory}, nil)
+}
+
+// QEMU's interpreter can lose a write to a page that it begins to copy just then:
+// a processor that was about to tell of the write tells it too early, and what it
+// writes there from then on is never told. So under the interpreter QEMU looks for
+// pages that were written only while the guest stands: as the copy begins, for a
+// moment, and before the first round ends. onceRate bounds that round, in bytes a
+// second, and the guest stands for the rest of it when less than a part of onceLeft
+// is left.
+const (
+	onceRate = 256 << 20
+	onceLeft = 2
+)
+
+var errLostWrite = errors.New("QEMU was too quick: it looked at the memory while its guest ran, and its interpreter may have lost a write; move it again")
+
+// beginOnce starts the memory's one round.
+func (s *sender) beginOnce(ctx context.Context) error {
+	if s.paused || !s.since.IsZero() {
+		return s.migrate(ctx)
+	}
+	err := ask(ctx, s.m, "migrate-set-parameters", map[string]any{"max-bandwidth": int64(onceRate)}, nil)
+	if err == nil {
+		err = ask(ctx, s.m, "stop", nil, nil)
+	}
+	if err == nil {
+		err = s.migrate(ctx)
+	}
+	for err == nil {
+		var mig migration
+		if mig, err = s.migration(ctx); err != nil || mig.Status == "pre-switchover" {
+			break
+		}
+		if mig.Status == "active" && mig.RAM != nil && mig.RAM.Rounds > 0 {
+			return ask(ctx, s.m, "cont", nil, nil)
+		}
+		pause(ctx, switchEvery)
+		err = ctx.Err()
+	}
+	return err
+}
+
+// rest holds the guest still for what is left of its memory. A round that ended
+// before that cannot be relied upon where there is to be but one.
+func (s *sender) rest(ctx context.Context) error {
+	if err := s.hold(ctx); err != nil {
+		return err
+	}
+	mig, err := s.migration(ctx)
+	if err != nil {
+		return err
+	}
+	if s.once && mig.RAM != nil && mig.RAM.Rounds > 1 {
+		return errLostWrite
+	}
+	return ask(ctx, s.m, "migrate-set-parameters", map[string]any{"max-bandwidth": int64(sendRate)}, nil)
 }
 
 // migration asks how far the memory got, and fails when it failed.
