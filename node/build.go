@@ -142,6 +142,7 @@ func (n *Node) buildWork() (err error) {
 	cfg.Moves = moves{n}
 	cfg.StopOnExit = n.deps.StopTasksOnExit
 	cfg.Secrets, cfg.SecretsDir = n.secrets, n.secretsDir()
+	cfg.Inputs = n.deps.Inputs
 	if n.runner, err = runner.New(cfg); err != nil {
 		return err
 	}

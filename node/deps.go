@@ -29,6 +29,8 @@ type Deps struct {
 	// directory.
 	Storage consensus.Storage
 	Drivers map[string]runner.Driver
+	// Inputs fetches the files of jobs; nil is for a node that fetches none.
+	Inputs runner.Inputs
 	// GPUs sees the machine's accelerators and what becomes of them; nil means it
 	// has none.
 	GPUs  gpu.Source

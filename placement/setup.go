@@ -46,6 +46,8 @@ type Setup struct {
 	// from its author to the region that runs it a value is sealed to that region;
 	// people who read the job see the names alone.
 	Secrets map[string]string `json:"secrets,omitempty"`
+	// Inputs are files that the workload finds read-only, by name.
+	Inputs []Input `json:"inputs,omitempty"`
 	// Drift says what is done about a difference between what was declared and
 	// what runs; empty is report.
 	Drift Drift `json:"drift,omitempty"`
@@ -60,6 +62,14 @@ type Volume struct {
 	Name     string `json:"name"`
 	Path     string `json:"path"` // in the workload, absolute
 	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
+// Input is a file that a job needs, known by what it is: Source is a path below the
+// node's image directory or an https URL, and gives the bytes of Digest or nothing.
+type Input struct {
+	Name   string `json:"name"`   // of the file
+	Digest string `json:"digest"` // sha256:...
+	Source string `json:"source"`
 }
 
 // Port is a TCP port that the workload listens on. It is reached through the

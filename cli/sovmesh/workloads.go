@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sovmesh/sovmesh/gpu"
 	"github.com/sovmesh/sovmesh/node"
@@ -50,6 +51,21 @@ func (w workloadRules) reach() http.RoundTripper {
 		}
 	}
 	return fetch.Transport(allow)
+}
+
+// mostInput bounds a file that a job needs, in bytes; keepInput is how long one is
+// kept that no task has.
+const (
+	mostInput = 64 << 30
+	keepInput = 7 * 24 * time.Hour
+)
+
+// inputs is where the files come from that jobs name by digest.
+func (w workloadRules) inputs(dir string) *fetch.Store {
+	return &fetch.Store{
+		Dir: dir, Local: fetch.Below(w.images), Most: mostInput, Keep: keepInput,
+		HTTP: &http.Client{Transport: w.reach(), Timeout: 2 * time.Hour},
+	}
 }
 
 // prober tries the machine once, for all drivers and nodes of this program.

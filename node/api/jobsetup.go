@@ -18,6 +18,7 @@ const (
 	maxVolumes  = 16
 	maxPorts    = 64
 	maxDisks    = 8
+	maxInputs   = 32
 	maxReaches  = 256
 	maxDNS      = 8
 	maxPids     = 1 << 20
@@ -47,6 +48,7 @@ var setupFields = map[string][]placement.Kind{
 	"boot":          {placement.KindVM},
 	"server":        {placement.KindInference},
 	"secrets":       {placement.KindProcess, placement.KindContainer, placement.KindMicroVM, placement.KindVM},
+	"inputs":        {placement.KindProcess, placement.KindContainer},
 	"drift":         {placement.KindContainer, placement.KindMicroVM, placement.KindVM},
 }
 
@@ -96,6 +98,8 @@ func (r *jobReader) setupField(name string, v residency.Value) (err error) {
 		s.Server, err = modelServer(v)
 	case "secrets":
 		s.Secrets, err = secrets(v, r.o.Secret)
+	case "inputs":
+		s.Inputs, err = rows(name, v, maxInputs, inputHelp, input)
 	case "drift":
 		s.Drift, err = word(name, v, placement.DriftOff, placement.DriftReport, placement.DriftEnforce)
 	}
@@ -191,6 +195,7 @@ func checkImage(kind placement.Kind, image string, s *placement.Setup, at func(s
 var (
 	imageReference = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._:/-]{0,511}(@sha256:[0-9a-f]{64})?$`)
 	catalogueName  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+	fileName       = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 	digestWords    = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 )
 
@@ -332,6 +337,33 @@ func volume(v residency.Value) (out placement.Volume, err error) {
 	return out, err
 }
 
+const inputHelp = "write inputs: [{name: model.bin, digest: \"sha256:...\", source: https://host/path}]"
+
+// input is a file that is known by what it is, wherever it comes from.
+func input(v residency.Value) (out placement.Input, err error) {
+	err = fields("an input", inputHelp, v, []string{"name", "digest", "source"}, func(f string, v residency.Value) (err error) {
+		switch f {
+		case "name":
+			if out.Name, err = text(f, v, 64); err == nil && !fileName.MatchString(out.Name) {
+				err = jobError(v, "use letters, digits, '.', '-' and '_', and begin with a letter or a digit", "name cannot be %s: it becomes a file's", quoteWord(out.Name))
+			}
+		case "digest":
+			out.Digest, err = digest(f, v)
+		case "source":
+			if out.Source, err = text(f, v, 2048); err == nil && !plainPath(out.Source) {
+				if u, urlErr := url.Parse(out.Source); urlErr != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
+					err = jobError(v, "write https://host/path, or an absolute path below the node's image directory", "a source cannot be %s", quoteWord(out.Source))
+				}
+			}
+		}
+		return err
+	})
+	if err == nil && (out.Name == "" || out.Digest == "" || out.Source == "") {
+		err = jobError(v, inputHelp, "an input needs a name, a digest and a source")
+	}
+	return out, err
+}
+
 func disk(v residency.Value) (out placement.Disk, err error) {
 	err = fields("a disk", "write {name: data, size: 20GiB}", v, []string{"name", "size"}, func(f string, v residency.Value) (err error) {
 		if f == "name" {
@@ -458,6 +490,12 @@ func checkNamesDiffer(s *placement.Setup, at func(string) residency.Value) error
 	check := twice("volumes")
 	for _, v := range s.Volumes {
 		if err := check(v.Name, v.Path); err != nil {
+			return err
+		}
+	}
+	check = twice("inputs")
+	for _, in := range s.Inputs {
+		if err := check(in.Name); err != nil {
 			return err
 		}
 	}

@@ -86,6 +86,9 @@ type Spec struct {
 	// runs; empty for none. A driver hands the directory to the workload, read-only,
 	// under [SecretsPath] or by [SecretsEnv], and copies nothing of it.
 	SecretsDir string `json:"secrets_dir,omitempty"`
+	// InputsDir holds the job's inputs, a read-only file each, empty for none. A driver
+	// shows it to the workload under [InputsPath], or names it by [InputsEnv].
+	InputsDir string `json:"inputs_dir,omitempty"`
 	// Tenant, Region and Tag are for labels: whose it is, where it runs, and its
 	// effective policy in canonical form.
 	Tenant placement.TenantID `json:"tenant,omitempty"`
@@ -107,6 +110,12 @@ type Spec struct {
 const (
 	SecretsPath = "/run/secrets"
 	SecretsEnv  = "SOVMESH_SECRETS"
+)
+
+// Where it finds its inputs, in the same way.
+const (
+	InputsPath = "/run/inputs"
+	InputsEnv  = "SOVMESH_INPUTS"
 )
 
 // DeviceEnv is what a task's environment says of its devices, whatever its job

@@ -94,6 +94,9 @@ type Config struct {
 	// with secrets are not started.
 	Secrets    func(ctx context.Context, id placement.TaskID, job *placement.Job) (map[string][]byte, error)
 	SecretsDir string
+	// Inputs fetches what a job names by digest; without it, tasks of jobs that need
+	// files are not started.
+	Inputs Inputs
 	// Noter, if set, is told of drift, looked for every DriftEvery, and of traffic
 	// that tasks were refused, looked for every DeniedEvery.
 	Noter                   Noter
@@ -104,6 +107,14 @@ type Config struct {
 	MoveWithin, MoveStall time.Duration
 	// Retry is the first pause after a failure, RetryMax the longest.
 	Retry, RetryMax time.Duration
+}
+
+// Inputs is where the files of jobs come from.
+type Inputs interface {
+	// Lay has a task's in a directory of its own. What can never be had is a *StartError.
+	Lay(ctx context.Context, id placement.TaskID, inputs []placement.Input) (dir string, err error)
+	// Drop removes it, once the task is over. Nothing may be there.
+	Drop(id placement.TaskID) error
 }
 
 // DefaultConfig has every limit set and nothing else.

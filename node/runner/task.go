@@ -111,6 +111,9 @@ func (r *Runner) bringUp(ctx context.Context, t *task) (Handle, error) {
 		}
 	}
 	var err error
+	if spec.InputsDir, err = r.bringInputs(ctx, t); err != nil {
+		return Handle{}, err
+	}
 	if spec.SecretsDir, err = r.bringSecrets(ctx, t); err != nil {
 		return Handle{}, err
 	}
@@ -312,6 +315,7 @@ func (r *Runner) finish(t *task, status placement.TaskStatus, reason string, exi
 	}
 	r.mu.Unlock()
 	r.dropSecrets(t.rec.Task)
+	r.dropInputs(t.rec.Task)
 	r.log.Info("task is over", "task", t.rec.Task, "job", t.rec.Job, "status", string(status)) // why is with the job: see end
 	r.report(t, status, reason)
 	_ = r.save(t) // kept as a problem and tried again
@@ -409,6 +413,7 @@ func (r *Runner) rest(t *task) {
 	r.notify()
 	r.mu.Unlock()
 	r.dropSecrets(t.rec.Task)
+	r.dropInputs(t.rec.Task)
 	r.poke()
 }
 

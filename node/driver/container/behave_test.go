@@ -417,3 +417,18 @@ func TestASecretIsAFileAndNoWordOfTheEngine(t *testing.T) {
 		}
 	})
 }
+
+func TestInputsAreReadAndNotWritten(t *testing.T) {
+	eachEngine(t, func(t *testing.T, e *enginetest.Engine) {
+		in := t.TempDir()
+		if err := errors.Join(os.WriteFile(filepath.Join(in, "model"), []byte("weights\n"), 0o444), os.Chmod(in, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		d := newDriver(t, e, t.TempDir(), nil)
+		h := start(t, d, task(0, func(s *runner.Spec) { s.InputsDir = in }, app("each", "cat /run/inputs/model", "write /run/inputs/model", "env")...))
+		got := printed(t, d, h)
+		if !strings.Contains(got, "weights\n") || !strings.Contains(got, "read-only") || !strings.Contains(got, runner.InputsEnv+"="+runner.InputsPath+"\n") {
+			t.Errorf("it prints %q", got)
+		}
+	})
+}

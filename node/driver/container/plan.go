@@ -158,6 +158,9 @@ func (d *Driver) addVolumes(h *container.HostConfig, s *runner.Spec, setup *plac
 		keep.Touch(filepath.Dir(dir))
 		h.Mounts = append(h.Mounts, mount.Mount{Type: mount.TypeBind, Source: dir, Target: target, ReadOnly: v.ReadOnly})
 	}
+	if s.InputsDir != "" {
+		h.Mounts = append(h.Mounts, mount.Mount{Type: mount.TypeBind, Source: s.InputsDir, Target: runner.InputsPath, ReadOnly: true})
+	}
 	if s.SecretsDir == "" {
 		return nil
 	}
@@ -212,6 +215,9 @@ func environment(s *runner.Spec) []string {
 		env = make(map[string]string)
 	}
 	maps.Copy(env, s.DeviceEnv())
+	if s.InputsDir != "" {
+		env[runner.InputsEnv] = runner.InputsPath
+	}
 	if s.SecretsDir != "" {
 		env[runner.SecretsEnv] = runner.SecretsPath
 	}

@@ -264,6 +264,9 @@ func (s *supervisor) places(h *held) []place {
 	if h.Secrets != nil {
 		all = append(all, place{h.Secrets.To, mayRead})
 	}
+	if h.Inputs != nil {
+		all = append(all, place{h.Inputs.To, mayRead})
+	}
 	for _, v := range h.Volumes {
 		if v.ReadOnly {
 			all = append(all, place{v.To, mayRead})

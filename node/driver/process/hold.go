@@ -82,6 +82,8 @@ type held struct {
 	Volumes    []bind   `json:"volumes,omitempty"`
 	// Secrets is where the job's secrets are shown to the task; nil for none.
 	Secrets *bind `json:"secrets,omitempty"`
+	// Inputs is where its files are shown.
+	Inputs  *bind `json:"inputs,omitempty"`
 	User    int   `json:"user,omitempty"` // 0: the agent's
 	Devices bool  `json:"devices,omitempty"`
 }
@@ -161,6 +163,12 @@ func (d *Driver) hold(ctx context.Context, s runner.Spec) (*held, error) {
 		h.Secrets = &bind{From: s.SecretsDir, To: s.SecretsDir, ReadOnly: true}
 		if h.Namespaces {
 			h.Secrets.To = runner.SecretsPath
+		}
+	}
+	if s.InputsDir != "" {
+		h.Inputs = &bind{From: s.InputsDir, To: s.InputsDir, ReadOnly: true}
+		if h.Namespaces {
+			h.Inputs.To = runner.InputsPath
 		}
 	}
 	for _, v := range setup.Volumes {

@@ -53,6 +53,9 @@ func makeRoot(t taskDir, h *held) error {
 	if h.Secrets != nil {
 		binds = append(binds, *h.Secrets)
 	}
+	if h.Inputs != nil {
+		binds = append(binds, *h.Inputs)
+	}
 	for _, b := range ownFirst(append(binds, h.Volumes...)) {
 		if err := b.put(root); err != nil {
 			return err

@@ -310,6 +310,12 @@ func (s *supervisor) environment() []string {
 			env[runner.SecretsEnv] = h.Secrets.To
 		}
 	}
+	if s.spec.InputsDir != "" {
+		env[runner.InputsEnv] = s.spec.InputsDir
+		if h := s.spec.Held; h != nil && h.Inputs != nil {
+			env[runner.InputsEnv] = h.Inputs.To
+		}
+	}
 	env["SOVMESH_TASK"], env["SOVMESH_JOB"] = string(s.spec.Task), string(s.spec.Job)
 	list := make([]string, 0, len(env))
 	for k, v := range env {
