@@ -217,11 +217,13 @@ func (s *supervisor) becomePowerless(c *cell) error {
 	} else {
 		c.lacks("files", "this kernel has no Landlock")
 	}
-	switch err := filter(); {
+	switch err := filter(c.h.Alone); {
 	case errors.Is(err, errors.ErrUnsupported), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL):
 		c.lacks("system calls", "they are not filtered on this machine")
 	case err != nil:
 		return err
+	case c.h.Alone:
+		c.holds("system calls", "mounting, tracing, kernel modules, BPF, clocks and the like are denied (seccomp), and sockets of other families than IP and Unix; namespaces of users and networks are not, for it is started in such")
 	default:
 		c.holds("system calls", "mounting, tracing, kernel modules, BPF, clocks, namespaces and the like are denied (seccomp), and sockets of other families than IP and Unix")
 	}
