@@ -3,12 +3,13 @@
 package agents
 
 import (
-	"bytes"
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,7 +22,7 @@ import (
 )
 
 // machineLimit bounds what machines do: they are emulated where tests run.
-const machineLimit = 4 * time.Minute
+const machineLimit = 8 * time.Minute
 
 // images lets the agents of a region take machines' images from a directory.
 func (r *Region) images(t *testing.T, dir string) {
@@ -46,24 +47,49 @@ func (r *Region) images(t *testing.T, dir string) {
 	}
 }
 
-// told is what the guest says at its port, reached through a node as sovmesh job
-// connect does: its boot id and its counter.
-func told(t *testing.T, r *Region, a *Agent, id placement.JobID) (boot string, count int) {
+// login is a way into a guest: ssh(1) from a node of a region, by sovmesh job connect.
+type login struct {
+	args []string
+	env  []string
+}
+
+// shellKey makes a key, and tells its public half.
+func shellKey(t *testing.T, dir string) (private, public string) {
 	t.Helper()
-	c := clientOf(t, r, a)
+	private = filepath.Join(dir, "key")
+	if text, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", private).CombinedOutput(); err != nil {
+		t.Fatalf("make a key: %v\n%s", err, text)
+	}
+	data, err := os.ReadFile(private + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return private, strings.TrimSpace(string(data))
+}
+
+func shellOf(w *World, r *Region, a *Agent, key string, id placement.JobID) login {
+	return login{env: w.environment(r.Environment(a)...), args: []string{
+		"-F", "none", "-i", key, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+		"-o", "ConnectTimeout=30", "-o", "LogLevel=ERROR", "-o", "ProxyCommand=" + w.Program + " job connect " + string(id) + " 22", "ops@guest",
+	}}
+}
+
+func (s login) command(ctx context.Context, what string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "ssh", append(slices.Clone(s.args), what)...)
+	cmd.Env = s.env
+	return cmd
+}
+
+// told is what the guest says to whoever logs in: its boot id and its counter.
+func (s login) told(t *testing.T) (boot string, count int) {
+	t.Helper()
 	err := Until(within(t, machineLimit), func(ctx context.Context) string {
-		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
-		typed, close := io.Pipe() // stays open, as that of a ProxyCommand does
-		defer close.Close()
-		var said bytes.Buffer
-		err := c.Connect(ctx, id, 7, api.Session{Stdin: typed, Stdout: &said})
-		if err != nil {
-			return err.Error()
-		}
-		words := strings.Fields(said.String())
-		if len(words) != 2 {
-			return fmt.Sprintf("it said %q", said.String())
+		text, err := s.command(ctx, "cat /proc/sys/kernel/random/boot_id /run/count").Output()
+		words := strings.Fields(string(text))
+		if err != nil || len(words) != 2 {
+			return fmt.Sprintf("it said %q, %v", text, err)
 		}
 		boot = words[0]
 		if count, err = strconv.Atoi(words[1]); err != nil {
@@ -72,9 +98,47 @@ func told(t *testing.T, r *Region, a *Agent, id placement.JobID) (boot string, c
 		return ""
 	})
 	if err != nil {
-		t.Fatalf("reach %s from %s: %v", id, a.Name, err)
+		t.Fatalf("log in: %v", err)
 	}
 	return boot, count
+}
+
+// session is one that stays open and counts.
+type session struct {
+	cmd   *exec.Cmd
+	lines *bufio.Scanner
+	last  int
+}
+
+func (s login) open(t *testing.T) *session {
+	t.Helper()
+	cmd := s.command(within(t, 2*machineLimit), "n=0; while sleep 0.2; do n=$((n+1)); echo $n; done")
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return &session{cmd: cmd, lines: bufio.NewScanner(out)}
+}
+
+// hears reads on for so many lines, none of which is missing or comes twice.
+func (s *session) hears(t *testing.T, lines int) {
+	t.Helper()
+	for range lines {
+		if !s.lines.Scan() {
+			t.Fatalf("the session ended after %d: %v", s.last, s.lines.Err())
+		}
+		if n, err := strconv.Atoi(s.lines.Text()); err != nil || n != s.last+1 {
+			t.Fatalf("the session says %q after %d", s.lines.Text(), s.last)
+		}
+		s.last++
+	}
 }
 
 // isOn reports whether a task of the job is on a node of the client's region: the
@@ -88,14 +152,17 @@ func isOn(t *testing.T, c *api.Client, node placement.NodeID, id placement.JobID
 	return slices.ContainsFunc(plan.Tasks, func(k api.DrainTask) bool { return k.Job == id })
 }
 
-// A machine runs in one region and is reached from a node of another inside its
-// tag. Its node is drained: it goes on on the region's other node, with its boot id
-// and its counter, and is reached as before. Drained from there with no other node
-// inside the tag, it stays, although a region outside is free.
+// A whole Debian runs in one region and is reached by SSH from a node of another
+// inside its tag. Its node is drained: it goes on on the region's other node, with
+// its boot id and its counter, a session that was open goes on too, and it is
+// reached as before. Drained from there with no other node inside the tag, it
+// stays, although a region outside is free.
 func TestProcesses_aMachineIsMovedWhileItRuns(t *testing.T) {
 	w := newWorld(t)
-	guest := guesttest.Small(t)
-	t.Cleanup(guesttest.Remove)
+	guest := guesttest.Debian(t)
+	if _, err := exec.LookPath("ssh"); err != nil {
+		t.Skip("ssh is missing; install the package openssh-client")
+	}
 	fr, de, us := found(t, w, "fra-1", "FR", 2), found(t, w, "ber-1", "DE", 1), found(t, w, "iad-1", "US", 1)
 	fr.images(t, guest)
 	us.images(t, guest)
@@ -112,13 +179,12 @@ func TestProcesses_aMachineIsMovedWhileItRuns(t *testing.T) {
 	if _, err := there.Cordon(within(t, startLimit), placement.NodeID(de.Agents[0].Name)); err != nil {
 		t.Fatal(err) // its own region would take it
 	}
-	what := "tell"
-	if os.Geteuid() == 0 {
-		what += " held" // machines have networks of their own, at another address
-	}
+	key, public := shellKey(t, t.TempDir())
 	file, err := json.Marshal(map[string]any{
-		"name": "teller", "kind": "vm", "type": "service", "residency": "EU", "image": guesttest.SmallDisk(), "boot": "direct",
-		"cloud_init": "#cloud-config\n#test " + what + "\n", "resources": map[string]any{"cpu": "500m", "memory": "192MiB"},
+		"name": "debian", "kind": "vm", "type": "service", "residency": "EU", "image": filepath.Join(guest, "disk.qcow2"), "boot": "direct",
+		"cloud_init": "#cloud-config\nusers:\n- name: ops\n  ssh_authorized_keys:\n  - " + public +
+			"\nruncmd:\n- systemd-run --unit=counter sh -c 'n=0; while sleep 0.2; do n=$((n+1)); echo $n >/run/count.new; mv /run/count.new /run/count; done'\n",
+		"resources": map[string]any{"cpu": "2", "memory": "512MiB"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -128,9 +194,15 @@ func TestProcesses_aMachineIsMovedWhileItRuns(t *testing.T) {
 	if !isOn(t, c, second, id) {
 		t.Fatalf("it does not run on %s", second)
 	}
-	boot, count := told(t, de, de.Agents[0], id)
+	sh := shellOf(w, de, de.Agents[0], key, id)
+	boot, count := sh.told(t)
 	if _, err := c.Resume(within(t, startLimit), first); err != nil {
 		t.Fatal(err)
+	}
+	var open *session
+	if os.Geteuid() == 0 { // machines have networks of their own, and sessions go along
+		open = sh.open(t)
+		open.hears(t, 5)
 	}
 
 	res, err := fr.Run(within(t, startLimit), fr.Agents[0], "", "node", "drain", string(second), "--plan")
@@ -144,16 +216,20 @@ func TestProcesses_aMachineIsMovedWhileItRuns(t *testing.T) {
 	if !isOn(t, c, first, id) || isOn(t, c, second, id) {
 		t.Errorf("it did not get to %s", first)
 	}
-	after, later := told(t, de, de.Agents[0], id)
+	after, later := sh.told(t)
 	if after != boot || later <= count {
 		t.Errorf("boot %s, counter %d before; boot %s, counter %d after", boot, count, after, later)
+	}
+	if open != nil {
+		// It has much to say of the meantime; what comes after that is of now.
+		open.hears(t, later-count+10)
 	}
 
 	report, err := c.Drain(within(t, startLimit), first, api.DrainRequest{})
 	if err != nil || report.Blockers != 1 || report.Tasks[0].Fate != "blocked" || report.Tasks[0].To != "" {
 		t.Errorf("with none but a region outside the tag free: %+v, %v", report, err)
 	}
-	if again, last := told(t, de, de.Agents[0], id); again != boot || last < later {
+	if again, last := sh.told(t); again != boot || last < later {
 		t.Errorf("left where it is: boot %s, counter %d", again, last)
 	}
 	if jobs, err := clientOf(t, us, us.Agents[0]).Jobs(within(t, startLimit), api.ListOptions{}); err != nil || len(jobs.Items) != 0 {

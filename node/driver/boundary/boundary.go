@@ -97,9 +97,12 @@ func New(cfg Config) (*Boundary, error) {
 // in its stead.
 func (b *Boundary) Config() Config { return b.cfg }
 
-// Close gives back what New and the tasks' starts opened. Tasks keep their
+// Close gives back what New and the tasks' starts opened, once. Tasks keep their
 // networks.
 func (b *Boundary) Close() error {
 	b.closeSpares()
-	return b.host.Close()
+	if err := b.host.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
 }
