@@ -198,7 +198,7 @@ func (l *ledger) Next(ctx context.Context, after uint64) (runner.Wanted, error) 
 			l.erased[e.Job], l.erasures = true, e.Seq
 		}
 	}
-	out := runner.Wanted{Index: view.Index(), Erased: l.erased, Over: func(id placement.JobID) (over, known bool) {
+	out := runner.Wanted{Index: view.Index(), Erased: l.erased, Whole: l.n.group != nil, Over: func(id placement.JobID) (over, known bool) {
 		job := view.Job(id)
 		return job != nil && job.Status.Terminal(), job != nil
 	}}

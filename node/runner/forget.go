@@ -23,6 +23,8 @@ const forgetEvery = 10 * time.Minute
 
 // keepUnknown is how long something is kept of a job that its region does not
 // know: it forgets jobs that ended long ago, and may itself have been set back.
+// A worker, which knows few of its region's jobs, keeps it until it is told of the
+// job's end or erasure.
 const keepUnknown = 30 * 24 * time.Hour
 
 // forget removes what drivers keep of jobs whose tasks are all removed here: of
@@ -75,7 +77,7 @@ func forgetIn(k Keeper, view Wanted, here map[placement.JobID]bool, again *bool)
 		switch {
 		case here[job]:
 			*again = *again || view.Erased[job]
-		case view.Erased[job], known && over, !known && time.Since(last) > keepUnknown:
+		case view.Erased[job], known && over, view.Whole && !known && time.Since(last) > keepUnknown:
 			problems = append(problems, k.Forget(job))
 		}
 	}

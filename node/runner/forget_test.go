@@ -52,7 +52,7 @@ func TestWhatIsKeptOfAJobGoesWithItsEnd(t *testing.T) {
 		b.change = func(cfg *runner.Config) { cfg.Drivers = map[string]runner.Driver{"fake": c} }
 		erased := map[placement.JobID]bool{}
 		b.region.also = func(w *runner.Wanted) {
-			w.Erased = maps.Clone(erased)
+			w.Erased, w.Whole = maps.Clone(erased), true
 			w.Over = func(id placement.JobID) (bool, bool) {
 				return id == "over" || id == job, id != "unknown" && id != "old"
 			}
@@ -80,6 +80,25 @@ func TestWhatIsKeptOfAJobGoesWithItsEnd(t *testing.T) {
 		}
 		if got := c.left(); got != "runs unknown" {
 			b.Errorf("with its last task gone there is: %s", got)
+		}
+	})
+}
+
+func TestAWorkerKeepsWhatItIsNotToldTheEndOf(t *testing.T) {
+	run(t, func(b *bed) {
+		old := time.Now().Add(-31 * 24 * time.Hour)
+		c := cellar{b.world.Driver(), &sync.Mutex{}, map[placement.JobID]time.Time{"elsewhere": old, "erased": old, "over": old}}
+		b.change = func(cfg *runner.Config) { cfg.Drivers = map[string]runner.Driver{"fake": c} }
+		b.region.also = func(w *runner.Wanted) {
+			w.Erased = map[placement.JobID]bool{"erased": true}
+			w.Over = func(id placement.JobID) (bool, bool) { return id == "over", id == "over" }
+		}
+		b.agent()
+		b.pass(11 * time.Minute)
+		b.region.commit(func() {})
+		synctest.Wait()
+		if got := c.left(); got != "elsewhere" {
+			b.Errorf("kept: %s", got)
 		}
 	})
 }

@@ -46,6 +46,9 @@ type Wanted struct {
 	// Over reports whether a job has ended for good, and whether the region knows it
 	// at all; nil keeps for ever what drivers keep of jobs.
 	Over func(placement.JobID) (over, known bool) `json:"-"`
+	// Whole is set if Over knows every job of the region. A worker is told of jobs
+	// that have a live task on it and of no other: what it does not know may live.
+	Whole bool `json:"-"`
 }
 
 // Assignments is where a node learns what to run. Next blocks until the

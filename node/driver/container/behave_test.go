@@ -158,6 +158,13 @@ func TestBoundary(t *testing.T) {
 		if list, err := d.List(within(t)); err != nil || len(list) != 2 {
 			t.Errorf("%v, %v", list, err)
 		}
+		long, place := time.Now().Add(-40*24*time.Hour), filepath.Dir(d.volume(h.Task.Job(), "kept"))
+		if err := errors.Join(os.Chtimes(place, long, long), d.Destroy(within(t), h)); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(place); err != nil || time.Since(info.ModTime()) > time.Hour {
+			t.Errorf("a task that had the volume has just ended, and it was last used at %v, %v", info.ModTime(), err)
+		}
 	})
 }
 

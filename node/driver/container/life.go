@@ -15,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
+	"github.com/sovmesh/sovmesh/node/driver/keep"
 	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
@@ -173,6 +174,7 @@ func (d *Driver) Destroy(ctx context.Context, h runner.Handle) error {
 	if err := d.Driver.Destroy(ctx, h); err != nil {
 		return err
 	}
+	keep.Touch(filepath.Dir(d.volume(h.Task.Job(), "v"))) // it was in use until now
 	d.collectSometimes(ctx)
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovmesh/sovmesh/node/driver/keep"
 	"github.com/sovmesh/sovmesh/node/driver/output"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
@@ -329,6 +330,9 @@ func (d *Driver) Destroy(ctx context.Context, h runner.Handle) error {
 	}
 	if err != nil {
 		return fmt.Errorf("remove task %s: %w", h.Task, err)
+	}
+	if d.cfg.Hold.Volumes != "" {
+		keep.Touch(d.volumes(h.Task.Job())) // it was in use until now
 	}
 	return nil
 }

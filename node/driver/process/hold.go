@@ -175,7 +175,7 @@ func (d *Driver) hold(ctx context.Context, s runner.Spec) (*held, error) {
 		if !h.Namespaces || d.cfg.Hold.Volumes == "" {
 			return nil, refused(s, "this node gives processes no volumes", "run it as a container, or on a node whose agent is root")
 		}
-		from := filepath.Join(d.cfg.Hold.Volumes, dirName(placement.TaskID(s.Job)), v.Name)
+		from := filepath.Join(d.volumes(s.Job), v.Name)
 		if filepath.Base(from) != v.Name || !filepath.IsAbs(v.Path) {
 			return nil, refused(s, fmt.Sprintf("its volume %q at %q has no proper name or place", v.Name, v.Path), "write a name and an absolute path")
 		}

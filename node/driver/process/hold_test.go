@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -262,6 +263,16 @@ func TestAVolumeOutlivesItsTask(t *testing.T) {
 	}
 	if got := printed(t, d, start(t, d, with(1), shell("cat /data/file; touch /data/more && echo more")...)); got != "kept\nmore\n" {
 		t.Errorf("%q", got)
+	}
+	long := time.Now().Add(-40 * 24 * time.Hour) // as long as a service runs
+	if err := os.Chtimes(d.volumes("a.b"), long, long); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Destroy(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(d.volumes("a.b")); err != nil || time.Since(info.ModTime()) > time.Hour {
+		t.Errorf("a task that had the volume has just ended, and it was last used at %v, %v", info.ModTime(), err)
 	}
 	bad := hostSpec(func(s *runner.Spec) {
 		s.Setup = &placement.Setup{Volumes: []placement.Volume{{Name: "../../etc", Path: "/data"}}}

@@ -3,6 +3,7 @@
 package process
 
 import (
+	"path/filepath"
 	"time"
 
 	"github.com/sovmesh/sovmesh/node/driver/keep"
@@ -24,4 +25,9 @@ func (d *Driver) Forget(job placement.JobID) error {
 		return nil
 	}
 	return keep.Forget(d.cfg.Hold.Volumes, job)
+}
+
+// volumes is where a job's volumes are.
+func (d *Driver) volumes(job placement.JobID) string {
+	return filepath.Join(d.cfg.Hold.Volumes, dirName(placement.TaskID(job)))
 }
