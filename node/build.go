@@ -140,6 +140,7 @@ func (n *Node) buildWork() (err error) {
 	cfg.Assignments, cfg.Reporter, cfg.Noter = n.ledger, n.ledger, n.ledger
 	cfg.Gate = runner.Gates(runner.ClockGate(maxSkew), n.lawful, n.devices.sound)
 	cfg.Moves = moves{n}
+	cfg.Resolve = n.standsFor
 	cfg.StopOnExit = n.deps.StopTasksOnExit
 	cfg.Secrets, cfg.SecretsDir = n.secrets, n.secretsDir()
 	cfg.Inputs = n.deps.Inputs

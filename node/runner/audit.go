@@ -128,7 +128,7 @@ func (r *Runner) compared(t *task, seen, before *Actual) (declared Declared, cha
 
 // audit looks at what runs, now and then, until ctx ends.
 func (r *Runner) audit(ctx context.Context) {
-	if r.cfg.Noter == nil {
+	if r.cfg.Noter == nil && r.cfg.Resolve == nil {
 		return
 	}
 	drift, denied := time.NewTicker(r.cfg.DriftEvery), time.NewTicker(r.cfg.DeniedEvery)
@@ -139,10 +139,15 @@ func (r *Runner) audit(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-drift.C:
-			r.auditDrift(ctx)
+			if r.cfg.Noter != nil {
+				r.auditDrift(ctx)
+			}
 		case <-denied.C:
-			r.auditDenied(ctx)
-			r.settleNew(ctx)
+			r.renewLists(ctx)
+			if r.cfg.Noter != nil {
+				r.auditDenied(ctx)
+				r.settleNew(ctx)
+			}
 		}
 	}
 }

@@ -89,6 +89,8 @@ type Spec struct {
 	// InputsDir holds the job's inputs, a read-only file each, empty for none. A driver
 	// shows it to the workload under [InputsPath], or names it by [InputsEnv].
 	InputsDir string `json:"inputs_dir,omitempty"`
+	// Resolve tells what names in the job's list stand for, now; it may be nil.
+	Resolve Resolver `json:"-"`
 	// Tenant, Region and Tag are for labels: whose it is, where it runs, and its
 	// effective policy in canonical form.
 	Tenant placement.TenantID `json:"tenant,omitempty"`

@@ -108,6 +108,9 @@ type Config struct {
 	// after MoveWithin, and when nothing of it got on for MoveStall.
 	Moves                 Moves
 	MoveWithin, MoveStall time.Duration
+	// Resolve tells what names in jobs' lists stand for; lists are renewed every
+	// DeniedEvery. It may be nil.
+	Resolve Resolver
 	// Retry is the first pause after a failure, RetryMax the longest.
 	Retry, RetryMax time.Duration
 }

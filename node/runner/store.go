@@ -36,6 +36,8 @@ type Record struct {
 	Declared *Declared `json:"declared,omitempty"`
 	// Move is set while a move of the task is not decided.
 	Move *Moving `json:"move,omitempty"`
+	// List is what the task may reach, if names are in it: what they stand for changes.
+	List *placement.Network `json:"list,omitempty"`
 	// Noted is what was said of the task in its region's ledger; never changed, but
 	// replaced.
 	Noted *Noted `json:"noted,omitempty"`

@@ -150,6 +150,7 @@ func (r *Runner) spec(t *task) Spec {
 		spec.Setup = &placement.Setup{}
 	}
 	t.rec.Declared = declare(&spec)
+	spec.Resolve, t.rec.List = r.cfg.Resolve, namedList(spec.Setup.Network)
 	if spec.Setup.Secrets != nil { // drivers keep specs on disk
 		open := *spec.Setup
 		open.Secrets, spec.Setup = nil, &open

@@ -102,6 +102,26 @@ func TestAListIsRenewedWhileTheTaskRuns(t *testing.T) {
 	if d := w.denied(n, farther+":80/tcp"); d.Packets < 2 {
 		t.Errorf("what was refused before the list was renewed is not counted any more: %+v", d)
 	}
+	// A renewal that was cut off: the state tells of a list whose rules were not set.
+	one, err := parseDestination(neighbour + ":80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	where = []Destination{one}
+	cut, err := load(w.b.statePath(n.Task))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut.Policy, cut.Renewing = parse(), true
+	if err := w.b.put(cut); err != nil {
+		t.Fatal(err)
+	}
+	w.reaches(n, "tcp", farther+":80", "far")
+	if err := w.b.Renew(t.Context(), n.Task, parse()); err != nil {
+		t.Fatal(err)
+	}
+	w.reaches(n, "tcp", neighbour+":80", "far")
+	w.refused(n, "tcp", farther+":80")
 	if err := w.b.Renew(t.Context(), "of.nobody/0.1", parse()); err != nil {
 		t.Error(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"slices"
 
@@ -28,29 +29,54 @@ func (b *Boundary) Renew(_ context.Context, task placement.TaskID, p Policy) err
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !s.stands() {
 		return nil // it has ended
 	}
-	if err != nil || samePolicy(s.Policy, p) {
+	if err != nil || samePolicy(s.Policy, p) && !s.Renewing {
 		return err
 	}
 	if s.Veth == "" {
 		return fmt.Errorf("renew the network of task %s: it has no way out", task)
-	}
-	if err := b.collect(&s); err != nil {
-		return err
-	}
-	s.Earlier, s.Inside, s.Outside = bounded(sum(s.Earlier, s.Inside, s.Outside)), nil, nil
-	s.Policy.Allow, s.Policy.DNS = p.Allow, p.DNS
-	if err := inside(b.host, func() error { return b.openLocked(&s) }); err != nil {
-		return fmt.Errorf("renew the network of task %s: %w", task, err)
 	}
 	ns, err := os.Open(s.Path)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
-	if err := inside(ns, func() error { return b.ruleInside(s.Net) }); err != nil {
-		return fmt.Errorf("renew the network of task %s: %w", task, err)
+	if !s.Renewing { // else it was collected, by a renewal that was cut off
+		if err := b.collect(&s); err != nil {
+			return err
+		}
+		s.Earlier, s.Inside, s.Outside = bounded(sum(s.Earlier, s.Inside, s.Outside)), nil, nil
+		s.Renewing = true
+		if err := b.save(s); err != nil {
+			return err
+		}
+	}
+	if err = b.holdTo(s, ns, p); err != nil {
+		err = fmt.Errorf("renew the network of task %s: %w", task, err)
+		// What is on the list no more does not wait for what stands against the rest.
+		return errors.Join(err, b.holdTo(s, ns, p.within(s.Policy)))
 	}
 	return nil
+}
+
+// holdTo replaces the rules on both sides. Until the state says that they stand,
+// every renewal sets them once more.
+func (b *Boundary) holdTo(s state, ns *os.File, p Policy) error {
+	s.Policy.Allow, s.Policy.DNS = p.Allow, p.DNS
+	if err := inside(b.host, func() error { return b.openLocked(&s) }); err != nil {
+		return err
+	}
+	if err := inside(ns, func() error { return b.ruleInside(s.Net) }); err != nil {
+		return err
+	}
+	s.Renewing = false
+	return b.save(s)
+}
+
+// within is what of the policy another one allows already.
+func (p Policy) within(other Policy) Policy {
+	p.Allow = slices.DeleteFunc(slices.Clone(p.Allow), func(d Destination) bool { return !slices.Contains(other.Allow, d) })
+	p.DNS = slices.DeleteFunc(slices.Clone(p.DNS), func(a netip.Addr) bool { return !slices.Contains(other.DNS, a) })
+	return p
 }
 
 // union is both lists, in order, each once.

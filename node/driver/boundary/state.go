@@ -46,6 +46,8 @@ type state struct {
 	Made time.Time `json:"made"`
 	// Ready: it was finished. What is there without is of a start that was cut off.
 	Ready bool `json:"ready,omitempty"`
+	// Renewing: its list is being replaced, and which one stands is not known.
+	Renewing bool `json:"renewing,omitempty"`
 	// Forwarding are devices of the node that began to forward for a task's sake.
 	Forwarding []string `json:"forwarding,omitempty"`
 	// Over: the namespace was removed, and what was counted is all there ever was.

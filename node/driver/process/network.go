@@ -3,8 +3,10 @@
 package process
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -35,8 +37,15 @@ func (h *Hold) Policy(s runner.Spec) (boundary.Policy, error) {
 		return boundary.Policy{}, nil
 	}
 	var resolve boundary.Resolver
-	if h.Resolve != nil {
-		resolve = h.Resolve(s)
+	if s.Resolve != nil {
+		resolve = func(name string) (all []boundary.Destination, err error) {
+			found, err := s.Resolve(name)
+			for _, at := range found {
+				a := at.Addr().Unmap()
+				all = append(all, boundary.Destination{Prefix: netip.PrefixFrom(a, a.BitLen()), Port: at.Port()})
+			}
+			return all, err
+		}
 	}
 	p, err := boundary.Parse(s.Setup.Network, resolve)
 	if err != nil {
@@ -53,6 +62,23 @@ func (h *Hold) Policy(s runner.Spec) (boundary.Policy, error) {
 		return p, refused(s, fmt.Sprintf("network.dns: %s is no resolver of this region", a), "name one of its resolvers: "+join(h.Resolvers))
 	}
 	return p, nil
+}
+
+// Renew holds a running task to what the names in its list stand for now.
+func (h *Hold) Renew(ctx context.Context, s runner.Spec) error {
+	if h.Network == nil {
+		return nil
+	}
+	p, err := h.Policy(s)
+	if err != nil {
+		return err
+	}
+	return h.Network.Renew(ctx, s.Task, p)
+}
+
+// Renew is [runner.Renewer]'s.
+func (d *Driver) Renew(ctx context.Context, _ runner.Handle, s runner.Spec) error {
+	return d.cfg.Hold.Renew(ctx, s)
 }
 
 func join[T fmt.Stringer](all []T) string {

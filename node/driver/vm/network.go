@@ -109,3 +109,8 @@ func (d *Driver) Denied(_ context.Context, h runner.Handle) ([]runner.Denial, er
 	}
 	return all, err
 }
+
+// Renew holds the machine to what the names in its job's list stand for now.
+func (d *Driver) Renew(ctx context.Context, _ runner.Handle, s runner.Spec) error {
+	return d.cfg.Hold.Renew(ctx, s)
+}
