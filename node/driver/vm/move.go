@@ -225,16 +225,31 @@ func (d *Driver) clearPlace(id placement.TaskID, n *note) error {
 }
 
 // endMove settles what a task that is destroyed in the middle of a move keeps
-// here: what was only coming in goes with it, and what went elsewhere too.
+// here: what was only coming in goes with it, and what went elsewhere too. What
+// was taken in whole may be all that there is of it by now: it stays until
+// [Driver.Finish] has heard who has it.
 func (d *Driver) endMove(ctx context.Context, h runner.Handle) error {
 	n, err := d.note(h.Task)
-	if err != nil || n == nil || n.Stage == goesOn || (n.Way == out && n.Stage != gaveUp) {
+	switch {
+	case err != nil || n == nil:
+		return nil
+	case n.Way == in && n.Stage == whole:
+		return undecidedError(h.Task)
+	case n.Way == in && n.Stage == goesOn:
+		return d.keepPlace(h.Task)
+	case n.Stage == goesOn || (n.Way == out && n.Stage != gaveUp):
 		return nil
 	}
 	if err := d.Driver.Stop(ctx, h, 0); err != nil {
 		return err
 	}
 	return d.clearPlace(h.Task, n)
+}
+
+// undecidedError is for what must not be removed before the ledger has said whose
+// it is.
+func undecidedError(id placement.TaskID) error {
+	return fmt.Errorf("task %s was taken in whole, and its disks may be the only ones that there are: the region's ledger decides where it goes on, and nothing of it is removed before", id)
 }
 
 // undecided reports whether a move of the task has not been decided.
@@ -361,10 +376,17 @@ func (d *Driver) settlePlace(id placement.TaskID, others []runner.Observed) erro
 		return err
 	}
 	for _, o := range others {
-		if string(o.Handle.Task) == string(who) && d.undecided(o.Handle.Task) {
-			if n, err := d.note(o.Handle.Task); err != nil || n != nil && n.Stage == goesOn {
-				return errors.Join(err, d.keepPlace(o.Handle.Task))
-			}
+		if string(o.Handle.Task) != string(who) {
+			continue
+		}
+		n, err := d.note(o.Handle.Task)
+		switch {
+		case err != nil:
+			return err
+		case n == nil || n.Stage == goesOn: // decided, and cut off in the middle of it
+			return d.keepPlace(o.Handle.Task)
+		case n.Stage == whole:
+			return undecidedError(o.Handle.Task)
 		}
 	}
 	return d.discardPlace(placement.TaskID(who))

@@ -166,7 +166,13 @@ func destroyed(t testing.TB, d *Driver, id placement.TaskID) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		if err := d.Destroy(ctx, runner.Handle{Task: id}); err != nil {
+		h := runner.Handle{Task: id}
+		if n, err := d.note(id); err == nil && n != nil && n.Stage == whole {
+			if err := d.Finish(ctx, h, false); err != nil { // nothing of it is removed before
+				t.Error(err)
+			}
+		}
+		if err := d.Destroy(ctx, h); err != nil {
 			t.Error(err)
 		}
 	})
