@@ -45,6 +45,7 @@ type moveStage string
 
 const (
 	underWay moveStage = "under way" // it may not be whole here, or not there
+	said     moveStage = "said"      // the other side may have heard that it has all
 	whole    moveStage = "whole"     // taken in; the other side said that it stands
 	goesOn   moveStage = "goes on"   // decided: here
 	gaveUp   moveStage = "gave up"   // decided: on the other side
@@ -193,7 +194,9 @@ func (d *Driver) hold(ctx context.Context, o *runner.Observed) {
 const recoverPatience = 3 * time.Second
 
 // cameBack finds out, after the agent that moved a task was killed, whether the
-// move failed while the guest still ran: then it never left, and goes on.
+// move failed while the guest still ran: then it never left, and goes on, with
+// nothing of the move in its QEMU. One of which the other side may have all is
+// not asked: a QEMU that its guest has taken over would say what it likes.
 func (d *Driver) cameBack(ctx context.Context, h runner.Handle) bool {
 	done, err := d.moving(h.Task)
 	if err != nil {
@@ -206,6 +209,9 @@ func (d *Driver) cameBack(ctx context.Context, h runner.Handle) bool {
 		runs, status, err := moveState(ctx, m)
 		if err == nil && (!runs || underWayStatus(status)) {
 			err = errors.New("it stands")
+		}
+		if err == nil {
+			err = sweep(ctx, m)
 		}
 		return err
 	})

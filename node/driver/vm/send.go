@@ -285,11 +285,11 @@ func (s *sender) mirror(ctx context.Context, i int) error {
 	// QEMU does nothing else while it greets the other side, its guest's disks
 	// included: one that does not answer is hung up on.
 	late := time.AfterFunc(greetPatience, func() { _, _ = l.Close(), c.Close() })
-	defer late.Stop()
 	err = ask(ctx, s.m, "blockdev-add", map[string]any{
 		"driver": "nbd", "node-name": name, "export": fmt.Sprintf("disk%d", i),
 		"server": map[string]string{"type": "unix", "path": name + ".sock"},
 	}, nil)
+	late.Stop()
 	if err != nil {
 		return err
 	}
@@ -557,6 +557,9 @@ func (s *sender) handOver(ctx context.Context) error {
 		return err
 	}
 	open := s.d.sessions.send(ctx, s.h.Task, s.to)
+	if err := writeNote(s.d.TaskDir(s.h.Task), note{Way: out, Stage: said, Paused: s.paused}); err != nil {
+		return err
+	}
 	s.sent = true // from the first byte of the word on, the other side may have it
 	if err := s.say(ctx, step{Step: stepSent, Log: s.logs.at, Sessions: open}); err != nil {
 		return err
