@@ -195,7 +195,7 @@ func (d *Driver) Kept() (map[placement.JobID]time.Time, error) {
 func (d *Driver) Forget(job placement.JobID) error {
 	dir := filepath.Join(d.cfg.Dir, "disks")
 	err := keep.Forget(dir, job)
-	for _, name := range []string{".before-" + string(job) + ".*", ".gone-" + string(job) + ".*"} { // of moves
+	for _, name := range []string{".fresh-" + string(job) + ".*", ".before-" + string(job) + ".*", ".gone-" + string(job) + ".*"} { // of moves
 		found, globErr := filepath.Glob(filepath.Join(dir, name))
 		err = errors.Join(err, globErr)
 		for _, left := range found {

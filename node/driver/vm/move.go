@@ -215,7 +215,7 @@ func (d *Driver) clearPlace(id placement.TaskID, n *note) error {
 	if n.Way == in {
 		err = d.discardPlace(id)
 	} else {
-		err = d.dropPlace(place(id))
+		err = errors.Join(os.RemoveAll(d.beside("before", place(id))), d.dropPlace(place(id)))
 	}
 	if err != nil {
 		return err
@@ -281,6 +281,7 @@ func (d *Driver) Wait(ctx context.Context, h runner.Handle) (runner.Exit, error)
 //
 //	JOB.N         what copy N of the job keeps here
 //	JOB.N/coming  while it is taken in: by which task
+//	.fresh-JOB.N  the place of one that is to be taken in, as it is made
 //	.before-JOB.N what lay there before
 //	.gone-JOB.N   what is just being removed
 
@@ -291,19 +292,42 @@ func (d *Driver) beside(kind, place string) string {
 const comingFile = "coming"
 
 // freshPlace makes an empty place for what a copy keeps, for a task that is
-// taken in. What lay there is put back if that fails.
+// taken in. It is whole, and says whose it is, before what lay there gives way:
+// settlePlace puts that back where it was cut off in between.
 func (d *Driver) freshPlace(id placement.TaskID) error {
-	at, before := d.kept(id), d.beside("before", place(id))
-	if err := os.RemoveAll(before); err != nil {
+	at, before, fresh := d.kept(id), d.beside("before", place(id)), d.beside("fresh", place(id))
+	if err := errors.Join(os.RemoveAll(fresh), os.RemoveAll(before)); err != nil {
 		return err
+	}
+	err := os.MkdirAll(fresh, 0o700)
+	if err == nil {
+		err = writeSynced(filepath.Join(fresh, comingFile), []byte(id))
+	}
+	if err == nil {
+		err = syncDir(fresh)
+	}
+	if err != nil {
+		return errors.Join(explainSpace(err), os.RemoveAll(fresh))
 	}
 	if err := os.Rename(at, before); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := os.MkdirAll(at, 0o700); err != nil {
+	if err := os.Rename(fresh, at); err != nil {
+		return errors.Join(err, d.putBack(place(id)))
+	}
+	return syncDir(filepath.Dir(at))
+}
+
+// putBack has what lay in a place before lie there again, if nothing does.
+func (d *Driver) putBack(place string) error {
+	at := filepath.Join(d.cfg.Dir, "disks", place)
+	if _, err := os.Lstat(at); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := writeSynced(filepath.Join(at, comingFile), []byte(id)); err != nil {
+	if err := os.Rename(d.beside("before", place), at); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		return err
 	}
 	return syncDir(filepath.Dir(at))
@@ -311,22 +335,24 @@ func (d *Driver) freshPlace(id placement.TaskID) error {
 
 // discardPlace undoes freshPlace, if the task's it was.
 func (d *Driver) discardPlace(id placement.TaskID) error {
-	at, before := d.kept(id), d.beside("before", place(id))
-	if who, err := os.ReadFile(filepath.Join(at, comingFile)); err != nil || string(who) != string(id) {
-		return nil
+	who, err := os.ReadFile(filepath.Join(d.kept(id), comingFile))
+	if err == nil && string(who) == string(id) {
+		err = d.dropPlace(place(id))
+	} else {
+		err = nil
 	}
-	if err := d.dropPlace(place(id)); err != nil {
-		return err
-	}
-	if err := os.Rename(before, at); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return syncDir(filepath.Dir(at))
+	return errors.Join(err, d.putBack(place(id)))
 }
 
-// keepPlace makes what was taken in the copy's own.
+// keepPlace makes what was taken in the copy's own, also on the disk: the move's
+// note may go after it.
 func (d *Driver) keepPlace(id placement.TaskID) error {
-	if err := os.Remove(filepath.Join(d.kept(id), comingFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	at := d.kept(id)
+	err := os.Remove(filepath.Join(at, comingFile))
+	if err == nil {
+		err = syncDir(at)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return os.RemoveAll(d.beside("before", place(id)))
@@ -367,6 +393,9 @@ func (d *Driver) settlePlace(id placement.TaskID, others []runner.Observed) erro
 				return err
 			}
 		}
+	}
+	if err := d.putBack(place(id)); err != nil {
+		return err
 	}
 	who, err := os.ReadFile(filepath.Join(d.kept(id), comingFile))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -63,7 +63,7 @@ func nothingThere(t *testing.T, d *Driver, id placement.TaskID) {
 	if o, err := d.Recover(t.Context(), runner.Handle{Task: id}); err != nil || o.State != runner.StateAbsent {
 		t.Errorf("at the target it is %s, %v", o.State, err)
 	}
-	for _, path := range []string{d.TaskDir(id), d.kept(id), d.beside("before", place(id)), d.beside("gone", place(id))} {
+	for _, path := range []string{d.TaskDir(id), d.kept(id), d.beside("fresh", place(id)), d.beside("before", place(id)), d.beside("gone", place(id))} {
 		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is left: %v", path, err)
 		}

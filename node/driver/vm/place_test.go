@@ -153,3 +153,33 @@ func TestWhatIsNotWholeGivesWay(t *testing.T) {
 	}
 	lies(t, d.kept(h.Task), "old")
 }
+
+// Where an agent is killed in the middle of making a fresh place, or of giving it
+// up, the next start finds what lay there before.
+func TestAFreshPlaceLosesNothing(t *testing.T) {
+	id := testJob.Task(41, 2)
+	again := func(t *testing.T, d *Driver) {
+		t.Helper()
+		claims, err := d.claimDisks(t.Context(), serviceOf(41, 3))
+		d.release(claims)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lies(t, d.kept(id), "old")
+		lies(t, d.beside("before", place(id)), "")
+	}
+	t.Run("killed between the two names", func(t *testing.T) {
+		d := newDriver(t, t.TempDir(), nil)
+		puts(t, d.beside("before", place(id)), "old")
+		puts(t, d.beside("fresh", place(id)), "half")
+		again(t, d)
+	})
+	t.Run("killed while it is given up", func(t *testing.T) {
+		d := newDriver(t, t.TempDir(), nil)
+		puts(t, d.kept(id), "old")
+		if err := errors.Join(d.freshPlace(id), d.dropPlace(place(id))); err != nil {
+			t.Fatal(err)
+		}
+		again(t, d)
+	})
+}
