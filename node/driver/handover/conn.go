@@ -125,8 +125,12 @@ func (c *Conn) Thaw() error {
 	if c.frozen == nil {
 		return nil
 	}
+	at := c.frozen.conn
 	err := c.frozen.Thaw()
-	c.goOn(c.frozen.conn)
+	c.goOn(at)
+	if c.closed { // meanwhile
+		err = errors.Join(err, at.Close())
+	}
 	return err
 }
 

@@ -167,6 +167,19 @@ func say(t *testing.T, c io.ReadWriter, lines *bufio.Reader, text, want string) 
 	}
 }
 
+// goes lets a restored end go on, with what waited to be sent.
+func goes(t *testing.T, r *handover.Restored) *net.TCPConn {
+	t.Helper()
+	tcp, unsent, err := r.Go()
+	if err == nil {
+		_, err = tcp.Write(unsent)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tcp
+}
+
 // A session goes on on the new node, with what was under way when the machine
 // was moved, and the one who holds it reads and writes meanwhile.
 func TestSessionOutlivesTheMove(t *testing.T) {
@@ -208,10 +221,7 @@ func TestSessionOutlivesTheMove(t *testing.T) {
 	if err := conn.Follow(near); err != nil {
 		t.Fatal(err)
 	}
-	tcp, err := r.Go()
-	if err != nil {
-		t.Fatal(err)
-	}
+	tcp := goes(t, r)
 	defer tcp.Close()
 	go func() { _, _ = io.Copy(far, tcp); _ = far.Close() }()
 	go func() { _, _ = io.Copy(tcp, far) }()
@@ -250,6 +260,68 @@ func TestSessionGoesOnWhereItWas(t *testing.T) {
 	say(t, conn, lines, "still here", "2 still here")
 }
 
+// One that its user closed while it was frozen is closed once it goes on where
+// it was: the machine sees its end.
+func TestSessionClosedMeanwhileEnds(t *testing.T) {
+	old, _, _ := machines(t)
+	tcp := dial(t, old)
+	conn := handover.NewConn(tcp, nil)
+	say(t, conn, bufio.NewReader(conn), "hello", "1 hello")
+	if _, err := conn.Freeze(); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(conn.Close(), conn.Thaw()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tcp.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("its end in the kernel is open: %v", err)
+	}
+}
+
+// What waited to be sent holds nobody up, however little the other end reads: it
+// is handed to whoever can close the connection.
+func TestWhatWaitedIsTheCallersToSend(t *testing.T) {
+	old, fresh, _ := machines(t)
+	conn := handover.NewConn(dial(t, old), nil)
+	defer conn.Close()
+	say(t, conn, bufio.NewReader(conn), "hello", "1 hello")
+	old.do(t, func() error {
+		l, err := netlink.LinkByName("wire")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetDown(l)
+	})
+	const size = 1 << 20
+	if err := conn.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	n, err := conn.Write(make([]byte, size))
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
+	state, err := conn.Freeze()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(state.Unsent) == 0 {
+		t.Fatalf("of %d bytes none waits", n)
+	}
+	move(t, old, fresh)
+	r, err := handover.Restore(fresh.ns, state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tcp, unsent, err := r.Go()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	if len(unsent) != len(state.Unsent) {
+		t.Errorf("%d bytes are handed out, want %d", len(unsent), len(state.Unsent))
+	}
+}
+
 // Much that was received and not read goes along, and the window opens again.
 func TestUnreadBytesGoAlong(t *testing.T) {
 	old, fresh, _ := machines(t)
@@ -279,10 +351,7 @@ func TestUnreadBytesGoAlong(t *testing.T) {
 	if err := f.GiveUp(); err != nil {
 		t.Fatal(err)
 	}
-	moved, err := r.Go()
-	if err != nil {
-		t.Fatal(err)
-	}
+	moved := goes(t, r)
 	defer moved.Close()
 	if err := moved.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)

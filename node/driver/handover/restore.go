@@ -129,31 +129,30 @@ func fill(fd, which int, data []byte) error {
 	return nil
 }
 
-// Go lets the connection go on here, and sends what waited to be.
-func (r *Restored) Go() (*net.TCPConn, error) {
+// Go lets the connection go on here. What waited to be sent comes before
+// anything else that is: it is the caller's to write, for the other end may take
+// as long as it likes to read it.
+func (r *Restored) Go() (conn *net.TCPConn, unsent []byte, err error) {
 	defer r.file.Close()
 	raw, err := r.file.SyscallConn()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	inner := raw.Control(func(fd uintptr) {
 		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_REPAIR, unix.TCP_REPAIR_OFF)
 	})
 	if err := errors.Join(inner, err); err != nil {
-		return nil, fmt.Errorf("let a connection go on: %w", err)
+		return nil, nil, fmt.Errorf("let a connection go on: %w", err)
 	}
-	conn, err := net.FileConn(r.file)
+	c, err := net.FileConn(r.file)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	tcp, ok := conn.(*net.TCPConn)
+	tcp, ok := c.(*net.TCPConn)
 	if !ok {
-		return nil, errors.Join(errors.New("this is no TCP connection"), conn.Close())
+		return nil, nil, errors.Join(errors.New("this is no TCP connection"), c.Close())
 	}
-	if _, err := tcp.Write(r.unsent); err != nil {
-		return nil, errors.Join(err, tcp.Close())
-	}
-	return tcp, nil
+	return tcp, r.unsent, nil
 }
 
 // GiveUp removes the new end without a word to the other one.

@@ -48,9 +48,16 @@ func (d *Driver) Receive(ctx context.Context, s runner.Spec, from runner.Streams
 	d.stands(s.Task, true)
 	ctx, cancel := context.WithCancel(ctx)
 	r := &receiver{d: d, h: h, spec: s, from: from, logs: newLogTaker(), sessions: make(chan struct{}, maxSessions)}
+	received := false
+	defer func() {
+		if !received { // a session may have been made while the rest was removed
+			d.sessions.giveUp(s.Task)
+		}
+	}()
 	defer r.pipes.close()
 	defer cancel()
 	if err = r.run(ctx); err == nil {
+		received = true
 		return h, nil
 	}
 	// First nothing of it is left, then the other side is told so.

@@ -137,7 +137,13 @@ func (s *sessions) goOn(id placement.TaskID) {
 		_, _ = l.conn.Thaw(), l.stream.Close()
 	}
 	for _, a := range s.takeArriving(id) {
-		go s.relay(id, a)
+		tcp, unsent, err := a.end.Go()
+		if err != nil {
+			_ = a.stream.Close()
+			continue
+		}
+		// From here on the end of the machine closes it, whatever it waits for.
+		go relay(s.track(id, tcp), unsent, a.stream)
 	}
 }
 
@@ -153,22 +159,19 @@ func (s *sessions) giveUp(id placement.TaskID) {
 
 // relay carries a session between its first node and the machine, until either
 // ends. The machine may be moved once more meanwhile.
-func (s *sessions) relay(id placement.TaskID, a arriving) {
-	defer a.stream.Close()
-	tcp, err := a.end.Go()
-	if err != nil {
-		return
-	}
-	c := s.track(id, tcp)
+func relay(c *handover.Conn, unsent []byte, stream net.Conn) {
+	defer stream.Close()
 	defer c.Close()
 	back := make(chan struct{})
 	go func() {
 		defer close(back)
-		_, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{a.stream})
+		if _, err := c.Write(unsent); err == nil {
+			_, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{stream})
+		}
 		_ = c.Close()
 	}()
-	_, _ = io.Copy(struct{ io.Writer }{a.stream}, struct{ io.Reader }{c})
-	_ = a.stream.Close()
+	_, _ = io.Copy(struct{ io.Writer }{stream}, struct{ io.Reader }{c})
+	_ = stream.Close()
 	<-back
 }
 
