@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovmesh/sovmesh/node/driver/boundary"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
@@ -39,7 +40,19 @@ func execIn(t *testing.T, d *Driver, h runner.Handle, req runner.ExecRequest) (s
 func TestOneMachine(t *testing.T) {
 	needMachine(t)
 	dir := t.TempDir()
-	d := newDriver(t, dir, nil)
+	networks := filepath.Join(dir, "networks")
+	held := func(c *Config) {
+		if os.Geteuid() != 0 {
+			return // then nobody makes networks
+		}
+		cfg := boundary.DefaultConfig()
+		cfg.Dir = networks
+		var err error
+		if c.Hold.Network, err = boundary.New(cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := newDriver(t, dir, held)
 	s := spec(t, 0, "tick", "200")
 	s.Env = map[string]string{"GREETING": "bonjour"}
 	h, err := start(t, d, s)
@@ -108,6 +121,21 @@ func TestOneMachine(t *testing.T) {
 		}
 	})
 
+	t.Run("who takes QEMU over reaches nothing either", func(t *testing.T) {
+		if os.Geteuid() != 0 {
+			t.Skip("only root makes networks")
+		}
+		ours, err := os.Readlink("/proc/self/ns/net")
+		its, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", d.base.PID(h.Task)))
+		if err != nil || err2 != nil || ours == its {
+			t.Errorf("QEMU is in %s, the node in %s, %v, %v", its, ours, err, err2)
+		}
+		devices, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", d.base.PID(h.Task)))
+		if lines := strings.Count(string(devices), ":"); err != nil || lines != 1 {
+			t.Errorf("QEMU has the devices\n%s, %v", devices, err)
+		}
+	})
+
 	t.Run("it stands still and goes on", func(t *testing.T) {
 		if err := d.Pause(t.Context(), h); err != nil {
 			t.Fatal(err)
@@ -140,7 +168,7 @@ func TestOneMachine(t *testing.T) {
 
 	t.Run("an agent that comes back finds the same boot", func(t *testing.T) {
 		_ = d.Close()
-		d = newDriver(t, dir, nil)
+		d = newDriver(t, dir, held)
 		after, err := d.Recover(t.Context(), h)
 		if err != nil || after.Facts["boot_id"] == "" || after.Facts["boot_id"] != before.Facts["boot_id"] || after.Facts["pid"] != before.Facts["pid"] {
 			t.Errorf("%+v, %v; it was %+v", after, err, before)
@@ -169,6 +197,12 @@ func TestOneMachine(t *testing.T) {
 			if line != fmt.Sprint("tick ", i) {
 				t.Fatalf("line %d is %q", i, line)
 			}
+		}
+		if err := d.Destroy(t.Context(), h); err != nil {
+			t.Fatal(err)
+		}
+		if left, _ := filepath.Glob(filepath.Join(networks, "*")); len(left) > 0 {
+			t.Errorf("left: %v", left)
 		}
 	})
 }

@@ -28,17 +28,20 @@ func reaches(s runner.Spec) bool {
 }
 
 // connect gives the machine a network held to its job's list, and the guest its
-// part of it. Without a list it has no device, and no packet of it is anywhere.
+// part of it. Without a list it has no device, and no packet of it is anywhere;
+// QEMU itself is in a namespace that reaches nothing, for whoever takes it over.
 func (d *Driver) connect(s runner.Spec, m *qemu.Machine, c *wire.Command) error {
-	if !reaches(s) {
-		return nil
-	}
-	hold := d.cfg.Hold
-	n, err := qemu.NewNetwork(hold, s)
+	n, err := qemu.NewNetwork(d.cfg.Hold, s)
 	if err != nil {
 		return err
 	}
 	m.Network = n
+	if !reaches(s) {
+		if n != nil {
+			n.Bare = true
+		}
+		return nil
+	}
 	sum := sha256.Sum256([]byte(s.Task))
 	m.Args = append(m.Args, "-netdev", "tap,id=net0,fd=@#tap@",
 		"-device", fmt.Sprintf("virtio-net-device,netdev=net0,mac=52:54:00:%02x:%02x:%02x", sum[0], sum[1], sum[2]))
@@ -50,12 +53,18 @@ func (d *Driver) connect(s runner.Spec, m *qemu.Machine, c *wire.Command) error 
 
 // networkBoundary says in words what holds the machine's network.
 func (d *Driver) networkBoundary(id placement.TaskID, m *qemu.Machine) runner.Boundary {
+	none := runner.Boundary{What: "network", Holds: true, How: "it has none: the machine has no network device"}
 	if m.Network == nil || d.cfg.Hold.Network == nil {
-		return runner.Boundary{What: "network", Holds: true, How: "it has none: the machine has no network device"}
+		none.How += "; QEMU itself runs in the node's own network"
+		return none
 	}
 	words, err := d.cfg.Hold.Network.Words(id)
 	if err != nil || len(words) == 0 {
 		return runner.Boundary{What: "network", How: fmt.Sprintf("what holds it cannot be told: %v", err)}
+	}
+	if m.Network.Bare {
+		none.Holds, none.How = words[0].Holds, none.How+"; QEMU itself has "+words[0].How
+		return none
 	}
 	words[0].How += "; QEMU itself runs in it"
 	return words[0]

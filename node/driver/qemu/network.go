@@ -25,6 +25,9 @@ import (
 type Network struct {
 	Boundary boundary.Config `json:"boundary"`
 	Policy   boundary.Policy `json:"policy"`
+	// Bare is for a machine without a network device: QEMU runs in a namespace that
+	// reaches nothing, and is handed no tap.
+	Bare bool `json:"bare,omitempty"`
 	// DHCP answers a guest that asks for its address.
 	DHCP bool `json:"dhcp,omitempty"`
 	// Ports are opened on the node's loopback and lead to the guest's: node's to guest's.
@@ -49,6 +52,9 @@ func NewNetwork(h process.Hold, s runner.Spec) (*Network, error) {
 	}
 	n := &Network{Boundary: h.Network.Config(), Policy: p}
 	n.Boundary.Spares = 0
+	if s.Setup == nil {
+		return n, nil
+	}
 	for _, one := range s.Setup.Ports {
 		if one.Host != 0 {
 			if n.Ports == nil {
@@ -69,16 +75,22 @@ type network struct {
 	listens map[net.Listener]int // with the guest's ports
 }
 
-// raise makes the network, and hands the tap and the namespace on.
+// raise makes the network, and hands the tap, if it has one, and the namespace on.
 func (n *Network) raise(s runner.Spec) (w *network, tap, ns *os.File, err error) {
 	b, err := boundary.New(n.Boundary)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	w = &network{b: b, told: n, task: s.Task, listens: make(map[net.Listener]int)}
-	at, err := b.Machine(context.Background(), s.Task, n.Policy)
+	up := b.Machine
+	if n.Bare {
+		up = b.Up
+	}
+	at, err := up(context.Background(), s.Task, n.Policy)
 	if err == nil {
 		w.path = at.Path
+	}
+	if err == nil && !n.Bare {
 		tap, err = boundary.OpenTap(at.Path)
 	}
 	if err == nil {

@@ -218,7 +218,9 @@ func (w *work) Launch(dir string, s runner.Spec, told json.RawMessage) (l proces
 		if w.net, tap, l.Network, err = m.Network.raise(s); err != nil {
 			return l, err
 		}
-		files[tapFile] = add(tap)
+		if tap != nil {
+			files[tapFile] = add(tap)
+		}
 	}
 	for _, name := range m.channels() {
 		ours, theirs, err := Pair(name)
