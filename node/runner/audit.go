@@ -260,8 +260,12 @@ func (r *Runner) noteDrift(ctx context.Context, t *task, declared Declared, find
 // deniedNotes bounds the notes that one task makes in one round.
 const deniedNotes = 8
 
-// mostDenied bounds the destinations that are remembered of a task.
-const mostDenied = 512
+// mostDenied bounds the destinations that are remembered of a task, each; those
+// beyond are told of together, as otherDenied.
+const (
+	mostDenied  = 512
+	otherDenied = "*"
+)
 
 func (r *Runner) auditDenied(ctx context.Context) {
 	for _, t := range r.live() {
@@ -270,7 +274,8 @@ func (r *Runner) auditDenied(ctx context.Context) {
 }
 
 // noteDenied tells the region of what a task was refused: each destination at
-// once, and again when it has doubled, so that a loop in a workload fills no ledger.
+// once, and again when it has doubled, so that a loop in a workload fills no ledger;
+// nor does one that goes through addresses.
 func (r *Runner) noteDenied(ctx context.Context, t *task) {
 	r.mu.Lock()
 	var d Driver
@@ -296,19 +301,37 @@ func (r *Runner) noteDenied(ctx context.Context, t *task) {
 	noted := r.alreadyNoted(t)
 	known := noted.Denied
 	var notes []placement.TaskNote
-	for _, x := range all {
-		if was := known[x.Destination]; x.Packets > 0 && (was == 0 || x.Packets >= 2*was) && len(notes) < deniedNotes {
-			notes = append(notes, placement.TaskNote{Task: id, What: placement.NoteDenied, Subject: "network", Text: clipText(x.Destination), Count: x.Packets, At: x.Last})
+	note := func(at string, packets uint64, last time.Time) {
+		if was := known[at]; packets > 0 && (was == 0 || packets >= 2*was) && len(notes) < deniedNotes {
+			notes = append(notes, placement.TaskNote{Task: id, What: placement.NoteDenied, Subject: "network", Text: at, Count: packets, At: last})
 		}
 	}
+	var others uint64
+	var latest time.Time
+	full := len(known) >= mostDenied
+	for _, x := range all {
+		at := clipText(x.Destination)
+		if _, there := known[at]; full && (!there || at == otherDenied) { // drivers say it so too
+			others += x.Packets
+			latest = later(latest, x.Last)
+			continue
+		}
+		note(at, x.Packets, x.Last)
+	}
+	note(otherDenied, others, latest)
 	if len(notes) == 0 || r.cfg.Noter.Note(ctx, notes) != nil {
 		return
 	}
 	r.log.Warn("a task tried to reach what its job does not allow", "task", id, "job", t.rec.Job, "destinations", len(notes))
 	for _, n := range notes {
-		if _, there := known[n.Text]; there || len(known) < mostDenied {
-			known[n.Text] = n.Count
-		}
+		known[n.Text] = n.Count // at most deniedNotes beyond mostDenied, once
 	}
 	r.keepNoted(t, noted)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }

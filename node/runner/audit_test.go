@@ -3,6 +3,7 @@ package runner_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -162,6 +163,40 @@ func TestRefusedTrafficIsNotedOnceAndWhenItDoubles(t *testing.T) {
 		synctest.Wait()
 		if got := book.said(); got != "denied network 192.0.2.3:25/tcp" {
 			b.Errorf("after its end it notes %q", got)
+		}
+	})
+}
+
+func TestDestinationsBeyondTheMostAreToldOfTogether(t *testing.T) {
+	run(t, func(b *bed) {
+		book, mode := b.noting("")
+		b.agent()
+		id := b.region.assign(0, mode, "run", "48h", "0")
+		synctest.Wait()
+		deny := func(destinations int, packets uint64) {
+			var all []runner.Denial
+			for i := range destinations {
+				all = append(all, runner.Denial{Destination: fmt.Sprintf("192.0.%d.%d:443/tcp", i/250, i%250), Packets: packets, Last: time.Now()})
+			}
+			b.world.Deny(id, all...)
+		}
+		deny(700, 3)
+		b.pass(2 * time.Hour)
+		said := book.said()
+		if each, others := strings.Count(said, ":443/tcp"), strings.Count(said, "denied network *"); each < 512 || each > 520 || others != 1 {
+			t.Errorf("it notes %d destinations, and %d times others", each, others)
+		}
+		for range 3 { // others, always new ones
+			deny(800, 3)
+			b.pass(time.Hour)
+		}
+		if got := book.said(); got != "" {
+			t.Errorf("it notes again: %d notes, %.200s", strings.Count(got, ";")+1, got)
+		}
+		deny(1100, 3)
+		b.pass(time.Hour)
+		if got := book.said(); got != "denied network *" {
+			t.Errorf("others have doubled, and it notes %.200q", got)
 		}
 	})
 }
