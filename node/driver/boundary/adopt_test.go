@@ -126,3 +126,37 @@ func TestAListIsRenewedWhileTheTaskRuns(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestADeviceThatWentToAnotherTaskIsLeftAlone: with a boot of the node the devices
+// go and what is written down of them stays, until its agent takes it down.
+func TestADeviceThatWentToAnotherTaskIsLeftAlone(t *testing.T) {
+	w := newWorld(t)
+	w.serve(w.outside, farther+":80", "far")
+	p, err := Parse(&placement.Network{Allow: []string{farther + ":80"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := w.b.Up(t.Context(), "a.new/0.1", p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := state{Net: Net{Task: "a.old/0.1", Path: w.b.nsPath("a.old/0.1"), Policy: p, Veth: n.Veth}, Ready: true}
+	if err := errors.Join(w.b.put(old), w.b.Down(t.Context(), "a.old/0.1")); err != nil {
+		t.Fatal(err)
+	}
+	w.reaches(n, "tcp", farther+":80", "far")
+	w.refused(n, "tcp", farther+":81")
+	if held, err := w.b.ruled(n.Veth); err != nil || !held {
+		t.Errorf("the rules of the task that has the device are there: %v, %v", held, err)
+	}
+	// Nor does what is left of one keep the device of one that ends.
+	if err := errors.Join(w.b.put(old), w.b.Down(t.Context(), "a.new/0.1")); err != nil {
+		t.Fatal(err)
+	}
+	w.do(w.b.host, func() error {
+		if _, err := netlink.LinkByName(n.Veth); err == nil {
+			return errors.New("its device is still there")
+		}
+		return nil
+	})
+}

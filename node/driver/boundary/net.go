@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -208,21 +209,36 @@ func (b *Boundary) link(ns *os.File, s *state) (uint32, error) {
 	for try := range min(size-1, 4096) {
 		index := 1 + (first+try)%(size-1)
 		veth := vethPrefix + strconv.FormatUint(uint64(index), 16)
-		err := inside(b.host, func() error {
-			attrs := netlink.NewLinkAttrs()
-			attrs.Name = veth
-			return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(ns.Fd()))})
-		})
+		err := b.claim(ns, s, veth)
 		if errors.Is(err, unix.EEXIST) {
 			continue
 		}
 		if err != nil {
 			return 0, fmt.Errorf("make the device %s: %w", veth, err)
 		}
-		s.Veth = veth
-		return index, b.put(*s)
+		return index, nil
 	}
 	return 0, fmt.Errorf("no address is free in %s", b.cfg.Pool4)
+}
+
+// claim makes one pair and writes down whose it is; nobody takes a network down
+// meanwhile, who would have to know.
+func (b *Boundary) claim(ns *os.File, s *state, veth string) error {
+	unlock, err := b.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	err = inside(b.host, func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = veth
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(ns.Fd()))})
+	})
+	if err != nil {
+		return err
+	}
+	s.Veth = veth
+	return b.save(*s)
 }
 
 // pair are the two addresses of a task: its own, and the node's towards it.
@@ -311,10 +327,13 @@ func (b *Boundary) Down(_ context.Context, task placement.TaskID) error {
 	if err != nil {
 		return err
 	}
+	if b.passedOn(s) {
+		s.Veth = ""
+	}
 	if err := b.collect(&s); err != nil {
 		return err
 	}
-	if s.Veth != "" {
+	if s.Veth != "" || len(s.Forwarding) > 0 {
 		if err := inside(b.host, func() error { return b.disconnect(s) }); err != nil {
 			return fmt.Errorf("remove the network of task %s: %w", task, err)
 		}
@@ -326,21 +345,43 @@ func (b *Boundary) Down(_ context.Context, task placement.TaskID) error {
 	return b.save(s)
 }
 
+// passedOn reports whether the device by that name is another task's: one that
+// went with a boot of the node left its name to whoever came next.
+func (b *Boundary) passedOn(s state) bool {
+	return s.Veth != "" && slices.ContainsFunc(b.states(), func(o state) bool {
+		return o.Veth == s.Veth && o.Task != s.Task && !o.Over && mounted(o.Path)
+	})
+}
+
 // disconnect removes a device and its rules, and ends the forwarding that no
-// task needs any more.
+// task needs any more. The name stays taken until its rules are gone, and nothing
+// passes meanwhile.
 func (b *Boundary) disconnect(s state) error {
-	link, err := netlink.LinkByName(s.Veth)
-	if err == nil {
-		err = netlink.LinkDel(link)
-	}
-	var gone netlink.LinkNotFoundError
-	if err != nil && !errors.As(err, &gone) && !errors.Is(err, unix.ENODEV) {
-		return err
-	}
-	if err := unruleHost(s.Veth); err != nil {
-		return err
+	if s.Veth != "" {
+		link, err := netlink.LinkByName(s.Veth)
+		if err == nil {
+			err = netlink.LinkSetDown(link)
+		}
+		if err != nil && !isGone(err) {
+			return err
+		}
+		there := err == nil
+		if err := unruleHost(s.Veth); err != nil {
+			return err
+		}
+		if there {
+			if err := netlink.LinkDel(link); err != nil && !isGone(err) {
+				return err
+			}
+		}
 	}
 	return b.unforward(s)
+}
+
+// isGone: there is no such device, or not any more.
+func isGone(err error) bool {
+	var gone netlink.LinkNotFoundError
+	return errors.As(err, &gone) || errors.Is(err, unix.ENODEV)
 }
 
 // Forget removes what is still known of a task whose network is down.
