@@ -5,12 +5,17 @@ package vm
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"path/filepath"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/sovmesh/sovmesh/node/driver/output"
 	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
 	"github.com/sovmesh/sovmesh/node/runner"
@@ -102,4 +107,44 @@ func TestWhoseGuestNeverLeft(t *testing.T) {
 		}
 		m.mu.Unlock()
 	}
+}
+
+// A supervisor that writes the guest's last words late is waited for, and the
+// guest does not stand long for one that has nothing to write.
+func TestTheLastWordsGoAlong(t *testing.T) {
+	d := newDriver(t, t.TempDir(), nil)
+	h := leftByReboot(t, d, testJob.Task(44, 1), nil)
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		got := make(chan string)
+		go func() {
+			all, _ := io.ReadAll(there)
+			got <- string(all)
+		}()
+		w := &output.Writer{Dir: d.TaskDir(h.Task), FileSize: 1 << 20, Files: 1}
+		_, _ = w.Write([]byte("one "))
+		go func() {
+			for _, word := range []string{"two ", "three"} {
+				time.Sleep(2*quietEvery + quietEvery/2)
+				_, _ = w.Write([]byte(word))
+			}
+		}()
+		began := time.Now()
+		tail := &logTail{d: d, h: h, conn: here}
+		if err := tail.rest(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := errors.Join(here.Close(), w.Close()); err != nil {
+			t.Error(err)
+		}
+		if all := <-got; all != "one two three" {
+			t.Errorf("%q went along", all)
+		}
+		if took := time.Since(began); took > 2*3*quietEvery+(quietLooks+1)*quietEvery {
+			t.Errorf("it stood for %v", took)
+		}
+		if quietLooks*quietEvery > 100*time.Millisecond {
+			t.Error("every guest stands too long")
+		}
+	})
 }

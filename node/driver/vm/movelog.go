@@ -68,14 +68,26 @@ func (t *logTail) send(ctx context.Context) error {
 	return nil
 }
 
-// rest sends what the guest printed before it stood, which its supervisor may
-// be about to write.
+// What the guest printed before it stood counts as whole when so many looks,
+// quietEvery apart, found no more. Its supervisor, which does not say what it has
+// read, may still be about to write it; the guest stands meanwhile.
+const (
+	quietLooks = 3
+	quietEvery = 20 * time.Millisecond
+)
+
+// rest sends what the guest printed before it stood.
 func (t *logTail) rest(ctx context.Context) error {
-	for before := int64(-1); before != t.at; {
-		before = t.at
-		pause(ctx, switchEvery)
+	for quiet := 0; quiet < quietLooks; quiet++ {
+		before := t.at
+		if pause(ctx, quietEvery); ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err := t.send(ctx); err != nil {
 			return err
+		}
+		if t.at != before {
+			quiet = -1
 		}
 	}
 	return nil
