@@ -145,8 +145,14 @@ type ended struct {
 	ErrCut bool   `json:"err-truncated"`
 }
 
-// follow asks until the command has ended, or ends it.
+// deafPatience is for how long an agent that does not answer is asked again how
+// a command does, while its machine runs.
+const deafPatience = 30 * time.Second
+
+// follow asks until the command has ended, or ends it. An agent that is busy, or
+// starts anew, is asked again; one that does not know the command has none to end.
 func (d *Driver) follow(ctx context.Context, h runner.Handle, req runner.ExecRequest, pid int) (runner.Exit, error) {
+	heard := time.Now()
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		var e ended
 		err := d.withAgent(ctx, h, func(ctx context.Context, g *qmp.Guest) error {
@@ -156,10 +162,18 @@ func (d *Driver) follow(ctx context.Context, h runner.Handle, req runner.ExecReq
 		case ctx.Err() != nil:
 			d.end(h, pid)
 			return runner.Exit{}, ctx.Err()
-		case err != nil:
+		case errors.As(err, new(*qmp.Error)):
 			return runner.Exit{}, fmt.Errorf("task %s: %w", h.Task, err)
+		case err != nil:
+			if o, seen := d.Driver.Recover(ctx, h); seen == nil && o.State == runner.StateRunning && time.Since(heard) < deafPatience {
+				break
+			}
+			d.end(h, pid)
+			return runner.Exit{}, fmt.Errorf("task %s: the agent in its guest does not say how the command does: %w", h.Task, err)
 		case e.Exited:
 			return e.hand(req)
+		default:
+			heard = time.Now()
 		}
 		pause(ctx, wait)
 	}
