@@ -42,7 +42,7 @@ func moveAgent(text string) int {
 		return 2
 	}
 	cfg := DefaultConfig()
-	cfg.Dir, cfg.Cgroup, cfg.UIDBase, cfg.ImageDirs = e.Dir, "sovmesh-test-vm", 1_950_000_000+e.Node<<16, []string{e.Images}
+	cfg.Dir, cfg.Cgroup, cfg.UIDBase, cfg.ImageDirs = e.Dir, testCgroup, 1_950_000_000+e.Node<<16, []string{e.Images}
 	d, err := New(cfg)
 	if err == nil {
 		line := &socketLine{path: e.Socket}

@@ -79,6 +79,7 @@ type sender struct {
 	words chan word
 	logs  *logTail
 
+	disks  int       // that are sent
 	once   bool      // its memory is sent in one round
 	paused bool      // before the move
 	since  time.Time // it stands; zero while it runs
@@ -165,6 +166,7 @@ func (s *sender) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.disks = len(disks)
 	s.hear()
 	if s.logs, err = s.d.beginLog(ctx, s.h, s.to, &s.pipes); err != nil {
 		return err
@@ -556,7 +558,7 @@ func (s *sender) handOver(ctx context.Context) error {
 	if err := s.logs.rest(ctx); err != nil {
 		return err
 	}
-	open := s.d.sessions.send(ctx, s.h.Task, s.to)
+	open := s.d.sessions.send(ctx, s.h.Task, sessionsBeside(s.disks), s.to)
 	if err := writeNote(s.d.TaskDir(s.h.Task), note{Way: out, Stage: said, Paused: s.paused}); err != nil {
 		return err
 	}

@@ -25,8 +25,17 @@ import (
 // of a connection can go along. Whoever holds the session stays where they came
 // in; that node relays until it ends.
 
-// maxSessions is how many go along; those beyond end with the move.
-const maxSessions = 8
+// maxSessions is how many go along at most, and maxStreams how many streams a move
+// has with all that it consists of, as package runner bounds them. Sessions beyond
+// end with the move.
+const (
+	maxSessions = 8
+	maxStreams  = 16
+)
+
+// sessionsBeside is how many can go along with a machine of so many disks: the
+// word between both sides, the output and the memory have a stream each too.
+func sessionsBeside(disks int) int { return max(0, min(maxSessions, maxStreams-3-disks)) }
 
 // maxSessionState bounds a connection's state on the wire, in bytes.
 const maxSessionState = 4 * handover.MaxQueued
@@ -76,20 +85,20 @@ func (s *sessions) track(id placement.TaskID, tcp *net.TCPConn) *handover.Conn {
 	return c
 }
 
-func (s *sessions) of(id placement.TaskID) (all []*handover.Conn) {
+func (s *sessions) of(id placement.TaskID, most int) (all []*handover.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.open[id] {
 		all = append(all, c)
 	}
-	return all[:min(len(all), maxSessions)]
+	return all[:min(len(all), most)]
 }
 
 // send freezes a machine's sessions, with the machine, and sends each by a stream
-// of its own, on which it goes on if the machine does over there. It tells how
-// many. One that cannot go along stays as it is, and ends with the machine here.
-func (s *sessions) send(ctx context.Context, id placement.TaskID, to runner.Streams) (n int) {
-	for _, c := range s.of(id) {
+// of its own, on which it goes on if the machine does over there: most at most. It
+// tells how many. One that cannot go along stays as it is, and ends with the machine here.
+func (s *sessions) send(ctx context.Context, id placement.TaskID, most int, to runner.Streams) (n int) {
+	for _, c := range s.of(id, most) {
 		state, err := c.Freeze()
 		if err != nil {
 			continue // closed, or half so

@@ -159,6 +159,22 @@ func TestASessionLeadsIntoTheMachineAlone(t *testing.T) {
 	}
 }
 
+// A move has so many streams: disks have theirs before sessions do.
+func TestSessionsBesideDisks(t *testing.T) {
+	for disks, want := range map[int]int{1: 8, 5: 8, 6: 7, 12: 1, 13: 0, 64: 0} {
+		if got := sessionsBeside(disks); got != want {
+			t.Errorf("beside %d disks %d go along, want %d", disks, got, want)
+		}
+	}
+	s := newSessions()
+	for range maxSessions + 2 {
+		s.track("fra.1/0.1", &net.TCPConn{})
+	}
+	if got := len(s.of("fra.1/0.1", 2)); got != 2 {
+		t.Errorf("%d go along, want 2", got)
+	}
+}
+
 func FuzzSession(f *testing.F) {
 	var b bytes.Buffer
 	if err := writeSession(&b, handover.State{MaxSegment: 1460}); err != nil {
