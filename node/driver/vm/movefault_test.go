@@ -268,10 +268,24 @@ func TestAMachineThatStandsIsEnded(t *testing.T) {
 	// The machine goes down, and the supervisor would press its power button.
 	pid := supervisorOf(t, n.from.PID(s.Task))
 	before := counted(t, printed(t, n.from, h))
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	m, err := n.from.dialControl(ctx, s.Task)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
 	if err := unix.Kill(pid, unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	pause(t.Context(), 2*pressEvery+time.Second)
+	for pressed := false; !pressed; { // one that is let go on is let go on before
+		select {
+		case e := <-m.Events():
+			pressed = e.Name == "POWERDOWN"
+		case <-ctx.Done():
+			t.Fatal("nobody pressed its power button")
+		}
+	}
 	if runs(t.Context(), n.from, s.Task) || counted(t, printed(t, n.from, h)) != before {
 		t.Error("its supervisor let it go on")
 	}
