@@ -48,12 +48,15 @@ func (s *Store) taskDir(id placement.TaskID) string {
 	return filepath.Join(s.Dir, "tasks", strings.ReplaceAll(string(id), "/", "_"))
 }
 
-// Below opens files by paths that lead, links included, below one of dirs.
+// Below opens files by paths that lead, links included, below one of dirs. What is
+// not there is refused as what lies elsewhere is: whoever submits a job is not told
+// which paths the node has.
 func Below(dirs []string) func(path string) (*os.File, error) {
 	return func(path string) (*os.File, error) {
+		none := fmt.Errorf("%s is not there, or not below an image directory of the node: %w", path, fs.ErrPermission)
 		real, err := filepath.EvalSymlinks(path)
 		if err != nil {
-			return nil, err
+			return nil, none
 		}
 		for _, dir := range dirs {
 			top, err := filepath.EvalSymlinks(dir)
@@ -66,7 +69,7 @@ func Below(dirs []string) func(path string) (*os.File, error) {
 			}
 			return openIn(top, rel)
 		}
-		return nil, fmt.Errorf("%s is not below an image directory of the node: %w", path, fs.ErrPermission)
+		return nil, none
 	}
 }
 
