@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -61,21 +62,38 @@ func startError(task placement.TaskID, err error) *runner.StartError {
 
 func signalName(n int) string { return unix.SignalName(unix.Signal(n)) }
 
-// makeVolume makes a volume's directory, owned by the user of the first task that has it.
+// makeVolume makes a volume's directory, owned by the user of the first task that
+// has it. It is made beside its place, so that one that is there is whole.
 func makeVolume(dir, user string) error {
 	if _, err := os.Lstat(dir); err == nil {
 		return nil
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return err
+	}
+	made, err := os.MkdirTemp(filepath.Dir(dir), ".new-") // no volume has such a name
+	if err != nil {
 		return err
 	}
 	var uid, gid int
-	if n, _ := fmt.Sscanf(user, "%d:%d", &uid, &gid); n == 1 {
-		gid = uid
-	} else if n == 0 {
-		return os.Chmod(dir, 0o755)
+	switch n, _ := fmt.Sscanf(user, "%d:%d", &uid, &gid); n {
+	case 0:
+		err = os.Chmod(made, 0o755)
+	case 1:
+		err = os.Chown(made, uid, uid)
+	default:
+		err = os.Chown(made, uid, gid)
 	}
-	return os.Chown(dir, uid, gid)
+	if err == nil {
+		err = unix.Renameat2(unix.AT_FDCWD, made, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
+	}
+	if errors.Is(err, unix.EEXIST) { // another task of the job was first
+		return os.Remove(made)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(made))
+	}
+	return nil
 }
 
 // pause waits, or ends with the context.
