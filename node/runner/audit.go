@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
@@ -40,9 +41,14 @@ func (r *Runner) alreadyNoted(t *task) Noted {
 	return n
 }
 
-// keepNoted keeps it in the task's record.
-func (r *Runner) keepNoted(t *task, n Noted) {
+// keepNoted keeps in the task's record what change makes of it; two may note at once.
+func (r *Runner) keepNoted(t *task, change func(n *Noted)) {
 	r.mu.Lock()
+	var n Noted
+	if t.rec.Noted != nil {
+		n = *t.rec.Noted
+	}
+	change(&n)
 	t.rec.Noted = &n
 	over := t.over()
 	r.mu.Unlock()
@@ -131,23 +137,39 @@ func (r *Runner) audit(ctx context.Context) {
 	if r.cfg.Noter == nil && r.cfg.Resolve == nil {
 		return
 	}
-	drift, denied := time.NewTicker(r.cfg.DriftEvery), time.NewTicker(r.cfg.DeniedEvery)
-	defer drift.Stop()
+	var looks sync.WaitGroup
+	defer looks.Wait()
+	if r.cfg.Noter != nil {
+		looks.Go(func() { r.lookInside(ctx) }) // a guest that hangs holds up nothing else
+	}
+	denied := time.NewTicker(r.cfg.DeniedEvery)
 	defer denied.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-drift.C:
-			if r.cfg.Noter != nil {
-				r.auditDrift(ctx)
-			}
 		case <-denied.C:
 			r.renewLists(ctx)
 			if r.cfg.Noter != nil {
 				r.auditDenied(ctx)
-				r.settleNew(ctx)
 			}
+		}
+	}
+}
+
+// lookInside looks into tasks, now and then, until ctx ends.
+func (r *Runner) lookInside(ctx context.Context) {
+	drift, settle := time.NewTicker(r.cfg.DriftEvery), time.NewTicker(r.cfg.DeniedEvery)
+	defer drift.Stop()
+	defer settle.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-drift.C:
+			r.auditDrift(ctx)
+		case <-settle.C:
+			r.settleNew(ctx)
 		}
 	}
 }
@@ -203,7 +225,7 @@ const settleWithin = 15 * time.Minute
 func (r *Runner) settleNew(ctx context.Context) {
 	for _, t := range r.live() {
 		r.mu.Lock()
-		settled := t.rec.Declared != nil && t.rec.Declared.Settled && !t.settling
+		settled := t.rec.Declared != nil && t.rec.Declared.Settled && !t.settling || time.Now().Before(t.lookAfter)
 		r.mu.Unlock()
 		if settled || !r.inspects(t) || ctx.Err() != nil {
 			continue
@@ -213,6 +235,11 @@ func (r *Runner) settleNew(ctx context.Context) {
 			r.log.Warn("look into a task that began", "task", t.rec.Task, "err", err)
 		}
 		r.mu.Lock()
+		t.lookPause = min(max(2*t.lookPause, r.cfg.DeniedEvery), r.cfg.DriftEvery)
+		if err == nil {
+			t.lookPause = 0
+		}
+		t.lookAfter = time.Now().Add(t.lookPause)
 		t.settling = err == nil && declared.settling(&seen) && time.Since(t.rec.StartedAt) < settleWithin
 		r.mu.Unlock()
 	}
@@ -222,8 +249,7 @@ func (r *Runner) settleNew(ctx context.Context) {
 // it was declared: it has failed, and its restart policy starts it anew.
 func (r *Runner) noteDrift(ctx context.Context, t *task, declared Declared, findings []Finding) {
 	id := t.rec.Task
-	noted := r.alreadyNoted(t)
-	known := noted.Drift
+	known := r.alreadyNoted(t).Drift
 	now := make(map[string]string, len(findings))
 	var notes []placement.TaskNote
 	for _, f := range findings {
@@ -245,8 +271,7 @@ func (r *Runner) noteDrift(ctx context.Context, t *task, declared Declared, find
 		r.log.Warn("a task differs from what was declared", "task", id, "job", t.rec.Job, "findings", len(findings))
 	}
 	if len(notes) > 0 {
-		noted.Drift = now
-		r.keepNoted(t, noted)
+		r.keepNoted(t, func(n *Noted) { n.Drift = now })
 	}
 	if again := declared.remedied(findings); declared.Mode == placement.DriftEnforce && len(again) > 0 {
 		r.mu.Lock()
@@ -298,8 +323,7 @@ func (r *Runner) noteDenied(ctx context.Context, t *task) {
 		}
 		return
 	}
-	noted := r.alreadyNoted(t)
-	known := noted.Denied
+	known := r.alreadyNoted(t).Denied
 	var notes []placement.TaskNote
 	note := func(at string, packets uint64, last time.Time) {
 		if was := known[at]; packets > 0 && (was == 0 || packets >= 2*was) && len(notes) < deniedNotes {
@@ -326,7 +350,7 @@ func (r *Runner) noteDenied(ctx context.Context, t *task) {
 	for _, n := range notes {
 		known[n.Text] = n.Count // at most deniedNotes beyond mostDenied, once
 	}
-	r.keepNoted(t, noted)
+	r.keepNoted(t, func(n *Noted) { n.Denied = known })
 }
 
 func later(a, b time.Time) time.Time {

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/sovmesh/sovmesh/node/driver/fake"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -197,6 +199,48 @@ func TestDestinationsBeyondTheMostAreToldOfTogether(t *testing.T) {
 		b.pass(time.Hour)
 		if got := book.said(); got != "denied network *" {
 			t.Errorf("others have doubled, and it notes %.200q", got)
+		}
+	})
+}
+
+// deaf is a driver whose guests answer nobody.
+type deaf struct {
+	*fake.Driver
+	asked *atomic.Int32
+}
+
+func (d deaf) Inspect(ctx context.Context, _ runner.Handle) (runner.Actual, error) {
+	d.asked.Add(1)
+	<-ctx.Done()
+	return runner.Actual{}, ctx.Err()
+}
+
+func TestAGuestThatHangsHoldsUpNoWordOfRefusedTraffic(t *testing.T) {
+	run(t, func(b *bed) {
+		book, mode := b.noting("")
+		d := deaf{b.world.Driver(), new(atomic.Int32)}
+		b.change = func(c *runner.Config) { c.Noter, c.Drivers = book, map[string]runner.Driver{"fake": d} }
+		b.agent()
+		var ids []placement.TaskID
+		for n := range 4 {
+			ids = append(ids, b.region.assign(n, mode, "run", "48h", "0"))
+		}
+		synctest.Wait()
+		b.pass(35 * time.Second) // the first of them is being looked at
+		b.world.Deny(ids[3], runner.Denial{Destination: "192.0.2.1:443/tcp", Packets: 1, Last: time.Now()})
+		b.pass(31 * time.Second)
+		if got := book.said(); got != "denied network 192.0.2.1:443/tcp" {
+			b.Errorf("it notes %q", got)
+		}
+		for _, id := range ids[1:] {
+			b.world.Finish(id, 0)
+		}
+		synctest.Wait()
+		b.pass(10 * time.Minute)
+		d.asked.Store(0)
+		b.pass(time.Hour)
+		if n := d.asked.Load(); n == 0 || n > 30 {
+			b.Errorf("it was asked %d times in an hour", n)
 		}
 	})
 }

@@ -45,6 +45,10 @@ type task struct {
 	saveAfter   time.Time  // when an unsaved record is tried again
 	reported    time.Time  // when its status was last queued
 	settling    bool       // its inside is looked at often: see settleNew
+	// lookAfter is when settleNew asks again after an error, lookPause how long it
+	// waited for that.
+	lookAfter time.Time
+	lookPause time.Duration
 }
 
 func (t *task) over() bool { return !t.rec.Status.Live() }
