@@ -59,6 +59,9 @@ func list(p Policy) string {
 	for _, d := range p.destinations() {
 		all = append(all, d.String())
 	}
+	if len(all) == 0 {
+		return "nothing yet, for what its list names has no address so far,"
+	}
 	return strings.Join(all, ", ")
 }
 
@@ -93,9 +96,10 @@ func (b *Boundary) Probe() (map[string]string, error) {
 	return facts, nil
 }
 
-// Beyond says in words whether lists lead farther than the node, as its rules are now.
+// Beyond says in words whether lists lead farther than the node, as far as the
+// policies of its chains tell now.
 func (b *Boundary) Beyond() string {
-	words := "tasks with a list reach what is beyond the node"
+	words := "nothing that is looked at drops what is forwarded, so that tasks with a list reach what is beyond the node; rules within accepting chains (firewalld, ufw) and of the old iptables are not read"
 	err := inside(b.host, func() error {
 		chain, err := dropsForwarded()
 		if chain != "" {
