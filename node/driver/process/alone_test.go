@@ -3,13 +3,17 @@
 package process
 
 import (
+	"errors"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
@@ -85,5 +89,45 @@ func runAsNobody(t *testing.T) {
 	}
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// A socket in the node's files is no way out of a network of nothing.
+func TestWhoIsAloneMakesNoUnixSockets(t *testing.T) {
+	type made struct {
+		unix, inet, pair error
+		filter           error
+	}
+	try := func(alone bool) made {
+		done := make(chan made)
+		go func() {
+			runtime.LockOSThread() // and never unlocked: the filter goes with the thread
+			var m made
+			if m.filter = unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); m.filter == nil {
+				m.filter = filter(alone)
+			}
+			open := func(fds [2]int, err error) error {
+				if err == nil {
+					_, _ = unix.Close(fds[0]), unix.Close(fds[1])
+				}
+				return err
+			}
+			one := func(family int) error {
+				fd, err := unix.Socket(family, unix.SOCK_STREAM, 0)
+				return open([2]int{fd, -1}, err)
+			}
+			m.unix, m.inet = one(unix.AF_UNIX), one(unix.AF_INET)
+			m.pair = open(unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0))
+			done <- m
+		}()
+		return <-done
+	}
+	if m := try(true); m.filter != nil {
+		t.Skipf("this machine filters no system calls: %v", m.filter)
+	} else if !errors.Is(m.unix, unix.EAFNOSUPPORT) || m.inet != nil || m.pair != nil {
+		t.Errorf("alone: %+v", m)
+	}
+	if m := try(false); m.unix != nil || m.inet != nil || m.pair != nil {
+		t.Errorf("with a root of its own: %+v", m)
 	}
 }

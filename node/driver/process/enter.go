@@ -223,7 +223,7 @@ func (s *supervisor) becomePowerless(c *cell) error {
 	case err != nil:
 		return err
 	case c.h.Alone:
-		c.holds("system calls", "mounting, tracing, kernel modules, BPF, clocks and the like are denied (seccomp), and sockets of other families than IP and Unix; namespaces of users and networks are not, for it is started in such")
+		c.holds("system calls", "mounting, tracing, kernel modules, BPF, clocks and the like are denied (seccomp), and sockets of other families than IP; namespaces of users and networks are not, for it is started in such")
 	default:
 		c.holds("system calls", "mounting, tracing, kernel modules, BPF, clocks, namespaces and the like are denied (seccomp), and sockets of other families than IP and Unix")
 	}

@@ -43,7 +43,9 @@ const (
 //
 // A task whose network of nothing is made at its start, in a user namespace, may
 // make more of both: its own start is under the filter already. Such a namespace
-// gives it nothing that the rest of the filter would not deny.
+// gives it nothing that the rest of the filter would not deny. It has no root of
+// its own either, so that a socket in the node's files (a session bus, an engine's)
+// would lead out of its network: it makes no Unix sockets but pairs.
 func program(alone bool) []unix.SockFilter {
 	namespaces := uint32(newNamespaces)
 	if alone {
@@ -83,6 +85,9 @@ func program(alone bool) []unix.SockFilter {
 		unix.SockFilter{Code: load, K: dataFirst},
 	)
 	for _, f := range families {
+		if alone && f == unix.AF_UNIX {
+			continue
+		}
 		p = append(p, unix.SockFilter{Code: equal, K: f, Jf: 1}, yes)
 	}
 	return append(p, no(uint32(unix.EAFNOSUPPORT)))
