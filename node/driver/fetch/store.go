@@ -35,7 +35,58 @@ type Store struct {
 	// Keep is how long one is kept that no task has.
 	Keep time.Duration
 
-	mu sync.Mutex // held while files come and go, not while they are fetched
+	mu      sync.Mutex               // held while files come and go, not while they are fetched
+	cleared bool                     // guarded by mu: what an agent that was killed had not fetched whole is gone
+	coming  map[string]chan struct{} // guarded by mu: closed when that digest's fetch is over
+}
+
+// partial begins the name of a file that is being fetched.
+const partial = ".in-"
+
+// begin lets one at a time fetch a digest: done ends its turn. Who comes second
+// waits; there reports that the file is here already.
+func (s *Store) begin(ctx context.Context, digest string) (done func(), there bool, err error) {
+	for {
+		s.mu.Lock()
+		s.clear()
+		if _, err := os.Lstat(s.path(digest)); err == nil {
+			s.mu.Unlock()
+			return func() {}, true, nil
+		}
+		other := s.coming[digest]
+		if other == nil {
+			mine := make(chan struct{})
+			if s.coming == nil {
+				s.coming = make(map[string]chan struct{})
+			}
+			s.coming[digest] = mine
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				delete(s.coming, digest)
+				close(mine)
+			}, false, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-other: // it may have failed: then it is this one's turn
+		case <-ctx.Done():
+			return nil, false, ctx.Err()
+		}
+	}
+}
+
+// clear removes once what was left half fetched. The caller holds mu.
+func (s *Store) clear() {
+	if s.cleared {
+		return
+	}
+	s.cleared = true
+	left, _ := filepath.Glob(filepath.Join(s.Dir, partial+"*"))
+	for _, name := range left {
+		_ = os.Remove(name) // one that stays costs space and nothing else
+	}
 }
 
 var digestWords = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
@@ -112,7 +163,12 @@ func (s *Store) lay(ctx context.Context, dir string, id placement.TaskID, in pla
 	if !digestWords.MatchString(in.Digest) || in.Name != filepath.Base(in.Name) || strings.HasPrefix(in.Name, ".") || in.Name == "" {
 		return refuse("write {name: model.bin, digest: sha256:..., source: PATH or URL}", "it has no proper name or digest")
 	}
-	if _, err := os.Lstat(s.path(in.Digest)); err != nil {
+	done, there, err := s.begin(ctx, in.Digest)
+	if err != nil {
+		return fmt.Errorf("input %s of task %s: %w", in.Name, id, err)
+	}
+	defer done()
+	if !there {
 		err := s.fetch(ctx, in)
 		var inside *Error
 		switch {
@@ -145,7 +201,7 @@ func (s *Store) fetch(ctx context.Context, in placement.Input) error {
 		return err
 	}
 	defer from.Close()
-	f, err := os.CreateTemp(s.Dir, ".in-")
+	f, err := os.CreateTemp(s.Dir, partial)
 	if err != nil {
 		return err
 	}

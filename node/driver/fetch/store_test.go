@@ -4,11 +4,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -116,5 +119,46 @@ func TestInputsAreWhatTheirJobNames(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "sha256-*")); len(left) != 1 {
 		t.Errorf("kept for an hour: %v", left)
+	}
+}
+
+// Copies of a job that start at once fetch their input once; what a fetch left that
+// was cut off is removed.
+func TestAnInputIsFetchedOnceByAll(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "inputs")
+	cut := filepath.Join(dir, partial+"123")
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(cut, []byte("half"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int32
+	all := make(chan struct{})
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked.Add(1) == 1 {
+			<-all
+		}
+		_, _ = w.Write([]byte("data"))
+	}))
+	defer server.Close()
+	s := &Store{Dir: dir, HTTP: server.Client(), Most: 100}
+	in := []placement.Input{{Name: "data", Digest: digestOf("data"), Source: server.URL + "/data"}}
+	const job = placement.JobID("fra-1.01jd0000000000000000000000")
+	var tasks, began sync.WaitGroup
+	for n := range 4 {
+		began.Add(1)
+		tasks.Go(func() {
+			began.Done()
+			if _, err := s.Lay(t.Context(), job.Task(n, 1), in); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	began.Wait()
+	close(all)
+	tasks.Wait()
+	if n := asked.Load(); n != 1 {
+		t.Errorf("it was fetched %d times", n)
+	}
+	if _, err := os.Stat(cut); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what was half fetched: %v", err)
 	}
 }
