@@ -184,12 +184,28 @@ func (d *Driver) goOn(ctx context.Context, h runner.Handle, n *note) error {
 	})
 	if err != nil {
 		// One that ended while it stood is decided all the same: its end is told.
-		if o, seen := d.Driver.Recover(ctx, h); seen != nil || o.State == runner.StateRunning {
+		if !d.ends(ctx, h) {
 			return err
 		}
 	}
 	d.sessions.goOn(h.Task)
 	return d.removeNote(h.Task)
+}
+
+// endPatience is how long the end of a QEMU may take to be known.
+const endPatience = 5 * time.Second
+
+// ends reports whether the machine has ended, or is just about to.
+func (d *Driver) ends(ctx context.Context, h runner.Handle) bool {
+	for p := patienceFor(endPatience); ; pause(ctx, statusEvery) {
+		o, err := d.Driver.Recover(ctx, h)
+		if err == nil && o.State != runner.StateRunning {
+			return true
+		}
+		if p.over() || ctx.Err() != nil {
+			return false
+		}
+	}
 }
 
 // giveUp ends the guest's standing still here for good.

@@ -209,7 +209,7 @@ func TestDebian(t *testing.T) {
 	spec.SecretsDir = secrets
 	h := start(t, d, spec)
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 18*time.Minute)
 	defer cancel()
 	client := login(ctx, t, d, h, &ssh.ClientConfig{
 		User: "ops", Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: 20 * time.Second,

@@ -162,7 +162,7 @@ func TestWhatIsAskedForIsGivenOrRefused(t *testing.T) {
 	d := newDriver(t, t.TempDir(), func(c *Config) { c.ImageDirs, c.Firmware = []string{dir}, nil })
 	needQEMU(t)
 	for says, change := range map[string]func(*runner.Spec){
-		"names what it may reach":    func(s *runner.Spec) { s.Setup.Network = &placement.Network{Allow: []string{"192.0.2.7:443"}} },
+		"cannot hold a machine to a list":    func(s *runner.Spec) { s.Setup.Network = &placement.Network{Allow: []string{"192.0.2.7:443"}} },
 		"does not give":              func(s *runner.Spec) { s.Setup.Network = &placement.Network{Host: true} },
 		"no firmware":                func(s *runner.Spec) { s.Setup.Boot = placement.BootUEFI },
 		"no such file":               func(s *runner.Spec) { s.Setup.Boot = placement.BootDirect },
