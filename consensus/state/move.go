@@ -36,6 +36,10 @@ type MoveTask struct {
 // Kind names the command.
 func (MoveTask) Kind() Kind { return KindMoveTask }
 
+// CodeMoveTaken refuses what is proposed of a move that was committed before: the
+// new task took over, whether it runs still or not. A node that was away asks so.
+const CodeMoveTaken = "move.taken"
+
 // maxMoveReason bounds the words of an abort, in bytes.
 const maxMoveReason = 1024
 
@@ -134,6 +138,8 @@ func (s *State) openMove(k MoveTask) (from, to *taskRecord, _ *Refused) {
 		return nil, nil, refuse("move.unknown", "see the job's tasks: sovmesh job show", "task %q is not moved to %q", clip(string(k.Task)), clip(string(k.To)))
 	case k.Node != from.Node && (k.Node != to.Node || k.Step == MoveCommit):
 		return nil, nil, refuse("task.foreign", "a node speaks for its own tasks only", "node %s may not propose this of task %s", clip(string(k.Node)), from.ID)
+	case !to.StartedAt.IsZero():
+		return nil, nil, refuse(CodeMoveTaken, "see the job's tasks: sovmesh job show", "task %s took over from task %s", to.ID, from.ID)
 	case !to.Moving():
 		return nil, nil, refuse("move.over", "see the job's tasks: sovmesh job show", "the move of task %s to %s is decided", from.ID, to.ID)
 	}
@@ -171,14 +177,17 @@ func (s *State) commitMove(c *call, k MoveTask, from, to *taskRecord) *Refused {
 }
 
 // moveEnds is called when a task that was to take over ends before it did: the
-// one that it was to replace goes on, and remembers what stood in the way.
-func (s *State) moveEnds(to *taskRecord, reason string) {
+// one that it was to replace goes on, and remembers what stood in the way. Only what
+// may be the move's own fault counts: after some the task is started anew instead.
+func (s *State) moveEnds(to *taskRecord, reason string, counts bool) {
 	old, ok := s.tasks.get(string(to.Replaces))
 	if !ok || !old.Status.Live() || old.Stop {
 		return
 	}
 	from := *old
-	from.MoveFails++
+	if counts && from.Status != placement.TaskUnknown {
+		from.MoveFails++
+	}
 	from.MoveTrouble = clip(reason)
 	from.Reason = "the " + string(to.Move) + " move to node " + string(to.Node) + " did not end: " + reason
 	s.putTask(&from)
@@ -202,7 +211,7 @@ func (s *State) stopMove(to *taskRecord, reason string) {
 	next := *to
 	next.Status, next.Before, next.Reason, next.EndedAt = placement.TaskStopped, "", reason, s.Clock
 	s.putTask(&next)
-	s.moveEnds(to, reason)
+	s.moveEnds(to, reason, false) // its node is drained, or silent
 }
 
 // lastRun is the newest of a job's tasks that was more than a move which came to

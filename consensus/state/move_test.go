@@ -63,9 +63,10 @@ func TestOnlyTheCommitMakesAMovedTaskRunElsewhere(t *testing.T) {
 			if j := f.s.Job(id); j.Node != "n2" || j.Restarts != 0 || j.Status != placement.JobRunning {
 				t.Errorf("job %+v", j)
 			}
-			f.refused("move.over", commit(from, to))
-			f.refused("move.over", abort("n1", from, to))
-			f.refused("move.over", abort("n2", from, to))
+			f.refused(CodeMoveTaken, commit(from, to))
+			f.refused(CodeMoveTaken, abort("n1", from, to))
+			f.report(to, placement.TaskFailed)
+			f.refused(CodeMoveTaken, abort("n2", from, to)) // though it has ended since
 		})
 	}
 }
@@ -76,6 +77,12 @@ func TestAMoveThatComesToNothingLeavesTheTaskWhereItIs(t *testing.T) {
 		"given up there": func(f *fixture, from, to placement.TaskID) { f.ok(abort("n2", from, to)) },
 		"it cannot be received": func(f *fixture, from, to placement.TaskID) {
 			f.ok(ReportTasks{Node: "n2", Reports: []placement.TaskReport{{Task: to, Status: placement.TaskFailed, Refused: true, Reason: "no room on the disk"}}})
+		},
+		"it is said to be complete": func(f *fixture, from, to placement.TaskID) {
+			f.report(to, placement.TaskComplete)
+			if !f.s.Task(to).StartedAt.IsZero() {
+				f.t.Fatalf("what never ran was started")
+			}
 		},
 		"its new node is removed": func(f *fixture, from, to placement.TaskID) { f.ok(RemoveNode{Node: "n2"}) },
 		"it is told to end": func(f *fixture, from, to placement.TaskID) {
@@ -90,7 +97,11 @@ func TestAMoveThatComesToNothingLeavesTheTaskWhereItIs(t *testing.T) {
 				t.Errorf("the new task is %s", f.s.Task(to).Status)
 			}
 			f.wantTask(from, placement.TaskRunning)
-			if old := f.s.Task(from); old.MoveFails != 1 || old.MoveTrouble == "" || old.Stop {
+			counted := 1
+			if name == "it is told to end" {
+				counted = 0 // that was no fault of the move
+			}
+			if old := f.s.Task(from); old.MoveFails != counted || old.MoveTrouble == "" || old.Stop {
 				t.Errorf("the old task is %+v", old)
 			}
 			if j := f.s.Job(id); j.Status != placement.JobRunning || j.Node != "n1" || j.Restarts != 0 {

@@ -109,6 +109,9 @@ func (s *State) endTask(c *call, id placement.TaskID, status placement.TaskStatu
 		return
 	}
 	s.dropMove(old)
+	if old.Moving() && status == placement.TaskComplete {
+		status, reason = placement.TaskFailed, orText(reason, "it ended before it took over") // nothing of it ran
+	}
 	t := *old
 	t.Status, t.Before, t.Reason, t.EndedAt = status, "", reason, c.now
 	if rep != nil {
@@ -125,7 +128,7 @@ func (s *State) endTask(c *call, id placement.TaskID, status placement.TaskStatu
 	}
 	s.putTask(&t)
 	if old.Moving() {
-		s.moveEnds(old, orText(reason, string(status)))
+		s.moveEnds(old, orText(reason, string(status)), old.Status != placement.TaskUnknown)
 	}
 	s.settleJob(c, t.Job)
 }
