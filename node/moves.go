@@ -38,7 +38,7 @@ func (m moves) Decide(ctx context.Context, from, to placement.TaskID, commit boo
 		res, err = state.Result{Refused: refused}, nil
 	}
 	if err == nil && res.Refused != nil {
-		return &runner.MoveRefusedError{Reason: res.Refused.Message}
+		return &runner.MoveRefusedError{Reason: res.Refused.Message, Taken: res.Refused.Code == state.CodeMoveTaken}
 	}
 	return err
 }

@@ -16,6 +16,10 @@ import (
 // agent began: it is not sent again. Once the task stands still, nothing but the
 // ledger lets it go on.
 func (r *Runner) give(ctx context.Context, t *task, recovered bool) {
+	r.mu.Lock()
+	settled := t.move.settled
+	r.mu.Unlock()
+	defer close(settled)
 	m, err := r.migrator(t)
 	sent := false
 	switch {
@@ -48,7 +52,8 @@ const moveAskEvery = 5 * time.Second
 // false when the agent or the task ends before.
 func (r *Runner) settleMove(ctx context.Context, t *task, commit bool, reason string) bool {
 	r.mu.Lock()
-	from, move, decided := t.rec.Task, *t.rec.Move, t.move.decided
+	decided := t.move.decided
+	from, to := t.moveEnds()
 	r.mu.Unlock()
 	until, pause := time.Now().Add(r.cfg.MoveWithin), r.cfg.Retry
 	for {
@@ -64,11 +69,16 @@ func (r *Runner) settleMove(ctx context.Context, t *task, commit bool, reason st
 		if commit && time.Now().After(until) {
 			commit, reason = false, "the region's ledger did not take it in time"
 		}
-		err := r.cfg.Moves.Decide(ctx, from, move.With, commit, reason)
+		err := r.decideMove(ctx, from, to, commit, reason)
 		var no *MoveRefusedError
+		if taken := commit && err == nil || errors.As(err, &no) && no.Taken; taken {
+			r.mu.Lock()
+			t.move.taken = true
+			r.mu.Unlock()
+		}
 		again := pause
 		switch {
-		case errors.As(err, &no) && commit:
+		case no != nil && commit:
 			// An earlier try may still be on its way: only a committed end counts.
 			commit, reason = false, no.Reason
 		case err == nil || no != nil:
@@ -90,44 +100,163 @@ func (r *Runner) settleMove(ctx context.Context, t *task, commit bool, reason st
 	}
 }
 
+// errNoMoves is told of a node that was set up without them since the move began.
+var errNoMoves = errors.New("this node does not move running tasks any more")
+
+func (r *Runner) decideMove(ctx context.Context, from, to placement.TaskID, commit bool, reason string) error {
+	if r.cfg.Moves == nil {
+		return errNoMoves
+	}
+	return r.cfg.Moves.Decide(ctx, from, to, commit, reason)
+}
+
+// moveEnds are the tasks at both ends of its move. The caller holds mu.
+func (t *task) moveEnds() (from, to placement.TaskID) {
+	if t.rec.Move.Away {
+		return t.rec.Task, t.rec.Move.With
+	}
+	return t.rec.Move.With, t.rec.Task
+}
+
+// staysHere says whether what the task keeps is this node's, once its move is
+// decided: a task that is over may have ended before its move did, or with it, and
+// a view does not tell. known is false when the agent ends before that is known.
+func (r *Runner) staysHere(ctx context.Context, t *task) (stays, known bool) {
+	r.mu.Lock()
+	is, taken, away := t.move.is, t.move.taken, t.rec.Move.Away
+	from, to := t.moveEnds()
+	r.mu.Unlock()
+	if is == undecided {
+		return false, false
+	}
+	if is == here || taken {
+		return is == here || !away, true
+	}
+	for pause := r.cfg.Retry; ; pause = min(2*pause, r.cfg.RetryMax) {
+		err := r.decideMove(ctx, from, to, false, "the task is over")
+		var no *MoveRefusedError
+		if err == nil || errors.As(err, &no) {
+			return away != (no != nil && no.Taken), true
+		}
+		r.explain(t, "what became of its move is asked of the region's ledger: "+err.Error())
+		if !sleep(ctx, pause) {
+			return false, false
+		}
+	}
+}
+
 // carryOutMove does what the ledger decided.
 func (r *Runner) carryOutMove(ctx context.Context, t *task, m Migrator) {
 	r.mu.Lock()
 	is, held, h, mode, to := t.move.is, t.move.held, *t.rec.Handle, t.rec.Move.Mode, t.rec.Move.Node
-	if is == here && held && !t.leaseEnds.IsZero() && !t.leaseEnds.After(time.Now()) {
-		is = over // its lease ended while it stood still: it does not go on for a moment
-	}
 	r.mu.Unlock()
-	if is == here {
-		if held && !r.decideHere(ctx, t, m, h, true) {
+	stays, known := true, true
+	if held && m == nil {
+		r.log.Error("a task that stands still for its move has no driver that could end it", "task", t.rec.Task)
+		r.explain(t, "it stands still for its move, and its driver does not move tasks any more")
+		return
+	}
+	if held {
+		stays, known = r.staysHere(ctx, t)
+	}
+	switch {
+	case !known:
+	case stays:
+		if held && (is == over || r.leaseEnded(t)) {
+			r.end(ctx, t, m, h, 0) // it does not go on for a moment
+		}
+		if ctx.Err() != nil || (held && !r.decideHere(ctx, t, m, h, true)) {
 			return
 		}
-		r.moved.add(mode, "kept")
-		r.log.Info("a task was not moved, and goes on", "task", t.rec.Task, "to", to)
+		if is == here {
+			r.moved.add(mode, "kept")
+			r.log.Info("a task was not moved", "task", t.rec.Task, "to", to)
+		}
 		r.endMove(t)
 		r.carryOut(ctx, t)
-		return
+	default:
+		r.mu.Lock()
+		t.move.away = true
+		unwatch := t.move.unwatch
+		r.mu.Unlock()
+		if !r.decideHere(ctx, t, m, h, false) {
+			return
+		}
+		if unwatch != nil {
+			unwatch()
+		}
+		r.gaveAway(t)
 	}
-	if !held { // it was stopped or lost before it was sent
-		r.endMove(t)
-		r.carryOut(ctx, t)
-		return
-	}
+}
+
+func (r *Runner) leaseEnded(t *task) bool {
 	r.mu.Lock()
-	t.move.away = true
-	unwatch := t.move.unwatch
-	r.mu.Unlock()
-	if !r.decideHere(ctx, t, m, h, false) {
-		return
-	}
-	if unwatch != nil {
-		unwatch()
-	}
-	r.moved.add(mode, "given")
+	defer r.mu.Unlock()
+	return t.leaseOver()
+}
+
+// gaveAway is the end here of a task that goes on elsewhere.
+func (r *Runner) gaveAway(t *task) {
 	r.mu.Lock()
+	mode, to := t.rec.Move.Mode, t.rec.Move.Node
 	t.rec.Move, t.quiet = nil, true
 	r.mu.Unlock()
+	r.moved.add(mode, "given")
 	r.finish(t, placement.TaskStopped, "moved "+string(mode)+" to node "+string(to), nil)
+}
+
+// endInMove is the rest of a task that ended, or was lost with its machine, while
+// its move was not decided. What it keeps, its disks, is that node's which the
+// ledger names: the driver is told before the end is.
+func (r *Runner) endInMove(ctx context.Context, t *task, h Handle, seen Observed) {
+	m, err := r.migrator(t)
+	if err != nil {
+		r.log.Error("a task that ended in its move has no driver any more", "task", t.rec.Task, "err", err)
+		return
+	}
+	r.mu.Lock()
+	t.dead = true
+	away, sent := t.rec.Move.Away, t.rec.Move.Sent
+	r.mu.Unlock()
+	if !r.settleMove(ctx, t, away && sent, "it ended on its node while it stood still for the move") {
+		return
+	}
+	stays, known := r.staysHere(ctx, t)
+	if !known || !r.decideHere(ctx, t, m, h, stays) {
+		return
+	}
+	switch {
+	case stays:
+		r.endMove(t)
+		r.settle(ctx, t, m, h, seen)
+	case away:
+		r.mu.Lock()
+		t.move.away = true
+		r.mu.Unlock()
+		r.gaveAway(t)
+	default:
+		r.moved.add(t.rec.Move.Mode, "refused")
+		r.giveUp(t)
+	}
+}
+
+// awaitMove holds the news of a task's end back until its move is decided: the end
+// is told where the task was then.
+func (r *Runner) awaitMove(ctx context.Context, t *task) {
+	r.mu.Lock()
+	t.dead = true
+	inMove, settled, hurry := t.rec.Move != nil, t.move.settled, t.move.hurry
+	r.mu.Unlock()
+	if !inMove {
+		return
+	}
+	if hurry != nil {
+		hurry()
+	}
+	select {
+	case <-settled:
+	case <-ctx.Done():
+	}
 }
 
 // send hands the task over. It reports whether all of it is on the other side:

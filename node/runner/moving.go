@@ -24,7 +24,11 @@ type Moves interface {
 }
 
 // MoveRefusedError is a proposal that the region's ledger refused.
-type MoveRefusedError struct{ Reason string }
+type MoveRefusedError struct {
+	Reason string
+	// Taken: the task runs at its new place already, or did before it ended.
+	Taken bool
+}
 
 func (e *MoveRefusedError) Error() string { return e.Reason }
 
@@ -61,12 +65,20 @@ type moving struct {
 	hurry   context.CancelFunc
 	unwatch context.CancelFunc // ends the watch for its end
 	away    bool               // it is over here, and goes on elsewhere
+	taken   bool               // the ledger said that the new task took over
+	settled chan struct{}      // closed when give is done with it
+}
+
+func newMoving() moving {
+	return moving{decided: make(chan struct{}), settled: make(chan struct{})}
 }
 
 // startMove notes that a move begins. The caller holds mu.
 func (t *task) startMove(m Moving) {
 	t.rec.Move = &m
-	t.move = moving{decided: make(chan struct{}), unwatch: t.move.unwatch}
+	unwatch := t.move.unwatch
+	t.move = newMoving()
+	t.move.unwatch = unwatch
 }
 
 // decide notes the ledger's word, once. The caller holds mu.
@@ -84,7 +96,7 @@ func (r *Runner) followMove(ctx context.Context, index uint64, want Want, t *tas
 	m := t.rec.Move
 	switch {
 	case m == nil:
-		if to := want.MovesTo; to != nil && r.cfg.Moves != nil && want.Task.Status.Live() && t.rec.Status == placement.TaskRunning && t.rec.Handle != nil {
+		if to := want.MovesTo; to != nil && r.cfg.Moves != nil && want.Task.Status.Live() && t.rec.Status == placement.TaskRunning && t.rec.Handle != nil && !t.dead {
 			t.startMove(Moving{With: to.ID, Node: to.Node, Mode: to.Move, Away: true, Index: index})
 			r.lives.Go(func() { r.give(ctx, t, false) })
 		}
@@ -108,6 +120,10 @@ func (r *Runner) resumeMove(ctx context.Context, t *task, h Handle, seen Observe
 	}
 	r.mu.Unlock()
 	if m == nil {
+		return false
+	}
+	if !m.Away && seen.Held == "" {
+		r.endMove(t) // decided: it goes on here
 		return false
 	}
 	if !m.Away {
@@ -145,10 +161,15 @@ func (r *Runner) endMove(t *task) {
 	r.poke()
 }
 
-// decideHere carries the ledger's word out, until the driver has done so.
+// decideTries is how often a driver is asked to let a task that it was made to end
+// be over here, before it is left as it is.
+const decideTries = 3
+
+// decideHere carries the ledger's word out, until the driver has done so. A task
+// that is to end is ended, whatever its driver says of the move.
 func (r *Runner) decideHere(ctx context.Context, t *task, m Migrator, h Handle, goesOn bool) bool {
 	pause := r.cfg.Retry
-	for {
+	for left := decideTries; ; {
 		err := m.Finish(ctx, h, goesOn)
 		if err == nil {
 			return true
@@ -158,11 +179,29 @@ func (r *Runner) decideHere(ctx context.Context, t *task, m Migrator, h Handle, 
 		}
 		r.log.Error("carry out what the ledger says of a move; trying again", "task", t.rec.Task, "here", goesOn, "err", err)
 		r.explain(t, "the ledger has decided its move, and its driver cannot carry it out: "+err.Error())
+		if goesOn && r.toEnd(t) {
+			if left--; left < 0 {
+				return true // it does not run: its end is told as any other
+			}
+			r.end(ctx, t, m, h, 0)
+		}
 		if !sleep(ctx, pause) {
 			return false
 		}
 		pause = min(2*pause, r.cfg.RetryMax)
 	}
+}
+
+// toEnd reports whether the task was told to end, or its lease has ended.
+func (r *Runner) toEnd(t *task) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return t.stop != "" || t.leaseOver()
+}
+
+// leaseOver reports that a singleton may not run any more. The caller holds mu.
+func (t *task) leaseOver() bool {
+	return !t.leaseEnds.IsZero() && !t.leaseEnds.After(time.Now())
 }
 
 // migrator is the task's driver, if it moves running tasks.

@@ -22,13 +22,13 @@ func (r *Runner) recover(ctx context.Context, records []Record, floor uint64) {
 	for _, rec := range records {
 		t := &task{rec: rec, seen: rec.Index}
 		r.tasks[rec.Task] = t
+		if rec.Move != nil {
+			t.move = newMoving()
+		}
 		if t.over() {
 			continue
 		}
 		live[rec.Task] = true
-		if rec.Move != nil {
-			t.move = moving{decided: make(chan struct{})}
-		}
 		t.setLease(rec.LeaseUntil, r.cfg)
 		if rec.Handle != nil {
 			t.alive = true
@@ -181,17 +181,17 @@ func (r *Runner) carryOut(ctx context.Context, t *task) {
 	if t.over() || t.rec.Handle == nil || d == nil || t.rec.Status != placement.TaskRunning {
 		return
 	}
-	if t.rec.Move != nil && !t.move.free {
-		if t.stop != "" && t.move.hurry != nil {
-			t.move.hurry() // see give, which comes back here
-		}
-		return
-	}
 	h := *t.rec.Handle
 	if !t.leaseEnds.IsZero() && !t.leasePassed {
 		t.leasePassed = true
 		until := t.rec.LeaseUntil.Add(-r.cfg.LeaseMargin)
 		r.lives.Go(func() { r.passLease(ctx, t, d, h, until) })
+	}
+	if t.rec.Move != nil && !t.move.free {
+		if t.stop != "" && t.move.hurry != nil {
+			t.move.hurry() // see give, which comes back here
+		}
+		return
 	}
 	if t.stop == "" || t.stopping {
 		return

@@ -73,30 +73,28 @@ func (r *Runner) receive(ctx context.Context, t *task) (Handle, error) {
 	if err != nil {
 		return Handle{}, cause(ctx, err)
 	}
-	return h, r.keep(t, h)
+	_ = r.keep(t, h) // its handle was kept before; tried again
+	return h, nil
 }
 
 // hold keeps a task still that was taken in, until the ledger has spoken.
 func (r *Runner) hold(ctx context.Context, t *task, h Handle) {
-	r.mu.Lock()
-	decided, mode := t.move.decided, t.rec.Move.Mode
-	r.mu.Unlock()
-	r.explain(t, "it is here, and stands still until the ledger says that it runs here")
-	select {
-	case <-decided:
-	case <-ctx.Done():
-		return
-	}
 	m, err := r.migrator(t)
 	if err != nil {
 		r.log.Error("a task that was taken in has no driver any more", "task", t.rec.Task, "err", err)
 		return
 	}
-	goesOn := r.verdict(t) == here
-	if !r.decideHere(ctx, t, m, h, goesOn) {
+	r.explain(t, "it is here, and stands still until the ledger says that it runs here")
+	if seen, ended := r.stands(ctx, t, m, h); ended {
+		r.endInMove(ctx, t, h, seen)
 		return
 	}
-	if !goesOn {
+	stays, known := r.staysHere(ctx, t)
+	if !known || (stays && !r.beforeItGoesOn(ctx, t, m, h)) || !r.decideHere(ctx, t, m, h, stays) {
+		return
+	}
+	mode := t.rec.Move.Mode
+	if !stays {
 		r.moved.add(mode, "refused")
 		r.giveUp(t)
 		return
@@ -107,9 +105,68 @@ func (r *Runner) hold(ctx context.Context, t *task, h Handle) {
 		seen.StartedAt = t.rec.StartedAt
 	}
 	r.endMove(t)
+	if err == nil && seen.State != StateRunning && seen.State != StateAbsent {
+		r.settle(ctx, t, m, h, seen)
+		return
+	}
 	r.log.Info("a task was moved here, and goes on", "task", t.rec.Task, "job", t.rec.Job)
 	r.running(ctx, t, h, seen.StartedAt)
 	r.watch(ctx, t, h)
+}
+
+// stands waits until the ledger has decided about a task that stands still, or
+// the task has ended before.
+func (r *Runner) stands(ctx context.Context, t *task, m Migrator, h Handle) (seen Observed, ended bool) {
+	r.mu.Lock()
+	decided := t.move.decided
+	r.mu.Unlock()
+	wait, cancel := context.WithCancel(ctx)
+	end := make(chan Observed, 1)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		for pause := r.cfg.Retry; ; pause = min(2*pause, r.cfg.RetryMax) {
+			exit, err := m.Wait(wait, h)
+			if err == nil {
+				end <- Observed{Handle: h, State: StateExited, Exit: &exit}
+				return
+			}
+			if o, err := m.Recover(wait, h); err == nil && o.State == StateGone {
+				end <- o
+				return
+			}
+			if !sleep(wait, pause) {
+				return
+			}
+		}
+	})
+	defer watching.Wait()
+	defer cancel()
+	select {
+	case <-decided:
+		return Observed{}, false
+	case seen := <-end:
+		return seen, ctx.Err() == nil
+	case <-ctx.Done():
+		return Observed{}, false
+	}
+}
+
+// beforeItGoesOn gives the driver the lease that came with the ledger's word. What
+// may not run any more is ended where it stands.
+func (r *Runner) beforeItGoesOn(ctx context.Context, t *task, m Migrator, h Handle) bool {
+	r.mu.Lock()
+	over := t.move.is == over || t.leaseOver()
+	lease := !t.leaseEnds.IsZero() && !t.leasePassed
+	until := t.rec.LeaseUntil.Add(-r.cfg.LeaseMargin)
+	t.leasePassed = t.leasePassed || lease
+	r.mu.Unlock()
+	switch {
+	case over:
+		r.end(ctx, t, m, h, 0)
+	case lease:
+		r.passLease(ctx, t, m, h, until)
+	}
+	return ctx.Err() == nil
 }
 
 // maxStreams bounds the streams of one move.
@@ -178,6 +235,14 @@ func (i *incoming) close() {
 	i.over = true
 	for _, c := range i.conns {
 		_ = c.Close()
+	}
+	for {
+		select {
+		case s := <-i.next: // nobody took it
+			_ = s.conn.Close()
+		default:
+			return
+		}
 	}
 }
 

@@ -34,6 +34,7 @@ type task struct {
 	quiet      bool          // nobody waits for news of it
 	collecting bool          // it is being removed
 	move       moving        // while rec.Move is set
+	dead       bool          // it has ended, which the end of its move is waited for to tell
 
 	// leaseEnds is when a singleton is told to end, by this process' monotonic
 	// clock; the wall clock may be set back meanwhile.
@@ -206,6 +207,10 @@ func (r *Runner) resume(ctx context.Context, t *task) {
 // settle acts on what a driver found of a recovered task. Nothing here starts
 // a task that may have run before.
 func (r *Runner) settle(ctx context.Context, t *task, d Driver, h Handle, seen Observed) {
+	if r.endsInMove(t, seen) {
+		r.endInMove(ctx, t, h, seen)
+		return
+	}
 	switch seen.State {
 	case StateRunning:
 		if r.resumeMove(ctx, t, h, seen) {
@@ -238,6 +243,13 @@ func (r *Runner) settle(ctx context.Context, t *task, d Driver, h Handle, seen O
 	}
 }
 
+// endsInMove reports that a task has ended whose move is not decided.
+func (r *Runner) endsInMove(t *task, seen Observed) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return t.rec.Move != nil && seen.State != StateRunning && seen.State != StateAbsent
+}
+
 // watch waits for the end of a running task. One that is moved away has no end
 // here.
 func (r *Runner) watch(ctx context.Context, t *task, h Handle) {
@@ -254,6 +266,9 @@ func (r *Runner) watch(ctx context.Context, t *task, h Handle) {
 			return
 		}
 		if err == nil {
+			if r.awaitMove(ctx, t); r.movedAway(t) || ctx.Err() != nil {
+				return
+			}
 			r.ended(t, exit)
 			r.lives.Go(func() { r.noteDenied(ctx, t) })
 			return
@@ -262,6 +277,9 @@ func (r *Runner) watch(ctx context.Context, t *task, h Handle) {
 			return
 		}
 		if seen, again := d.Recover(ctx, h); again == nil && seen.State == StateGone && !r.movedAway(t) {
+			if r.awaitMove(ctx, t); r.movedAway(t) || ctx.Err() != nil {
+				return
+			}
 			r.settle(ctx, t, d, h, seen)
 			return
 		}
@@ -330,6 +348,10 @@ func (r *Runner) finish(t *task, status placement.TaskStatus, reason string, exi
 // report sets and sends a status.
 func (r *Runner) report(t *task, status placement.TaskStatus, reason string) {
 	r.mu.Lock()
+	if t.over() && status.Live() { // word of how far it got, which comes late
+		r.mu.Unlock()
+		return
+	}
 	t.rec.Status, t.rec.Reason, t.reported = status, reason, time.Now()
 	rep, quiet := t.saying(), t.quiet
 	r.notify()
@@ -369,6 +391,9 @@ func (t *task) saying() placement.TaskReport {
 func (r *Runner) explain(t *task, reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if t.over() {
+		return
+	}
 	t.rec.Reason = reason
 	r.notify()
 }

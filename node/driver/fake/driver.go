@@ -58,6 +58,10 @@ func (d *Driver) Start(ctx context.Context, spec runner.Spec) (runner.Handle, er
 		return runner.Handle{}, &runner.ExistsError{Handle: h}
 	}
 	d.world.tasks[spec.Task] = t
+	delete(d.world.coming, place(spec.Task)) // the half of what was to come from elsewhere
+	if d.world.disks[place(spec.Task)] == "" {
+		d.world.disks[place(spec.Task)] = spec.Task
+	}
 	t.works = func(runs bool) { d.world.works(t, runs) }
 	t.works(t.look(time.Now()) == nil)
 	d.world.starts[spec.Task]++

@@ -44,6 +44,28 @@ type World struct {
 	fleet     *Fleet                               // guarded by mu; nil for none
 	key       string                               // guarded by mu: of its fleet
 	onMove    func(context.Context, string, placement.TaskID) error
+	disks     map[string]placement.TaskID // guarded by mu: by job and copy, who wrote it first
+	coming    map[string]coming           // guarded by mu: what is taken in, and not decided
+}
+
+// coming is a disk that is this machine's if its move is decided so.
+type coming struct {
+	by    placement.TaskID // who takes it in
+	first placement.TaskID
+}
+
+// place names a copy of a job, whose disk outlives its tasks.
+func place(id placement.TaskID) string {
+	ordinal, _, _ := id.Member()
+	return fmt.Sprintf("%s.%d", id.Job(), ordinal)
+}
+
+// Disk is what the task's copy of its job keeps on this machine: the task that
+// wrote it first. It is empty where there is none, or none yet.
+func (w *World) Disk(id placement.TaskID) placement.TaskID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.disks[place(id)]
 }
 
 // task is guarded by World.mu.
@@ -72,6 +94,7 @@ type task struct {
 // NewWorld is an idle machine.
 func NewWorld() *World {
 	return &World{tasks: make(map[placement.TaskID]*task), starts: make(map[placement.TaskID]int),
+		disks: make(map[string]placement.TaskID), coming: make(map[string]coming),
 		seen: make(map[placement.TaskID]runner.Actual), denied: make(map[placement.TaskID][]runner.Denial)}
 }
 
@@ -182,12 +205,12 @@ func (t *task) end(e runner.Exit) {
 
 // look is the task's exit if it has ended by now.
 func (t *task) look(now time.Time) *runner.Exit {
-	if t.exit != nil || t.held != "" {
+	if t.exit != nil {
 		return t.exit
 	}
 	kill := t.killed()
 	switch {
-	case !t.ends.IsZero() && !t.ends.After(now) && (kill.IsZero() || !kill.Before(t.ends)):
+	case t.held == "" && !t.ends.IsZero() && !t.ends.After(now) && (kill.IsZero() || !kill.Before(t.ends)):
 		t.exit = &runner.Exit{Code: t.code, At: t.ends}
 		if t.oom {
 			t.exit.Code, t.exit.Signal, t.exit.OOM = 137, "SIGKILL", true
@@ -206,6 +229,9 @@ func (t *task) look(now time.Time) *runner.Exit {
 
 // next is when the task would end by itself or be killed; zero is never.
 func (t *task) next() time.Time {
+	if t.held != "" {
+		return t.killed()
+	}
 	return earlier(t.ends, t.killed())
 }
 

@@ -145,6 +145,8 @@ func (d *Driver) CanMove(_ context.Context, h runner.Handle) ([]string, error) {
 type handed struct {
 	Done   time.Duration `json:"done"`
 	Output []byte        `json:"output,omitempty"`
+	// Disk is who wrote it first, see [World.Disk].
+	Disk placement.TaskID `json:"disk,omitempty"`
 }
 
 // stateStream is the one stream that a move needs.
@@ -185,10 +187,12 @@ func (d *Driver) Receive(ctx context.Context, spec runner.Spec, from runner.Stre
 	t.works = func(runs bool) { d.world.works(t, runs) }
 	d.world.mu.Lock()
 	d.world.tasks[spec.Task] = t
+	d.world.coming[place(spec.Task)] = coming{by: spec.Task, first: in.Disk}
 	d.world.mu.Unlock()
 	if _, err := conn.Write([]byte("!")); err != nil {
 		d.world.mu.Lock()
 		delete(d.world.tasks, spec.Task)
+		delete(d.world.coming, place(spec.Task))
 		d.world.mu.Unlock()
 		return runner.Handle{}, err
 	}
@@ -233,7 +237,7 @@ func (d *Driver) Send(ctx context.Context, h runner.Handle, mode placement.MoveM
 	d.world.mu.Lock()
 	t.held = runner.HeldSent
 	d.world.works(t, false)
-	out := handed{Done: t.done, Output: t.output}
+	out := handed{Done: t.done, Output: t.output, Disk: d.world.disks[place(h.Task)]}
 	d.world.mu.Unlock()
 	if err := d.world.step(ctx, StepSwitch, h.Task); err != nil {
 		return err
@@ -268,8 +272,15 @@ func (d *Driver) Finish(ctx context.Context, h runner.Handle, here bool) error {
 	d.world.mu.Lock()
 	defer d.world.mu.Unlock()
 	t, err := d.find(h.Task)
-	if err != nil || t == nil || t.lost() {
+	if err != nil || t == nil || t.gone {
 		return err
+	}
+	if t.held != "" {
+		d.world.keepDisk(h.Task, here)
+	}
+	if t.lost() {
+		t.held = ""
+		return nil
 	}
 	if t.held == "" {
 		if over := t.gone; over == here {
@@ -278,7 +289,23 @@ func (d *Driver) Finish(ctx context.Context, h runner.Handle, here bool) error {
 		return nil
 	}
 	t.held, t.gone = "", !here
-	d.world.works(t, here)
+	d.world.works(t, here && t.exit == nil)
 	t.touch()
 	return nil
+}
+
+// keepDisk keeps the task's disk on the side that the move was decided for. The
+// caller holds mu.
+func (w *World) keepDisk(id placement.TaskID, here bool) {
+	at := place(id)
+	in, takes := w.coming[at]
+	switch {
+	case takes && in.by == id:
+		delete(w.coming, at)
+		if here {
+			w.disks[at] = in.first
+		}
+	case !here:
+		delete(w.disks, at)
+	}
 }
