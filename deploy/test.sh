@@ -40,7 +40,7 @@ missing+=("a clock of its own for a process: a wrong clock is tested in virtual 
 alone='/(consensus/evidence|consensus/evidence/receipt|consensus/ledger)$'
 # These start engines and machines, each a test at a time: their supervisors are
 # these binaries, and would take the time of a boot to start with the detector in.
-# They wait more than they compute, so that two packages run beside one another.
+# An emulated machine takes a processor: they run one package at a time.
 guests='/node/driver/(container|microvm|vm)$'
 parts=$("$go" list ./... | grep -v /scenarios | grep -Ev "$alone|$guests")
 machines=$("$go" list ./... | grep -E "$guests")
@@ -71,7 +71,8 @@ tests $race -timeout 20m $parts || status=1
 if command -v mmdebstrap >/dev/null && [ "$(id -u)" = 0 ]; then
 	./deploy/guest.sh "${SOVMESH_GUESTS:-${XDG_CACHE_HOME:-$HOME/.cache}/sovmesh}/debian-12" || echo "the Debian guest could not be made: a Debian mirror is needed"
 fi
-tests -p 2 -timeout 25m $machines $single || status=1
+tests -p 1 -timeout 25m $machines || status=1
+tests -timeout 15m $single || status=1
 tests -p 1 -timeout 25m $scenarios || status=1
 if [ -n "$race" ]; then
 	"$go" test -race -timeout 15m -run 'OneNode|RegionOfThree|TaggedDE|IsForwarded|IsolatedRegion' ./scenarios/mesh || status=1

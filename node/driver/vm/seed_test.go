@@ -162,17 +162,17 @@ func TestWhatIsAskedForIsGivenOrRefused(t *testing.T) {
 	d := newDriver(t, t.TempDir(), func(c *Config) { c.ImageDirs, c.Firmware = []string{dir}, nil })
 	needQEMU(t)
 	for says, change := range map[string]func(*runner.Spec){
-		"cannot hold a machine to a list":    func(s *runner.Spec) { s.Setup.Network = &placement.Network{Allow: []string{"192.0.2.7:443"}} },
-		"does not give":              func(s *runner.Spec) { s.Setup.Network = &placement.Network{Host: true} },
-		"no firmware":                func(s *runner.Spec) { s.Setup.Boot = placement.BootUEFI },
-		"no such file":               func(s *runner.Spec) { s.Setup.Boot = placement.BootDirect },
-		"smaller than its image":     func(s *runner.Spec) { s.Setup.RootSize = 512 << 10 },
-		"more than a disk":           func(s *runner.Spec) { s.Setup.RootSize = 1 << 60 },
-		"hands none to machines":     func(s *runner.Spec) { s.Devices = []string{"GPU-1"} },
-		`disk "../x"`:                func(s *runner.Spec) { s.Setup.Disks = []placement.Disk{{Name: "../x", Size: 1 << 20}} },
-		`disk "root"`:                func(s *runner.Spec) { s.Setup.Disks = []placement.Disk{{Name: "root", Size: 1 << 20}} },
-		"has the digest":             func(s *runner.Spec) { s.Setup.ImageDigest = "sha256:" + sum256(nil) },
-		"is not usable: it is not Y": func(s *runner.Spec) { s.Setup.CloudInit = "#cloud-config\na: [\n" },
+		"cannot hold a machine to a list": func(s *runner.Spec) { s.Setup.Network = &placement.Network{Allow: []string{"192.0.2.7:443"}} },
+		"does not give":                   func(s *runner.Spec) { s.Setup.Network = &placement.Network{Host: true} },
+		"no firmware":                     func(s *runner.Spec) { s.Setup.Boot = placement.BootUEFI },
+		"no such file":                    func(s *runner.Spec) { s.Setup.Boot = placement.BootDirect },
+		"smaller than its image":          func(s *runner.Spec) { s.Setup.RootSize = 512 << 10 },
+		"more than a disk":                func(s *runner.Spec) { s.Setup.RootSize = 1 << 60 },
+		"hands none to machines":          func(s *runner.Spec) { s.Devices = []string{"GPU-1"} },
+		`disk "../x"`:                     func(s *runner.Spec) { s.Setup.Disks = []placement.Disk{{Name: "../x", Size: 1 << 20}} },
+		`disk "root"`:                     func(s *runner.Spec) { s.Setup.Disks = []placement.Disk{{Name: "root", Size: 1 << 20}} },
+		"has the digest":                  func(s *runner.Spec) { s.Setup.ImageDigest = "sha256:" + sum256(nil) },
+		"is not usable: it is not Y":      func(s *runner.Spec) { s.Setup.CloudInit = "#cloud-config\na: [\n" },
 	} {
 		s := runner.Spec{Task: testJob.Task(0, 1), Image: "./a.raw", Setup: &placement.Setup{}, Keep: func(runner.Handle) error { return nil }}
 		change(&s)
