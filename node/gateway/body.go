@@ -23,7 +23,6 @@ type request struct {
 
 	options span // of the value of stream_options; empty when there is none
 	end     int  // offset of the object's closing brace
-	members int
 }
 
 // span is a part of the body, [from, to).
@@ -34,9 +33,9 @@ var errBody = errors.New("the body cannot be read")
 
 // sniff reads model, stream and stream_options of a JSON object without
 // decoding the rest. The body must be one valid JSON value. A repeated key is
-// refused, and so is one that differs from those three in case only: model
-// servers disagree on which of the two counts, and what was judged here has to
-// be what is run there.
+// refused, there and in stream_options, and so is one that differs from those that
+// are read in case only: model servers disagree on which of the two counts, and
+// what was judged here has to be what is run there.
 func sniff(body []byte) (request, error) {
 	var r request
 	if !json.Valid(body) {
@@ -46,6 +45,21 @@ func sniff(body []byte) (request, error) {
 	if body[at] != '{' {
 		return r, fmt.Errorf("%w: it is not a JSON object", errBody)
 	}
+	var err error
+	if r.end, err = members(body, at, func(name string, value span) error {
+		return r.member(body, name, value)
+	}); err != nil {
+		return r, err
+	}
+	if r.Model == "" {
+		return r, fmt.Errorf("%w: it names no model", errBody)
+	}
+	return r, nil
+}
+
+// members hands do every member of the object that begins at at, and returns the
+// offset of its closing brace. A key that is repeated is refused.
+func members(body []byte, at int, do func(name string, value span) error) (int, error) {
 	seen := make(map[string]bool)
 	at = blanks(body, at+1)
 	for body[at] != '}' {
@@ -55,31 +69,26 @@ func sniff(body []byte) (request, error) {
 		key, value := span{at, skip(body, at)}, span{}
 		value.from = blanks(body, blanks(body, key.to)+1) // over the colon
 		value.to = skip(body, value.from)
-		if err := r.member(body, key, value, seen); err != nil {
-			return r, err
+		name, err := text(body[key.from:key.to])
+		switch {
+		case err != nil:
+			return at, err
+		case len(seen) == keysMax:
+			return at, fmt.Errorf("%w: an object has more than %d members", errBody, keysMax)
+		case seen[name]:
+			return at, fmt.Errorf("%w: %.40q stands there twice", errBody, name)
+		}
+		seen[name] = true
+		if err := do(name, value); err != nil {
+			return at, err
 		}
 		at = blanks(body, value.to)
 	}
-	r.end = at
-	if r.Model == "" {
-		return r, fmt.Errorf("%w: it names no model", errBody)
-	}
-	return r, nil
+	return at, nil
 }
 
 // member takes over one member of the object.
-func (r *request) member(body []byte, key, value span, seen map[string]bool) error {
-	name, err := text(body[key.from:key.to])
-	if err != nil {
-		return err
-	}
-	if r.members++; r.members > keysMax {
-		return fmt.Errorf("%w: it has more than %d members", errBody, keysMax)
-	}
-	if seen[name] {
-		return fmt.Errorf("%w: %.40q stands there twice", errBody, name)
-	}
-	seen[name] = true
+func (r *request) member(body []byte, name string, value span) (err error) {
 	raw := body[value.from:value.to]
 	switch name {
 	case "model":
@@ -88,27 +97,38 @@ func (r *request) member(body []byte, key, value span, seen map[string]bool) err
 		}
 		return validModel(r.Model)
 	case "stream":
-		return r.flag(name, raw, &r.Stream)
+		return flag(name, raw, &r.Stream)
 	case "stream_options":
 		r.options = value
-		var o struct {
-			IncludeUsage bool `json:"include_usage"`
+		if string(raw) == "null" {
+			return nil
 		}
-		if json.Unmarshal(raw, &o) != nil {
-			return fmt.Errorf("%w: stream_options is not an object with include_usage", errBody)
+		if raw[0] != '{' {
+			return fmt.Errorf("%w: stream_options is not an object", errBody)
 		}
-		r.IncludeUsage = o.IncludeUsage
-		return nil
+		_, err := members(body, value.from, func(name string, value span) error {
+			if name == "include_usage" {
+				return flag(name, body[value.from:value.to], &r.IncludeUsage)
+			}
+			return lowerCase(name, "include_usage")
+		})
+		return err
 	}
-	for _, known := range []string{"model", "stream", "stream_options"} {
-		if strings.EqualFold(name, known) {
-			return fmt.Errorf("%w: %.40q is not %q: keys are lower case", errBody, name, known)
+	return lowerCase(name, "model", "stream", "stream_options")
+}
+
+// lowerCase refuses a key that some decoders, encoding/json among them, take for
+// one of the known, and others do not.
+func lowerCase(name string, known ...string) error {
+	for _, k := range known {
+		if strings.EqualFold(name, k) {
+			return fmt.Errorf("%w: %.40q is not %q: keys are lower case", errBody, name, k)
 		}
 	}
 	return nil
 }
 
-func (r *request) flag(name string, raw []byte, into *bool) error {
+func flag(name string, raw []byte, into *bool) error {
 	switch string(raw) {
 	case "true":
 		*into = true
@@ -146,11 +166,6 @@ func (r request) withUsage(body []byte) []byte {
 	fields := map[string]json.RawMessage{}
 	if json.Unmarshal(body[r.options.from:r.options.to], &fields) != nil || fields == nil {
 		return splice(body, r.options, "{"+asked+"}") // null
-	}
-	for name := range fields {
-		if strings.EqualFold(name, "include_usage") {
-			delete(fields, name)
-		}
 	}
 	fields["include_usage"] = json.RawMessage("true")
 	merged, err := json.Marshal(fields)

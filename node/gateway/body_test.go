@@ -34,6 +34,10 @@ func TestSniff(t *testing.T) {
 		{"a long name", `{"model":"` + strings.Repeat("a", 257) + `"}`, request{}, "1 to 256"},
 		{"stream is a word", `{"model":"a","stream":"yes"}`, request{}, "neither true nor false"},
 		{"options are a list", `{"model":"a","stream_options":[]}`, request{}, "not an object"},
+		{"usage in another case", `{"model":"a","stream":true,"stream_options":{"incluDe_usage":true}}`, request{}, "lower case"},
+		{"usage in two cases", `{"model":"a","stream":true,"stream_options":{"include_usage":false,"Include_Usage":true}}`, request{}, "lower case"},
+		{"usage twice", `{"model":"a","stream":true,"stream_options":{"include_usage":true,"include_usage":false}}`, request{}, "twice"},
+		{"usage is a word", `{"model":"a","stream_options":{"include_usage":"yes"}}`, request{}, "neither true nor false"},
 		{"a list", `[{"model":"a"}]`, request{}, "not a JSON object"},
 		{"two values", `{"model":"a"}{"model":"b"}`, request{}, "not one JSON value"},
 		{"cut", `{"model":"a"`, request{}, "not one JSON value"},
@@ -62,7 +66,6 @@ func TestWithUsage(t *testing.T) {
 		`{"model":"a", "stream":true }`:                     `{"model":"a", "stream":true ,"stream_options":{"include_usage":true}}`,
 		`{"stream_options":null,"model":"a","stream":true}`: `{"stream_options":{"include_usage":true},"model":"a","stream":true}`,
 		`{"stream_options":{"include_usage":false,"x":[1]},"model":"a","stream":true}`:                `{"stream_options":{"include_usage":true,"x":[1]},"model":"a","stream":true}`,
-		`{"stream_options":{"Include_Usage":false},"model":"a","stream":true}`:                        `{"stream_options":{"include_usage":true},"model":"a","stream":true}`,
 		`{"model":"a","stream":true,"stream_options":{"include_usage":true,"include_obfuscation":1}}`: `{"model":"a","stream":true,"stream_options":{"include_usage":true,"include_obfuscation":1}}`,
 	} {
 		r, err := sniff([]byte(body))
@@ -80,6 +83,7 @@ func TestWithUsage(t *testing.T) {
 func FuzzSniff(f *testing.F) {
 	for _, s := range []string{
 		`{"model":"a","stream":true}`, `{"model":"a","stream_options":{"include_usage":true},"stream":true}`,
+		`{"model":"a","stream_options":{"incluDe_usage":true},"stream":true}`, `{"model":"a","stream_options":{"include_usage":null},"stream":true}`,
 		`{"mod\u0065l":"a","x":[{"y":"}\\\""}]}`, `{"model":"a","model":"b"}`, ` {"n" :1 , "model" : "é" } `, `[`, `{"":0,"model":"a"}`,
 	} {
 		f.Add([]byte(s))
@@ -93,7 +97,7 @@ func FuzzSniff(f *testing.F) {
 			return
 		}
 		var before map[string]any
-		if err := json.Unmarshal(body, &before); err != nil {
+		if err := decode(body, &before); err != nil {
 			t.Fatalf("accepted what is not JSON: %v", err)
 		}
 		if before["model"] != r.Model {
@@ -103,7 +107,7 @@ func FuzzSniff(f *testing.F) {
 			t.Fatalf("read stream %v, encoding/json reads %v", r.Stream, stream)
 		}
 		var after map[string]any
-		if err := json.Unmarshal(r.withUsage(body), &after); err != nil {
+		if err := decode(r.withUsage(body), &after); err != nil {
 			t.Fatalf("withUsage made what is not JSON: %v", err)
 		}
 		if r.Stream {
@@ -117,6 +121,13 @@ func FuzzSniff(f *testing.F) {
 			t.Fatalf("withUsage changed something else: %v, before %v", after, before)
 		}
 	})
+}
+
+// decode leaves numbers as they stand: no float64 holds every one that JSON allows.
+func decode(body []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	return d.Decode(into)
 }
 
 func TestEvents(t *testing.T) {
