@@ -148,18 +148,77 @@ func (g *group) dirs() []string {
 
 // attachV1 moves processes into the groups that a clone could not put them in.
 // The kernel may take 20 ms for the first move after a pause, which is why it
-// is done after the start and not on its way.
+// is done after the start and not on its way. It looks again until it finds none
+// that it did not move: one may be forked by a process that is not there yet.
 func (g *group) attachV1(pids func() []int) {
 	if len(g.v1) == 0 {
 		return
 	}
-	for _, pid := range pids() {
-		for _, dir := range g.v1 {
-			if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil && !errors.Is(err, unix.ESRCH) {
-				g.facts = append(g.facts, err.Error())
+	moved := make(map[int]bool)
+	for range 100 {
+		before := len(moved)
+		for _, pid := range pids() {
+			if moved[pid] {
+				continue
+			}
+			moved[pid] = true
+			for _, dir := range g.v1 {
+				if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil && !errors.Is(err, unix.ESRCH) {
+					g.facts = append(g.facts, err.Error())
+				}
+			}
+		}
+		if len(moved) == before {
+			return
+		}
+	}
+}
+
+// lend has a thread of ours in the task's v1 groups while f runs: what it forks is
+// there from its first instant on, with no moment outside of any limit. What it
+// has of memory stays where the supervisor's is.
+func (g *group) lend(tid int, f func()) error {
+	if len(g.v1) == 0 {
+		f()
+		return nil
+	}
+	home, err := homes(tid)
+	if err != nil {
+		return fmt.Errorf("find the supervisor's groups: %w", err)
+	}
+	move := func(dir string) error {
+		return os.WriteFile(filepath.Join(dir, "tasks"), []byte(strconv.Itoa(tid)), 0)
+	}
+	for controller, dir := range g.v1 {
+		if err := move(dir); err != nil {
+			return fmt.Errorf("enter the task's group: %w", err)
+		}
+		root := g.h.v1[controller]
+		defer func() {
+			if move(filepath.Join(root, home[controller])) != nil {
+				_ = move(root) // its group has gone: a group with a thread in it would stay for ever
+			}
+		}()
+	}
+	f()
+	return nil
+}
+
+// homes are the v1 groups of one of our threads, by controller (proc_pid_cgroup(5)).
+func homes(tid int) (map[string]string, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/cgroup", tid))
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]string)
+	for line := range strings.Lines(string(data)) {
+		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 {
+			for _, controller := range strings.Split(f[1], ",") {
+				all[controller] = f[2]
 			}
 		}
 	}
+	return all, nil
 }
 
 // words say what the groups hold the task to.
@@ -189,7 +248,9 @@ func killGroup(dirs []string) bool {
 			continue
 		}
 		for _, pid := range members(dir) {
-			_ = unix.Kill(pid, unix.SIGKILL)
+			if pid != os.Getpid() { // a thread of ours may be lent to it
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
 		}
 	}
 	return whole
@@ -209,15 +270,15 @@ func members(dir string) []int {
 	return all
 }
 
-// oom reports whether the kernel ended something of the task for want of memory.
-func (g *group) oom() bool {
+// ooms is how much of the task the kernel has ended for want of memory.
+func (g *group) ooms() int64 {
 	if g.v2 != "" && g.h.limits {
-		return counter(filepath.Join(g.v2, "memory.events"), "oom_kill") > 0
+		return counter(filepath.Join(g.v2, "memory.events"), "oom_kill")
 	}
 	if dir := g.v1["memory"]; dir != "" {
-		return counter(filepath.Join(dir, "memory.oom_control"), "oom_kill") > 0
+		return counter(filepath.Join(dir, "memory.oom_control"), "oom_kill")
 	}
-	return false
+	return 0
 }
 
 // counter reads a line "key value" of a cgroup file; zero if it has none.

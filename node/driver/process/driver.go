@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -360,8 +361,11 @@ func (d *Driver) Stats(_ context.Context, h runner.Handle) (runner.Stats, error)
 		return s, nil
 	}
 	all := append([]int{what.PID}, descendants(what.PID)...)
-	if what.Init != 0 {
-		all = append(all, descendants(what.Init)...) // whose parents have ended
+	var c claim
+	if what.Init != 0 && d.dir(h.Task).readJSON("claim", &c) == nil {
+		// All below its supervisor but the namespace's first process: what was
+		// executed in it, and what has lost its parents, is its too.
+		all = slices.DeleteFunc(descendants(c.PID), func(pid int) bool { return pid == what.Init })
 	}
 	for _, pid := range all {
 		cpu, memory, err := usage(pid)

@@ -23,6 +23,7 @@ import (
 // threads are as before.
 type cell struct {
 	do    chan func()
+	tid   int // of the thread
 	init  int // the first process of the namespace; 0 without one
 	bound []runner.Boundary
 	h     *held
@@ -34,6 +35,7 @@ func (s *supervisor) enter() (*cell, error) {
 	ready := make(chan error)
 	go func() {
 		runtime.LockOSThread() // for good
+		c.tid = unix.Gettid()
 		err := s.become(c)
 		ready <- err
 		if err != nil {

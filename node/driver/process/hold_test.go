@@ -55,6 +55,8 @@ func attackMain(args []string) int {
 		_, err = os.ReadFile(args[1])
 	case "write":
 		err = os.WriteFile(args[1], []byte("x"), 0o644)
+	case "exec":
+		err = execAsAgent(args[1], args[2], args[3] == "tty")
 	case "connect":
 		var c net.Conn
 		if c, err = net.Dial("tcp", args[1]); err == nil {

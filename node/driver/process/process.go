@@ -91,6 +91,7 @@ var (
 	_ runner.Counter   = (*Driver)(nil)
 	_ runner.Dialer    = (*Driver)(nil)
 	_ runner.Keeper    = (*Driver)(nil)
+	_ runner.Execer    = (*Driver)(nil)
 )
 
 // New makes the directory and starts nothing. [Driver.Close] ends what the

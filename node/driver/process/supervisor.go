@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -50,9 +51,11 @@ func Supervise(args []string, work Work) int {
 	s := &supervisor{
 		first:   os.NewFile(readyFD, "ready"),
 		signals: make(chan os.Signal, 8), ended: make(chan unix.WaitStatus, 1), alone: make(chan struct{}),
-		work: work, tidings: make(chan func()),
+		work: work, tidings: make(chan func()), execs: execs{running: make(map[int]*execution)},
 	}
-	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)
+	// Not ignored but heard by nobody: what is ignored stays so for all that is
+	// started, and a command on a terminal could not be interrupted.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)
 	dir := args[0]
 	if spare {
 		if dir = hearTask(); dir == "" {
@@ -128,6 +131,8 @@ type supervisor struct {
 	workExit  *runner.Exit     // how the work says that it ended
 	offAt     <-chan time.Time // when what it ran in is ended after that
 	failed    *ready           // the work could not be started after all
+	execs     execs            // the commands that run beside the task's own
+	over      bool             // the command has ended; owned by run
 }
 
 func (s *supervisor) say(r ready) {
@@ -176,18 +181,20 @@ func (s *supervisor) run() error {
 	if s.work != nil {
 		go s.attend(printed, written)
 	} else {
+		s.openDoor()
 		s.say(ready{})
 		go s.copyOutput(printed, written)
 	}
 	if s.elsewhere == nil {
 		go s.reap()
-		go s.group.attachV1(func() []int { return append([]int{s.pid}, descendants(s.pid)...) })
+		go s.group.attachV1(s.processes)
 	} else {
 		close(s.alone)
 	}
 	s.setLease(s.spec.LeaseUntil)
 	s.obey()
 	status := s.watch()
+	s.over = true
 	s.endRest()
 	s.settle(written)
 	s.finish(status)
@@ -215,7 +222,7 @@ func (s *supervisor) start() (*os.File, ready, error) {
 	}
 	var path string
 	var err error
-	s.within(func() { path, err = s.find(command[0]) })
+	s.within(func() { path, err = s.find(command[0], s.spec.Env["PATH"]) })
 	if err != nil {
 		return failed(err, fmt.Sprintf("command not found: %v", err), "give the full path of a program that is installed on the node, where tasks see it")
 	}
@@ -230,7 +237,7 @@ func (s *supervisor) start() (*os.File, ready, error) {
 	}
 	defer w.Close()
 	attr := &syscall.ProcAttr{
-		Dir: s.dir.path("work"), Env: s.environment(), Files: []uintptr{null.Fd(), w.Fd(), w.Fd()},
+		Dir: s.dir.path("work"), Env: s.environment(s.spec.Env), Files: []uintptr{null.Fd(), w.Fd(), w.Fd()},
 		Sys: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
 	}
 	if s.cell != nil {
@@ -297,12 +304,12 @@ func (s *supervisor) within(f func()) error {
 
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// environment is a clean one: nothing of the agent's, then what the job says.
-func (s *supervisor) environment() []string {
+// environment is a clean one: nothing of the agent's, then what was said.
+func (s *supervisor) environment(said map[string]string) []string {
 	env := map[string]string{
 		"PATH": searchPath, "HOME": s.dir.path("work"), "LANG": "C.UTF-8",
 	}
-	maps.Copy(env, s.spec.Env)
+	maps.Copy(env, said)
 	maps.Copy(env, s.spec.DeviceEnv())
 	if s.spec.SecretsDir != "" {
 		env[runner.SecretsEnv] = s.spec.SecretsDir
@@ -324,9 +331,12 @@ func (s *supervisor) environment() []string {
 	return list
 }
 
-// find looks the program up as a shell in the working directory would.
-func (s *supervisor) find(name string) (string, error) {
-	path := s.spec.Env["PATH"]
+// find looks the program up as a shell in the working directory would, with that
+// PATH; empty is the job's, or the usual one.
+func (s *supervisor) find(name, path string) (string, error) {
+	if path == "" {
+		path = s.spec.Env["PATH"]
+	}
 	if path == "" {
 		path = searchPath
 	}
@@ -337,6 +347,11 @@ func (s *supervisor) find(name string) (string, error) {
 		name = filepath.Join(s.dir.path("work"), name)
 	}
 	return exec.LookPath(name)
+}
+
+// processes are all of the task's but the first one of its namespace.
+func (s *supervisor) processes() []int {
+	return slices.DeleteFunc(descendants(os.Getpid()), func(pid int) bool { return s.cell != nil && pid == s.cell.init })
 }
 
 // copyOutput drains the command's output until nobody can write any more.
@@ -359,6 +374,8 @@ func (s *supervisor) reap() {
 			return // no children: the command was one until it was collected
 		case pid == s.pid:
 			s.ended <- status
+		default:
+			s.execs.ended(pid, status, s.group)
 		}
 	}
 }
@@ -470,7 +487,7 @@ func (s *supervisor) finish(status unix.WaitStatus) {
 	if status.Signaled() {
 		s.exit.Code, s.exit.Signal = 128+int(status.Signal()), unix.SignalName(status.Signal())
 	}
-	s.exit.OOM = s.group.oom() && s.exit.Code != 0 && !s.exit.Stopped
+	s.exit.OOM = s.group.ooms() > s.execs.starvedSoFar() && s.exit.Code != 0 && !s.exit.Stopped
 	s.judge()
 	s.record()
 	_ = removeGroups(s.group.dirs(), time.Second)
