@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -47,23 +48,38 @@ func (w workloadRules) reach() http.RoundTripper {
 	}
 	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"} {
 		if u, err := url.Parse(os.Getenv(name)); err == nil && u.Hostname() != "" {
-			allow = append(allow, u.Hostname())
+			allow = append(allow, net.JoinHostPort(u.Hostname(), portOf(u)))
 		}
 	}
 	return fetch.Transport(allow)
 }
 
-// mostInput bounds a file that a job needs, in bytes; keepInput is how long one is
+// portOf is a proxy's port, said or that of its scheme.
+func portOf(u *url.URL) string {
+	switch {
+	case u.Port() != "":
+		return u.Port()
+	case u.Scheme == "https":
+		return "443"
+	case strings.HasPrefix(u.Scheme, "socks5"):
+		return "1080"
+	}
+	return "80"
+}
+
+// mostInput bounds a file that a job needs, and reserveInputs is what such files
+// leave free on the disk of the region's log, in bytes; keepInput is how long one is
 // kept that no task has.
 const (
-	mostInput = 64 << 30
-	keepInput = 7 * 24 * time.Hour
+	mostInput     = 64 << 30
+	reserveInputs = 1 << 30
+	keepInput     = 7 * 24 * time.Hour
 )
 
 // inputs is where the files come from that jobs name by digest.
 func (w workloadRules) inputs(dir string) *fetch.Store {
 	return &fetch.Store{
-		Dir: dir, Local: fetch.Below(w.images), Most: mostInput, Keep: keepInput,
+		Dir: dir, Local: fetch.Below(w.images), Most: mostInput, Keep: keepInput, Reserve: reserveInputs, Free: fetch.Free,
 		HTTP: &http.Client{Transport: w.reach(), Timeout: 2 * time.Hour},
 	}
 }

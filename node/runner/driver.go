@@ -103,6 +103,9 @@ type Spec struct {
 	// Unwanted reports that the task was told to end while it was started: a start
 	// that waits for long asks now and then, and gives up. It may be nil.
 	Unwanted func() bool `json:"-"`
+	// Begun tells that the workload runs though Start has not returned: it loads a
+	// model for one. It may be nil, and may be called again.
+	Begun func() `json:"-"`
 	// Keep stores the handle durably; an error of it ends the start.
 	Keep func(Handle) error `json:"-"`
 }

@@ -9,7 +9,7 @@ import (
 // bringInputs has a task's inputs on this node, compared with their digests.
 func (r *Runner) bringInputs(ctx context.Context, t *task) (string, error) {
 	r.mu.Lock()
-	setup, id := t.job.Spec.Setup, t.rec.Task
+	setup, id, tenant := t.job.Spec.Setup, t.rec.Task, t.rec.Tenant
 	r.mu.Unlock()
 	if setup == nil || len(setup.Inputs) == 0 {
 		return "", nil
@@ -18,7 +18,7 @@ func (r *Runner) bringInputs(ctx context.Context, t *task) (string, error) {
 		return "", &StartError{Task: id, Reason: "this node fetches no inputs of jobs", Advice: "run it on another node: name one with node"}
 	}
 	r.report(t, placement.TaskStarting, "fetching its inputs")
-	return r.cfg.Inputs.Lay(ctx, id, setup.Inputs)
+	return r.cfg.Inputs.Lay(ctx, id, tenant, setup.Inputs)
 }
 
 // dropInputs removes what a task was given.

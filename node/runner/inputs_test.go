@@ -18,7 +18,7 @@ type shelf struct {
 	err   error
 }
 
-func (s *shelf) Lay(_ context.Context, id placement.TaskID, _ []placement.Input) (string, error) {
+func (s *shelf) Lay(_ context.Context, id placement.TaskID, _ placement.TenantID, _ []placement.Input) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.there[id] = s.err == nil

@@ -159,6 +159,9 @@ func (t *task) disagrees(shown placement.TaskStatus) bool {
 func (t *task) order(reason string, grace time.Duration, quiet bool) {
 	if t.stop == "" {
 		t.stop, t.grace, t.quiet = reason, grace, quiet
+		if t.unwant != nil {
+			t.unwant()
+		}
 	}
 }
 

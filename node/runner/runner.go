@@ -83,8 +83,9 @@ type Config struct {
 	// StopOnExit ends all tasks when Run is told to end. Only a mesh that shall
 	// leave nothing behind wants it.
 	StopOnExit bool
-	// Starts is how many tasks are started at once.
-	Starts int
+	// Starts is how many tasks are started at once, and Fetches for how many of one
+	// tenant there is fetched at once what they need.
+	Starts, Fetches int
 	// A singleton is told to end LeaseMargin + LeaseGrace before its lease does
 	// and killed LeaseMargin before. LeaseMargin is the error allowed to clocks.
 	LeaseMargin, LeaseGrace time.Duration
@@ -117,8 +118,9 @@ type Config struct {
 
 // Inputs is where the files of jobs come from.
 type Inputs interface {
-	// Lay has a task's in a directory of its own. What can never be had is a *StartError.
-	Lay(ctx context.Context, id placement.TaskID, inputs []placement.Input) (dir string, err error)
+	// Lay has a task's in a directory of its own, of files that its tenant has shown
+	// to have. What can never be had is a *StartError.
+	Lay(ctx context.Context, id placement.TaskID, tenant placement.TenantID, inputs []placement.Input) (dir string, err error)
 	// Drop removes it, once the task is over. Nothing may be there.
 	Drop(id placement.TaskID) error
 }
@@ -126,7 +128,7 @@ type Inputs interface {
 // DefaultConfig has every limit set and nothing else.
 func DefaultConfig() Config {
 	return Config{
-		Starts: 16, LeaseMargin: 2 * time.Second, LeaseGrace: 3 * time.Second,
+		Starts: 16, Fetches: 16, LeaseMargin: 2 * time.Second, LeaseGrace: 3 * time.Second,
 		KeepFor: 24 * time.Hour, KeepFinished: 500,
 		DriftEvery: 5 * time.Minute, DeniedEvery: 30 * time.Second,
 		MoveWithin: 30 * time.Minute, MoveStall: time.Minute,
@@ -145,7 +147,7 @@ func (c Config) Validate() error {
 			problems = append(problems, fmt.Errorf("runner: %s is not set", what))
 		}
 	}
-	if c.Starts < 1 || c.LeaseMargin < 0 || c.LeaseGrace < 0 || c.Retry <= 0 || c.RetryMax < c.Retry || c.KeepFinished < 0 ||
+	if c.Starts < 1 || c.Fetches < 1 || c.LeaseMargin < 0 || c.LeaseGrace < 0 || c.Retry <= 0 || c.RetryMax < c.Retry || c.KeepFinished < 0 ||
 		c.DriftEvery <= 0 || c.DeniedEvery <= 0 || c.MoveWithin <= 0 || c.MoveStall <= 0 {
 		problems = append(problems, errors.New("runner: a limit is out of range; begin with DefaultConfig"))
 	}
@@ -158,6 +160,7 @@ type Runner struct {
 	log     *slog.Logger
 	reports *reports
 	starts  chan struct{} // one token per start in progress
+	turns   turns         // of what is fetched
 	wake    chan struct{} // tells the loop that a lease or a record changed
 	secrets sync.Mutex    // held while the directory of secrets is made or removed
 	moved   moveCounts
@@ -189,7 +192,7 @@ func New(cfg Config) (*Runner, error) {
 	}
 	return &Runner{
 		cfg: cfg, log: log, reports: newReports(cfg.Reporter, cfg.Retry, cfg.RetryMax, log),
-		starts: make(chan struct{}, cfg.Starts), wake: make(chan struct{}, 1),
+		starts: make(chan struct{}, cfg.Starts), turns: turns{most: cfg.Fetches}, wake: make(chan struct{}, 1),
 		tasks: make(map[placement.TaskID]*task), strays: make(map[string][]Observed),
 		changed: make(chan struct{}), incoming: make(map[placement.TaskID]*incoming),
 	}, nil

@@ -31,6 +31,7 @@ type task struct {
 	note       string        // what its device told of meanwhile
 	grace      time.Duration // what it is given to end
 	stopping   bool          // the order to end was given to the driver
+	unwant     func()        // while it is not started: ends the wait for what it needs
 	quiet      bool          // nobody waits for news of it
 	collecting bool          // it is being removed
 	move       moving        // while rec.Move is set
@@ -64,13 +65,7 @@ func (t *task) public() Status {
 
 // begin is the life of a task that was never started.
 func (r *Runner) begin(ctx context.Context, t *task) {
-	select {
-	case r.starts <- struct{}{}:
-	case <-ctx.Done():
-		return
-	}
 	h, err := r.bringUp(ctx, t)
-	<-r.starts
 	var exists *ExistsError
 	switch {
 	case errors.As(err, &exists):
@@ -96,34 +91,35 @@ func (r *Runner) begin(ctx context.Context, t *task) {
 
 var errUnwanted = errors.New("no longer wanted")
 
-// bringUp prepares and starts the task, unless it was stopped meanwhile.
+// bringUp prepares and starts the task, unless it was stopped meanwhile. Only so
+// many are started at once; one that waits for what it needs, or that runs and is
+// not ready yet, keeps nobody from starting.
 func (r *Runner) bringUp(ctx context.Context, t *task) (Handle, error) {
 	d := r.cfg.Drivers[string(t.rec.Kind)]
 	if d == nil {
 		return Handle{}, fmt.Errorf("this node has no driver for jobs of kind %s", t.rec.Kind)
 	}
+	wanted, done := r.whileWanted(ctx, t)
+	defer done()
 	spec := r.spec(t)
+	if err := r.fetch(wanted, t, d, &spec); err != nil {
+		return Handle{}, err
+	}
+	select {
+	case r.starts <- struct{}{}:
+	case <-wanted.Done():
+		return Handle{}, errUnwanted
+	}
+	spec.Begun = sync.OnceFunc(func() { <-r.starts })
+	defer spec.Begun()
 	if r.stopReason(t) != "" {
 		return Handle{}, errUnwanted
 	}
-	if p, ok := d.(Preparer); ok {
-		r.report(t, placement.TaskStarting, "preparing")
-		if err := p.Prepare(ctx, spec); err != nil {
-			return Handle{}, err
-		}
-		if r.stopReason(t) != "" {
-			return Handle{}, errUnwanted
-		}
-	}
 	var err error
-	if spec.InputsDir, err = r.bringInputs(ctx, t); err != nil {
-		return Handle{}, err
-	}
 	if spec.SecretsDir, err = r.bringSecrets(ctx, t); err != nil {
 		return Handle{}, err
 	}
-	h, err := d.Start(ctx, spec)
-	return h, err
+	return d.Start(ctx, spec)
 }
 
 // spec is what the driver is told; it needs no lock but mu's for the lease.

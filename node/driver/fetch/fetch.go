@@ -2,9 +2,11 @@
 // files by URL.
 //
 // The rule: an agent fetches for whoever may submit a job, so it is no way into
-// its own machine or its operator's network. An address that is not public is
-// reached only where the operator allowed it, and it is the address itself that
-// is judged, after the name was resolved and again after every redirection.
+// its own machine or its operator's network. An address that is not public, or
+// that is the machine's own, is reached only where the operator allowed it, and it
+// is the address itself that is judged, after the name was resolved and again
+// after every redirection. Where a proxy resolves the names, it judges: it is asked
+// for the ports of the web alone, and for no such address.
 // Drivers rely on it for all that they fetch by a job's word.
 package fetch
 
@@ -14,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"syscall"
 	"time"
@@ -29,7 +32,7 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	return fmt.Sprintf("%s is no public address, and nothing is fetched from there by a job's word", e.Address)
+	return fmt.Sprintf("%s is no public address of another machine, and nothing is fetched from there by a job's word", e.Address)
 }
 
 // Hint says who can change that.
@@ -42,13 +45,22 @@ type guard struct {
 	names    map[string]bool // host, or host:port
 	prefixes []netip.Prefix
 	dialer   net.Dialer
+	own      func() ([]net.Addr, error) // the machine's addresses
+	proxy    func(*http.Request) (*url.URL, error)
 }
 
 // Transport reaches public addresses and what is allowed. Proxies of the
-// environment are used as always; what they reach is theirs to decide, and they
-// must be allowed if their own addresses are not public.
+// environment are used as always, for ports 80 and 443; what they reach there is
+// theirs to decide. They must be allowed if their own addresses are not public.
 func Transport(allow Allowed) *http.Transport {
-	g := &guard{names: make(map[string]bool), dialer: net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}}
+	g := newGuard(allow)
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.DialContext, t.Proxy = g.dial, g.through
+	return t
+}
+
+func newGuard(allow Allowed) *guard {
+	g := &guard{names: make(map[string]bool), dialer: net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}, own: net.InterfaceAddrs, proxy: http.ProxyFromEnvironment}
 	for _, a := range allow {
 		if p, err := netip.ParsePrefix(a); err == nil {
 			g.prefixes = append(g.prefixes, p.Masked())
@@ -58,9 +70,46 @@ func Transport(allow Allowed) *http.Transport {
 			g.names[strings.ToLower(a)] = true
 		}
 	}
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.DialContext = g.dial
-	return t
+	return g
+}
+
+// through names the proxy of a request, if there is one for it, and judges what of
+// the request's destination is known before the proxy resolves it.
+func (g *guard) through(req *http.Request) (*url.URL, error) {
+	by, err := g.proxy(req)
+	if by == nil || err != nil {
+		return by, err
+	}
+	host, port := strings.ToLower(req.URL.Hostname()), req.URL.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[req.URL.Scheme]
+	}
+	if g.names[host] || g.names[net.JoinHostPort(host, port)] {
+		return by, nil
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		if err := g.allows(ip); err != nil {
+			return nil, err
+		}
+	} else if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return nil, &Error{Address: host}
+	}
+	if port != "80" && port != "443" {
+		return nil, &PortError{Host: host, Port: port}
+	}
+	return by, nil
+}
+
+// PortError is a port that no proxy is asked for.
+type PortError struct{ Host, Port string }
+
+func (e *PortError) Error() string {
+	return fmt.Sprintf("port %s of %s is not asked of this node's proxy: only 80 and 443 are", e.Port, e.Host)
+}
+
+// Hint says who can change that.
+func (e *PortError) Hint() string {
+	return "name a server at the port of its scheme, or ask the node's operator to add the host to registries: {allow: [...]}"
 }
 
 // dial connects to a host that the operator named, or to an address that may be
@@ -83,7 +132,12 @@ func (g *guard) judge(_, address string, _ syscall.RawConn) error {
 	if err != nil {
 		return err
 	}
-	ip := at.Addr().WithZone("").Unmap()
+	return g.allows(at.Addr())
+}
+
+// allows judges an address.
+func (g *guard) allows(ip netip.Addr) error {
+	ip = ip.WithZone("").Unmap()
 	for _, p := range g.prefixes {
 		if p.Contains(ip) {
 			return nil
@@ -91,6 +145,15 @@ func (g *guard) judge(_, address string, _ syscall.RawConn) error {
 	}
 	if !Public(ip) {
 		return &Error{Address: ip.String()}
+	}
+	own, err := g.own()
+	if err != nil {
+		return fmt.Errorf("see which addresses are this machine's own: %w", err)
+	}
+	for _, a := range own {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Unmap() == ip {
+			return &Error{Address: ip.String()}
+		}
 	}
 	return nil
 }

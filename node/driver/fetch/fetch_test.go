@@ -74,3 +74,58 @@ func TestNothingIsFetchedFromWithin(t *testing.T) {
 		t.Errorf("by its name: %v, asked %d times", err, asked)
 	}
 }
+
+// TestTheMachinesOwnAddressesAreItsInside: a public one too, unless it is allowed.
+func TestTheMachinesOwnAddressesAreItsInside(t *testing.T) {
+	own := netip.MustParsePrefix("93.184.216.34/24")
+	g := newGuard(nil)
+	g.own = func() ([]net.Addr, error) {
+		return []net.Addr{&net.IPNet{IP: own.Addr().AsSlice(), Mask: net.CIDRMask(24, 32)}}, nil
+	}
+	var refused *Error
+	for _, at := range []string{"93.184.216.34:443", "[::ffff:93.184.216.34]:443"} {
+		if err := g.judge("", at, nil); !errors.As(err, &refused) {
+			t.Errorf("%s gives %v", at, err)
+		}
+	}
+	if err := g.judge("", "93.184.216.35:443", nil); err != nil {
+		t.Errorf("a neighbour's address: %v", err)
+	}
+	allowed := newGuard(Allowed{"93.184.216.0/24"})
+	allowed.own = g.own
+	if err := allowed.judge("", "93.184.216.34:443", nil); err != nil {
+		t.Errorf("as the operator allows: %v", err)
+	}
+	g.own = func() ([]net.Addr, error) { return nil, errors.New("cannot tell") }
+	if err := g.judge("", "93.184.216.35:443", nil); err == nil {
+		t.Error("an address of which it cannot be told whose it is, is taken")
+	}
+}
+
+// TestAProxyIsNoWayIn: it resolves the names, and is asked for nothing else but the web.
+func TestAProxyIsNoWayIn(t *testing.T) {
+	g := newGuard(Allowed{"registry.example:5000", "10.9.0.0/16"})
+	g.proxy = func(*http.Request) (*url.URL, error) { return url.Parse("http://proxy.example:3128") }
+	for at, fine := range map[string]bool{
+		"https://a.example/x": true, "http://a.example/x": true, "https://a.example:443/x": true, "https://registry.example:5000/v2/": true, "https://10.9.1.1/x": true,
+		"https://a.example:22/": false, "https://a.example:8443/": false, "https://registry.example:5001/": false, "https://proxy.example:3128/": false,
+		"https://127.0.0.1/": false, "https://[::1]/": false, "https://169.254.169.254/latest": false, "https://10.1.1.1/": false, "https://localhost/": false, "https://a.localhost/": false,
+	} {
+		req, err := http.NewRequest(http.MethodGet, at, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		by, err := g.through(req)
+		if (err == nil) != fine || fine && by == nil {
+			t.Errorf("%s: %v, %v", at, by, err)
+		}
+		var hinted interface{ Hint() string }
+		if err != nil && (!errors.As(err, &hinted) || hinted.Hint() == "") {
+			t.Errorf("%s: no hint with %v", at, err)
+		}
+	}
+	g.proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
+	if by, err := g.through(httptest.NewRequest(http.MethodGet, "https://a.example:8443/", nil)); by != nil || err != nil {
+		t.Errorf("without a proxy: %v, %v", by, err)
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sovmesh/sovmesh/node/runner"
@@ -22,6 +23,9 @@ import (
 
 // Store keeps the input artefacts of jobs, each once by its digest, and lays
 // those of a task together: what a task sees has the digest that its job names.
+//
+// To know a digest is not to have the file. A tenant is given one that lies here
+// for another only after its own source gave the same bytes, once.
 type Store struct {
 	// Dir is the store's own, on a local disk.
 	Dir string
@@ -34,37 +38,42 @@ type Store struct {
 	Most int64
 	// Keep is how long one is kept that no task has.
 	Keep time.Duration
+	// Reserve is what stays free on the disk, in bytes, for what else writes there:
+	// the region's own log. Free says what is; nil takes whatever is free.
+	Reserve int64
+	Free    func(dir string) (int64, error)
 
 	mu      sync.Mutex               // held while files come and go, not while they are fetched
 	cleared bool                     // guarded by mu: what an agent that was killed had not fetched whole is gone
-	coming  map[string]chan struct{} // guarded by mu: closed when that digest's fetch is over
+	coming  map[string]chan struct{} // guarded by mu: closed when that tenant's fetch of a digest is over
 }
 
 // partial begins the name of a file that is being fetched.
 const partial = ".in-"
 
-// begin lets one at a time fetch a digest: done ends its turn. Who comes second
-// waits; there reports that the file is here already.
-func (s *Store) begin(ctx context.Context, digest string) (done func(), there bool, err error) {
+// begin lets one of a tenant's tasks at a time fetch a digest: done ends its turn.
+// Who comes second waits; there reports that the tenant may have the file as it is.
+func (s *Store) begin(ctx context.Context, tenant placement.TenantID, digest string) (done func(), there bool, err error) {
+	key := s.shown(tenant, digest)
 	for {
 		s.mu.Lock()
 		s.clear()
-		if _, err := os.Lstat(s.path(digest)); err == nil {
+		if s.has(digest) && present(key) {
 			s.mu.Unlock()
 			return func() {}, true, nil
 		}
-		other := s.coming[digest]
+		other := s.coming[key]
 		if other == nil {
 			mine := make(chan struct{})
 			if s.coming == nil {
 				s.coming = make(map[string]chan struct{})
 			}
-			s.coming[digest] = mine
+			s.coming[key] = mine
 			s.mu.Unlock()
 			return func() {
 				s.mu.Lock()
 				defer s.mu.Unlock()
-				delete(s.coming, digest)
+				delete(s.coming, key)
 				close(mine)
 			}, false, nil
 		}
@@ -75,6 +84,19 @@ func (s *Store) begin(ctx context.Context, digest string) (done func(), there bo
 			return nil, false, ctx.Err()
 		}
 	}
+}
+
+func (s *Store) has(digest string) bool { return present(s.path(digest)) }
+
+func present(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// shown is the file that says that a tenant's source gave what has the digest.
+func (s *Store) shown(tenant placement.TenantID, digest string) string {
+	sum := sha256.Sum256([]byte(tenant))
+	return s.path(digest) + "." + hex.EncodeToString(sum[:16])
 }
 
 // clear removes once what was left half fetched. The caller holds mu.
@@ -143,38 +165,43 @@ func openIn(top, rel string) (*os.File, error) {
 
 // Lay has the inputs of a task in a directory of its own, a read-only file each.
 // What can never be had is a *runner.StartError.
-func (s *Store) Lay(ctx context.Context, id placement.TaskID, inputs []placement.Input) (string, error) {
+func (s *Store) Lay(ctx context.Context, id placement.TaskID, tenant placement.TenantID, inputs []placement.Input) (string, error) {
 	dir := s.taskDir(id)
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(s.Dir, 0o700), os.MkdirAll(dir, 0o755)); err != nil {
 		return "", fmt.Errorf("inputs of task %s: %w", id, err)
 	}
 	for _, in := range inputs {
-		if err := s.lay(ctx, dir, id, in); err != nil {
+		if err := s.lay(ctx, dir, id, tenant, in); err != nil {
 			return "", errors.Join(err, os.RemoveAll(dir))
 		}
 	}
 	return dir, nil
 }
 
-func (s *Store) lay(ctx context.Context, dir string, id placement.TaskID, in placement.Input) error {
+func (s *Store) lay(ctx context.Context, dir string, id placement.TaskID, tenant placement.TenantID, in placement.Input) error {
 	refuse := func(advice, format string, args ...any) error {
 		return &runner.StartError{Task: id, Reason: fmt.Sprintf("its input %s: ", in.Name) + fmt.Sprintf(format, args...), Advice: advice}
 	}
 	if !digestWords.MatchString(in.Digest) || in.Name != filepath.Base(in.Name) || strings.HasPrefix(in.Name, ".") || in.Name == "" {
 		return refuse("write {name: model.bin, digest: sha256:..., source: PATH or URL}", "it has no proper name or digest")
 	}
-	done, there, err := s.begin(ctx, in.Digest)
+	done, there, err := s.begin(ctx, tenant, in.Digest)
 	if err != nil {
 		return fmt.Errorf("input %s of task %s: %w", in.Name, id, err)
 	}
 	defer done()
 	if !there {
-		err := s.fetch(ctx, in)
-		var inside *Error
+		err := s.fetch(ctx, tenant, in)
+		var guarded interface {
+			error
+			Hint() string
+		}
 		switch {
 		case err == nil:
-		case errors.As(err, &inside):
-			return refuse(inside.Hint(), "%v", inside)
+		case errors.As(err, &guarded):
+			return refuse(guarded.Hint(), "%v", guarded)
+		case errors.Is(err, errFull):
+			return refuse("free some space on the node, or name another node", "%v", err)
 		case errors.Is(err, errOther), errors.Is(err, errLarge):
 			return refuse("name the digest of the file that is meant, and a file that a node takes", "%v", err)
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
@@ -188,27 +215,39 @@ func (s *Store) lay(ctx context.Context, dir string, id placement.TaskID, in pla
 	return os.Link(s.path(in.Digest), filepath.Join(dir, in.Name))
 }
 
-// Why a file is not the one that is meant, for good.
+// Why a file is not the one that is meant, or has no place, for good.
 var (
 	errOther = errors.New("it is not the file that was asked for")
 	errLarge = errors.New("it is too large")
+	errFull  = errors.New("the node's disk has no room for it")
 )
 
-// fetch brings one into the store. Nothing is left of what does not fit.
-func (s *Store) fetch(ctx context.Context, in placement.Input) error {
-	from, err := s.open(ctx, in.Source)
+// fetch brings one into the store, or sees that the tenant's source gives what is
+// there already. Nothing is left of what does not fit.
+func (s *Store) fetch(ctx context.Context, tenant placement.TenantID, in placement.Input) error {
+	from, size, err := s.open(ctx, in.Source)
 	if err != nil {
 		return err
 	}
 	defer from.Close()
-	f, err := os.CreateTemp(s.Dir, partial)
-	if err != nil {
-		return err
+	if size > s.Most {
+		return fmt.Errorf("%w: an input has at most %d bytes here", errLarge, s.Most)
 	}
-	defer os.Remove(f.Name())
-	defer f.Close()
+	s.mu.Lock()
+	there := s.has(in.Digest)
+	s.mu.Unlock()
+	var f *os.File
+	to := io.Discard
+	if !there {
+		if f, err = os.CreateTemp(s.Dir, partial); err != nil {
+			return err
+		}
+		defer os.Remove(f.Name())
+		defer f.Close()
+		to = &roomy{s: s, f: f, coming: max(size, 0)}
+	}
 	sum := sha256.New()
-	n, err := io.Copy(io.MultiWriter(f, sum), io.LimitReader(from, s.Most+1))
+	n, err := io.Copy(io.MultiWriter(to, sum), readingFor{ctx, io.LimitReader(from, s.Most+1)})
 	switch got := "sha256:" + hex.EncodeToString(sum.Sum(nil)); {
 	case err != nil:
 		return err
@@ -217,41 +256,125 @@ func (s *Store) fetch(ctx context.Context, in placement.Input) error {
 	case got != in.Digest:
 		return fmt.Errorf("%w: what %s gives has the digest %s, not %s", errOther, in.Source, got, in.Digest)
 	}
-	if err := errors.Join(f.Chmod(0o444), f.Sync()); err != nil {
-		return err
+	if f != nil {
+		if err := errors.Join(f.Chmod(0o444), f.Sync()); err != nil {
+			return err
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return os.Rename(f.Name(), s.path(in.Digest))
+	switch {
+	case s.has(in.Digest):
+	case f == nil:
+		return fmt.Errorf("%s was removed while it was compared", in.Digest) // no task had it: the next try fetches it
+	default:
+		if err := os.Rename(f.Name(), s.path(in.Digest)); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(s.shown(tenant, in.Digest), nil, 0o600)
 }
 
-func (s *Store) open(ctx context.Context, source string) (io.ReadCloser, error) {
+// readingFor ends with the context, whatever it reads from.
+type readingFor struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r readingFor) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(p)
+}
+
+// roomy writes a file for as long as there is room beside what is kept free.
+type roomy struct {
+	s      *Store
+	f      *os.File
+	coming int64 // what is still to come, where that is known; in bytes
+	until  int64 // how much may be written before it is asked again, in bytes
+}
+
+// askEvery is how much is written between two looks at the room, in bytes.
+const askEvery = 16 << 20
+
+func (w *roomy) Write(p []byte) (int, error) {
+	if w.until < int64(len(p)) {
+		if err := w.s.room(max(w.coming, int64(len(p)))); err != nil {
+			return 0, err
+		}
+		w.until = askEvery
+	}
+	n, err := w.f.Write(p)
+	w.until, w.coming = w.until-int64(n), w.coming-int64(n)
+	if errors.Is(err, syscall.ENOSPC) {
+		err = fmt.Errorf("%w: %w", errFull, err)
+	}
+	return n, err
+}
+
+// room sees that so many bytes fit. Files that no task has give way first.
+func (s *Store) room(size int64) error {
+	if s.Free == nil {
+		return nil
+	}
+	for last := false; ; last = true {
+		free, err := s.Free(s.Dir)
+		if err != nil {
+			return fmt.Errorf("see how much space is left for an input: %w", err)
+		}
+		if free-size >= s.Reserve {
+			return nil
+		}
+		if last {
+			return fmt.Errorf("%w: %d MiB are free, and %d MiB of it are kept for the region's own log", errFull, free>>20, s.Reserve>>20)
+		}
+		s.mu.Lock()
+		err = s.sweep(0)
+		s.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// open reads a source; its size is -1 where that is not known.
+func (s *Store) open(ctx context.Context, source string) (io.ReadCloser, int64, error) {
 	if filepath.IsAbs(source) {
 		if s.Local == nil {
-			return nil, fmt.Errorf("the node takes no files by their paths: %w", fs.ErrPermission)
+			return nil, 0, fmt.Errorf("the node takes no files by their paths: %w", fs.ErrPermission)
 		}
-		return s.Local(source)
+		f, err := s.Local(source)
+		if err != nil {
+			return nil, 0, err
+		}
+		info, err := f.Stat()
+		if err != nil {
+			return nil, 0, errors.Join(err, f.Close())
+		}
+		return f, info.Size(), nil
 	}
 	if !strings.HasPrefix(source, "https://") || s.HTTP == nil {
-		return nil, fmt.Errorf("%q is neither a path nor an https URL: %w", source, fs.ErrPermission)
+		return nil, 0, fmt.Errorf("%q is neither a path nor an https URL: %w", source, fs.ErrPermission)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, source, nil)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	resp, err := s.HTTP.Do(req)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	switch {
 	case resp.StatusCode == http.StatusOK:
-		return resp.Body, nil
+		return resp.Body, resp.ContentLength, nil
 	case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone:
 		err = fmt.Errorf("%s answers %s: %w", source, resp.Status, fs.ErrNotExist)
 	default:
 		err = fmt.Errorf("%s answers %s", source, resp.Status)
 	}
-	return nil, errors.Join(err, resp.Body.Close())
+	return nil, 0, errors.Join(err, resp.Body.Close())
 }
 
 // Drop removes what a task was given, and files that no task has had for long.
@@ -262,13 +385,25 @@ func (s *Store) Drop(id placement.TaskID) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.sweep(s.Keep)
+}
+
+// sweep removes what no task has had for so long, and with it who has shown to
+// have it. The caller holds mu.
+func (s *Store) sweep(keep time.Duration) error {
 	entries, err := os.ReadDir(s.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	for _, e := range entries {
 		info, statErr := e.Info()
-		if statErr != nil || !strings.HasPrefix(e.Name(), "sha256-") || links(info) != 1 || time.Since(changed(info)) < s.Keep {
+		digest, proof, isProof := strings.Cut(e.Name(), ".")
+		switch {
+		case statErr != nil || !strings.HasPrefix(e.Name(), "sha256-"):
+			continue
+		case isProof && (proof == "" || present(filepath.Join(s.Dir, digest))):
+			continue
+		case !isProof && (links(info) != 1 || time.Since(changed(info)) < keep):
 			continue
 		}
 		err = errors.Join(err, os.Remove(filepath.Join(s.Dir, e.Name())))

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -51,7 +52,7 @@ func TestInputsAreWhatTheirJobNames(t *testing.T) {
 		{Name: "data", Digest: digestOf("from afar"), Source: server.URL + "/data"},
 	}
 	for n := range 2 { // the second task has them from here
-		at, err := s.Lay(t.Context(), job.Task(n, 1), good)
+		at, err := s.Lay(t.Context(), job.Task(n, 1), "acme", good)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -88,7 +89,7 @@ func TestInputsAreWhatTheirJobNames(t *testing.T) {
 		"from the node's own inside": {guarded, placement.Input{Name: "a", Digest: digestOf("y"), Source: server.URL + "/data"}, "no public address"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := test.s.Lay(t.Context(), job.Task(9, 1), []placement.Input{test.in})
+			_, err := test.s.Lay(t.Context(), job.Task(9, 1), "acme", []placement.Input{test.in})
 			var refused *runner.StartError
 			if !errors.As(err, &refused) || !strings.Contains(refused.Reason, test.want) || refused.Advice == "" {
 				t.Errorf("it gives %v; want %q", err, test.want)
@@ -111,13 +112,13 @@ func TestInputsAreWhatTheirJobNames(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 	s.Keep = time.Hour
-	if _, err := s.Lay(t.Context(), job.Task(3, 1), good[:1]); err != nil {
+	if _, err := s.Lay(t.Context(), job.Task(3, 1), "acme", good[:1]); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Drop(job.Task(3, 1)); err != nil {
 		t.Fatal(err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(dir, "sha256-*")); len(left) != 1 {
+	if left, _ := filepath.Glob(filepath.Join(dir, "sha256-*[0-9a-f]")); countFiles(left) != 1 {
 		t.Errorf("kept for an hour: %v", left)
 	}
 }
@@ -147,7 +148,7 @@ func TestAnInputIsFetchedOnceByAll(t *testing.T) {
 		began.Add(1)
 		tasks.Go(func() {
 			began.Done()
-			if _, err := s.Lay(t.Context(), job.Task(n, 1), in); err != nil {
+			if _, err := s.Lay(t.Context(), job.Task(n, 1), "acme", in); err != nil {
 				t.Error(err)
 			}
 		})
@@ -161,4 +162,152 @@ func TestAnInputIsFetchedOnceByAll(t *testing.T) {
 	if _, err := os.Stat(cut); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("what was half fetched: %v", err)
 	}
+}
+
+// TestADigestIsNoKeyToAnothersFile: what one tenant's source gave is another's only
+// after its own gave the same, once.
+func TestADigestIsNoKeyToAnothersFile(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "inputs")
+	asked := map[string]int{}
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked[r.URL.Path]++
+		if r.URL.Path == "/other" {
+			_, _ = w.Write([]byte("anything at all"))
+			return
+		}
+		_, _ = w.Write([]byte("private"))
+	}))
+	defer server.Close()
+	s := &Store{Dir: dir, Local: Below([]string{t.TempDir()}), HTTP: server.Client(), Most: 100, Keep: time.Hour}
+	const job = placement.JobID("fra-1.01jd0000000000000000000000")
+	in := func(path string) []placement.Input {
+		return []placement.Input{{Name: "data", Digest: digestOf("private"), Source: server.URL + path}}
+	}
+	if _, err := s.Lay(t.Context(), job.Task(0, 1), "acme", in("/mine")); err != nil {
+		t.Fatal(err)
+	}
+	var refused *runner.StartError
+	for n, source := range []string{"/other", "/other?again"} {
+		if _, err := s.Lay(t.Context(), job.Task(1, n+1), "other", in(source)); !errors.As(err, &refused) || !strings.Contains(refused.Reason, "has the digest") {
+			t.Errorf("another tenant, whose source has something else: %v", err)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "tasks", "*_1.*")); len(left) > 0 {
+		t.Errorf("it was given %v", left)
+	}
+	for n := range 3 {
+		if _, err := s.Lay(t.Context(), job.Task(2, n+1), "other", in("/same")); err != nil {
+			t.Errorf("another tenant, whose source has the same: %v", err)
+		}
+	}
+	if _, err := s.Lay(t.Context(), job.Task(3, 1), "acme", in("/mine")); err != nil {
+		t.Fatal(err)
+	}
+	if asked["/same"] != 1 || asked["/mine"] != 1 {
+		t.Errorf("asked: %v", asked)
+	}
+	for _, id := range []placement.TaskID{job.Task(0, 1), job.Task(2, 1), job.Task(2, 2), job.Task(2, 3), job.Task(3, 1)} {
+		if err := s.Drop(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Keep = 0
+	if err := s.Drop(job.Task(0, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "sha256-*")); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// TestRoomIsKept: what would take the log's room is not fetched, files that nobody
+// has give way, and nothing is left of what was begun.
+func TestRoomIsKept(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "inputs")
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.(http.Flusher).Flush() // its length is not told before
+		_, _ = w.Write([]byte(r.URL.Path))
+	}))
+	defer server.Close()
+	free := int64(1000)
+	s := &Store{Dir: dir, HTTP: server.Client(), Most: 100, Keep: time.Hour, Reserve: 900}
+	s.Free = func(string) (int64, error) {
+		kept, _ := filepath.Glob(filepath.Join(dir, "sha256-*[0-9a-f]"))
+		n := free
+		for _, k := range kept {
+			if !strings.Contains(k, ".") {
+				n -= 60
+			}
+		}
+		return n, nil
+	}
+	const job = placement.JobID("fra-1.01jd0000000000000000000000")
+	lay := func(n int, path string) error {
+		_, err := s.Lay(t.Context(), job.Task(n, 1), "acme", []placement.Input{{Name: "data", Digest: digestOf(path), Source: server.URL + path}})
+		return err
+	}
+	path := "/" + strings.Repeat("x", 58)
+	if err := lay(0, path+"0"); err != nil {
+		t.Fatal(err)
+	}
+	var refused *runner.StartError
+	if err := lay(1, path+"1"); !errors.As(err, &refused) || !strings.Contains(refused.Reason, "no room") {
+		t.Errorf("beside one that a task has: %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, partial+"*")); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+	if err := s.Drop(job.Task(0, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := lay(1, path+"1"); err != nil {
+		t.Errorf("beside one that no task has any more: %v", err)
+	}
+}
+
+// TestAFetchEndsWithTheWantOfIt, and the next one begins anew.
+func TestAFetchEndsWithTheWantOfIt(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "inputs")
+	begun, asked := make(chan struct{}), atomic.Int32{}
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) > 1 {
+			_, _ = w.Write([]byte("data"))
+			return
+		}
+		_, _ = w.Write([]byte("da"))
+		w.(http.Flusher).Flush()
+		close(begun)
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	s := &Store{Dir: dir, HTTP: server.Client(), Most: 100}
+	const job = placement.JobID("fra-1.01jd0000000000000000000000")
+	in := []placement.Input{{Name: "data", Digest: digestOf("data"), Source: server.URL + "/data"}}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := s.Lay(ctx, job.Task(0, 1), "acme", in)
+		ended <- err
+	}()
+	<-begun
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("it ends with %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, partial+"*")); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+	if _, err := s.Lay(t.Context(), job.Task(1, 1), "acme", in); err != nil {
+		t.Error(err)
+	}
+}
+
+// countFiles leaves out who has shown to have one.
+func countFiles(names []string) (n int) {
+	for _, name := range names {
+		if !strings.Contains(filepath.Base(name), ".") {
+			n++
+		}
+	}
+	return n
 }

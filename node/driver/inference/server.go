@@ -159,6 +159,9 @@ func (s *Servers) Start(ctx context.Context, spec runner.Spec) (runner.Handle, e
 	if err != nil {
 		return runner.Handle{}, err
 	}
+	if spec.Begun != nil {
+		spec.Begun()
+	}
 	if err := s.untilReady(ctx, d, b, spec.Unwanted); err != nil {
 		if ctx.Err() != nil {
 			return runner.Handle{}, ctx.Err() // the agent ends; the next one finds it

@@ -74,7 +74,18 @@ func TestAServerIsReadyBeforeItsTaskRuns(t *testing.T) {
 		s := newServers(t, l, w)
 		spec := runner.Spec{Task: "a.b/0.1", Job: "a.b", Keep: keep}
 		brings(&spec, "sleep")
-		began := time.Now()
+		began, told := time.Now(), 0
+		spec.Begun = func() {
+			if time.Since(began) > time.Second || len(w.Running()) != 1 {
+				t.Errorf("its start is said to be over after %s, with %v running", time.Since(began), w.Running())
+			}
+			told++
+		}
+		defer func() {
+			if told != 1 {
+				t.Errorf("it gives its place among the starts back %d times", told)
+			}
+		}()
 		go func() {
 			time.Sleep(20 * time.Second)
 			l.set("127.0.0.1:8000", canary.New(canary.Config{Models: []string{"m1"}}))
