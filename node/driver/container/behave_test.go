@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -436,6 +437,44 @@ func TestInputsAreReadAndNotWritten(t *testing.T) {
 		got := printed(t, d, h)
 		if !strings.Contains(got, "weights\n") || !strings.Contains(got, "read-only") || !strings.Contains(got, runner.InputsEnv+"="+runner.InputsPath+"\n") {
 			t.Errorf("it prints %q", got)
+		}
+	})
+}
+
+// TestExitCodeThatComesLate has an engine say that a container ended before it
+// knows with which code, as Podman does until the program that it starts for that
+// has written it down: -1 to who asks and to who waits.
+func TestExitCodeThatComesLate(t *testing.T) {
+	eachEngine(t, func(t *testing.T, e *enginetest.Engine) {
+		x := newDouble(t, e)
+		var mu sync.Mutex
+		late := 0
+		x.response = func(path string, v map[string]any) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			state, _ := v["State"].(map[string]any)
+			switch {
+			case late == 6: // it is known now
+				return false
+			case strings.HasSuffix(path, "/wait"):
+				v["StatusCode"] = -1
+			case state != nil && state["Running"] == false && state["Status"] == "exited":
+				late++
+				state["ExitCode"] = -1
+			default:
+				return false
+			}
+			return true
+		}
+		d := newDriver(t, e, t.TempDir(), func(c *Config) { c.Host, c.Ulimits = x.host, ownLimits })
+		h := start(t, d, task(0, nil, app("exit", "3")...))
+		if exit := wait(t, d, h); exit.Code != 3 || exit.Reason != "" {
+			t.Errorf("exit 3 is seen as %+v", exit)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if late != 6 {
+			t.Errorf("%d answers without a code were asked for", late)
 		}
 	})
 }

@@ -84,7 +84,8 @@ func (d *double) answered(r *http.Response) error {
 	d.mu.Lock()
 	change := d.response
 	d.mu.Unlock()
-	if change == nil || !strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") || r.Request.Method != http.MethodGet {
+	asks := r.Request.Method == http.MethodGet || strings.HasSuffix(r.Request.URL.Path, "/wait")
+	if change == nil || !strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") || !asks {
 		return nil
 	}
 	body, err := io.ReadAll(r.Body)

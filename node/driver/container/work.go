@@ -250,8 +250,13 @@ func (w *work) running(id string) (running, sure bool) {
 	return seen.Container.State.Running || seen.Container.State.Paused, true
 }
 
+// codeWait is how long an engine that reports a container's end may take to say
+// with which code it ended.
+const codeWait = 30 * time.Second
+
 // end waits until the container has ended, and says how.
 func (w *work) end(id string) runner.Exit {
+	var ended time.Time
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		seen, err := w.engine.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
@@ -264,7 +269,15 @@ func (w *work) end(id string) runner.Exit {
 			if code, ok := w.code(id); ok {
 				state.ExitCode = code
 			}
-			return w.exit(state)
+			if ended.IsZero() {
+				ended = time.Now()
+			}
+			if state.ExitCode >= 0 {
+				return w.exit(state)
+			}
+			if time.Since(ended) > codeWait {
+				return runner.Exit{Code: 255, At: time.Now(), Reason: fmt.Sprintf("its engine says that it ended, and not with which code: %d", state.ExitCode)}
+			}
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -272,7 +285,8 @@ func (w *work) end(id string) runner.Exit {
 
 // code asks an engine for the exit code that tells of the end before it knows how
 // it was: for a moment Podman shows 0. Its answer to who waits is the one that
-// counts.
+// counts; it is -1 until the program that it starts for that, once a container has
+// ended, has written the code down.
 func (w *work) code(id string) (int, bool) {
 	if !w.told.Quirks.SilentOOM {
 		return 0, false
