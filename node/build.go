@@ -139,7 +139,7 @@ func (n *Node) buildWork() (err error) {
 	cfg.Drivers, cfg.Store, cfg.Log = n.deps.Drivers, store, n.logOf("runner")
 	cfg.Assignments, cfg.Reporter, cfg.Noter = n.ledger, n.ledger, n.ledger
 	cfg.Gate = runner.Gates(runner.ClockGate(maxSkew), n.lawful, n.devices.sound)
-	cfg.Moves = moves{n}
+	cfg.Moves, cfg.MovesOut, cfg.MovesIn = moves{n}, n.cfg.Moves, n.cfg.Moves
 	cfg.Resolve = n.standsFor
 	cfg.StopOnExit = n.deps.StopTasksOnExit
 	cfg.Secrets, cfg.SecretsDir = n.secrets, n.secretsDir()

@@ -46,6 +46,9 @@ type Config struct {
 	Heartbeat, Commit time.Duration
 	// Silent is how long a node may be silent before it counts as unknown.
 	Silent time.Duration
+	// Moves is how many running tasks are moved away from this node at once, and how
+	// many here; others wait.
+	Moves int
 	// Lease is how long a singleton may run without its leader.
 	Lease time.Duration
 	// Replace is how long a voter may be out of contact before a standby takes
@@ -77,6 +80,7 @@ func DefaultConfig() Config {
 		Heartbeat: 500 * time.Millisecond,
 		Commit:    10 * time.Millisecond,
 		Silent:    3 * time.Second,
+		Moves:     2,
 		Lease:     30 * time.Second,
 		Summaries: 2 * time.Second,
 		Program:   "dev",
@@ -104,7 +108,7 @@ func (c Config) Validate() error {
 	if err := placement.CheckLabels(c.Labels); err != nil {
 		errs = append(errs, err)
 	}
-	if c.Heartbeat <= 0 || c.Commit <= 0 || c.Silent <= 0 || c.Lease <= 0 || c.Summaries <= 0 {
+	if c.Heartbeat <= 0 || c.Commit <= 0 || c.Silent <= 0 || c.Moves < 1 || c.Lease <= 0 || c.Summaries <= 0 {
 		errs = append(errs, errors.New("the intervals must be positive"))
 	}
 	if c.ReceiptsFor < 0 || c.ReceiptsMax < 0 {

@@ -25,12 +25,12 @@ const (
 )
 
 // Decide proposes the end of a move.
-func (m moves) Decide(ctx context.Context, from, to placement.TaskID, commit bool, reason string) error {
+func (m moves) Decide(ctx context.Context, from, to placement.TaskID, end runner.MoveEnd) error {
 	ctx, cancel := context.WithTimeout(ctx, decideWithin)
 	defer cancel()
-	cmd := state.MoveTask{Node: m.n.who.Node, Task: from, To: to, Step: state.MoveAbort, Reason: shortened(reason)}
-	if commit {
-		cmd.Step, cmd.Reason = state.MoveCommit, ""
+	cmd := state.MoveTask{Node: m.n.who.Node, Task: from, To: to, Step: state.MoveAbort, Reason: shortened(end.Reason), Blameless: end.Blameless}
+	if end.Commit {
+		cmd.Step, cmd.Reason, cmd.Blameless = state.MoveCommit, "", false
 	}
 	res, err := m.n.ledger.Propose(ctx, cmd, m.n.actor())
 	var refused *state.Refused
@@ -61,7 +61,7 @@ func (m moves) peer(to placement.Task) (transport.Peer, *placement.Job, error) {
 		return transport.Peer{}, nil, fmt.Errorf("node %s or job %s is not known any more", to.Node, to.Job)
 	}
 	if err := m.n.lawfulAt(view, job, node); err != nil {
-		return transport.Peer{}, nil, err
+		return transport.Peer{}, nil, &runner.UnlawfulError{Err: err}
 	}
 	return transport.Peer{ID: m.n.id(m.n.who.Region, node.ID), Addr: node.QUIC}, job, nil
 }

@@ -121,8 +121,8 @@ func (s *JobSpec) EndsBy(t *Task, now time.Time) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	end := t.AssignedAt.Add(s.Lasts())
-	if !t.StartedAt.IsZero() {
-		end = t.StartedAt.Add(s.Lasts() - startSlack)
+	if began := t.Began(); !began.IsZero() {
+		end = began.Add(s.Lasts() - startSlack)
 	}
 	return end, end.After(now)
 }

@@ -82,8 +82,11 @@ type Task struct {
 	StopReason string    `json:"stop_reason,omitempty"`
 	AssignedAt time.Time `json:"assigned_at"`
 	StartedAt  time.Time `json:"started_at,omitzero"`
-	EndedAt    time.Time `json:"ended_at,omitzero"`
-	ExitCode   *int      `json:"exit_code,omitempty"`
+	// RunsSince is when that began which the task took over in a move; zero for one
+	// that began itself.
+	RunsSince time.Time `json:"runs_since,omitzero"`
+	EndedAt   time.Time `json:"ended_at,omitzero"`
+	ExitCode  *int      `json:"exit_code,omitempty"`
 	// LeaseUntil is set for a singleton: its node ends the task by then unless
 	// the lease was renewed, and nobody else starts a copy before.
 	LeaseUntil time.Time `json:"lease_until,omitzero"`
@@ -96,6 +99,15 @@ type Task struct {
 // Moving reports whether the task is to take over what another one runs and does
 // not run yet: the ledger has not said so.
 func (t *Task) Moving() bool { return t.Move != MoveRestart && t.StartedAt.IsZero() && t.Status.Live() }
+
+// Began is when what the task does began to run, here or where it was before; zero
+// if it does not run yet.
+func (t *Task) Began() time.Time {
+	if t.RunsSince.IsZero() {
+		return t.StartedAt
+	}
+	return t.RunsSince
+}
 
 // TaskReport is what a node says about one of its tasks.
 type TaskReport struct {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -237,12 +239,21 @@ func (a *agentReader) drivers(v residency.Value) {
 	}
 }
 
-// tasks is what processes of jobs are given of the node.
+// mostMoves bounds how many tasks one node moves at once: each copies memory.
+const mostMoves = 64
+
+// tasks is what tasks are given of the node, and how many of them move at once.
 func (a *agentReader) tasks(v residency.Value) {
-	a.each(v, "tasks", []string{"host_network", "resolvers", "share"}, func(key string, v residency.Value) {
+	a.each(v, "tasks", []string{"host_network", "moves", "resolvers", "share"}, func(key string, v residency.Value) {
 		switch key {
 		case "host_network":
 			a.cfg.tasks.hostNetwork = a.word(v, "tasks.host_network", "refuse", "allow") == "allow"
+			return
+		case "moves":
+			n, err := strconv.Atoi(a.text(v, "tasks.moves"))
+			if a.cfg.Moves = n; err != nil || n < 1 || n > mostMoves {
+				a.fault(v, fmt.Sprintf("write a number from 1 to %d; leave it out for two", mostMoves), "tasks.moves cannot be %s", quoteWord(v.Text))
+			}
 			return
 		case "resolvers":
 			for i, text := range a.list(v, "tasks.resolvers") {

@@ -24,7 +24,7 @@ gpus: sim:8xH100
 cpu: 500m
 memory: 64GiB
 drivers: [process]
-tasks: {host_network: allow, share: [/srv/models], resolvers: [192.0.2.53, "2001:db8::53"]}
+tasks: {host_network: allow, moves: 3, share: [/srv/models], resolvers: [192.0.2.53, "2001:db8::53"]}
 witness: `+outsideWitness+`
 receipts: {keep: 4400h, most: 2GiB}
 log: {level: warn, format: json}
@@ -45,7 +45,7 @@ log: {level: warn, format: json}
 	if cfg.CPU.String() != "500m" || cfg.Memory.String() != "64GiB" || cfg.level != slog.LevelWarn || !cfg.json || cfg.Site != "hall-2" {
 		t.Errorf("%+v", cfg)
 	}
-	if !cfg.tasks.hostNetwork || !reflect.DeepEqual(cfg.tasks.share, []string{"/srv/models"}) || fmt.Sprint(cfg.tasks.resolvers) != "[192.0.2.53 2001:db8::53]" {
+	if !cfg.tasks.hostNetwork || cfg.Moves != 3 || !reflect.DeepEqual(cfg.tasks.share, []string{"/srv/models"}) || fmt.Sprint(cfg.tasks.resolvers) != "[192.0.2.53 2001:db8::53]" {
 		t.Errorf("tasks %+v", cfg.tasks)
 	}
 	if cfg.Witness != outsideWitness {

@@ -90,7 +90,7 @@ func (h *history) draw(t *rapid.T) Command {
 		},
 		func() Command {
 			from, to := h.someMove(n)
-			return MoveTask{Node: "n1", Task: from, To: to, Step: rapid.SampledFrom([]MoveStep{MoveCommit, MoveAbort}).Draw(t, "step"), Reason: "a word"}
+			return MoveTask{Node: "n1", Task: from, To: to, Step: rapid.SampledFrom([]MoveStep{MoveCommit, MoveAbort}).Draw(t, "step"), Reason: "a word", Blameless: rapid.Bool().Draw(t, "blameless")}
 		},
 		func() Command { return CreateJoinToken{Hash: hashOf(fmt.Sprint("join", n)), Expires: soon} },
 		func() Command {

@@ -31,6 +31,9 @@ type MoveTask struct {
 	To     placement.TaskID `json:"to"`   // what takes over
 	Step   MoveStep         `json:"step"`
 	Reason string           `json:"reason,omitempty"` // of an abort
+	// Blameless: the move could have ended well; it does not count as one that
+	// came to nothing, of which few are tried.
+	Blameless bool `json:"blameless,omitempty"`
 }
 
 // Kind names the command.
@@ -119,7 +122,13 @@ func (s *State) moveTask(c *call, k MoveTask) *Refused {
 	c.show(ledger.ShownMove, opaqueJob(to.Job)+" "+string(k.Step)+" "+string(to.Move)+" "+
 		ledger.Opaque(c.head.Salt, string(from.Node))+" "+ledger.Opaque(c.head.Salt, string(to.Node)))
 	if k.Step == MoveAbort {
+		fails := from.MoveFails
 		s.endTask(c, to.ID, placement.TaskFailed, orText(k.Reason, "the move was given up"), nil)
+		if t, ok := s.tasks.get(string(from.ID)); ok && k.Blameless && t.MoveFails != fails {
+			old := *t
+			old.MoveFails = fails
+			s.putTask(&old)
+		}
 		return nil
 	}
 	return s.commitMove(c, k, from, to)
@@ -166,7 +175,7 @@ func (s *State) commitMove(c *call, k MoveTask, from, to *taskRecord) *Refused {
 	old, next := *from, *to
 	old.Status, old.Before, old.EndedAt, old.Again = placement.TaskStopped, "", c.now, false
 	old.Reason = "moved " + string(to.Move) + " to " + string(to.ID) + " on node " + string(to.Node)
-	next.Status, next.Reason, next.StartedAt = placement.TaskRunning, "", c.now
+	next.Status, next.Reason, next.StartedAt, next.RunsSince = placement.TaskRunning, "", c.now, from.Began()
 	if r.Spec.Singleton {
 		next.LeaseUntil = s.Clock.Add(firstLease)
 	}

@@ -73,7 +73,12 @@ func TestOnlyTheCommitMakesAMovedTaskRunElsewhere(t *testing.T) {
 
 func TestAMoveThatComesToNothingLeavesTheTaskWhereItIs(t *testing.T) {
 	for name, end := range map[string]func(*fixture, placement.TaskID, placement.TaskID){
-		"given up here":  func(f *fixture, from, to placement.TaskID) { f.ok(abort("n1", from, to)) },
+		"given up here": func(f *fixture, from, to placement.TaskID) { f.ok(abort("n1", from, to)) },
+		"given up here by nobody's fault": func(f *fixture, from, to placement.TaskID) {
+			cmd := abort("n1", from, to)
+			cmd.Blameless = true
+			f.ok(cmd)
+		},
 		"given up there": func(f *fixture, from, to placement.TaskID) { f.ok(abort("n2", from, to)) },
 		"it cannot be received": func(f *fixture, from, to placement.TaskID) {
 			f.ok(ReportTasks{Node: "n2", Reports: []placement.TaskReport{{Task: to, Status: placement.TaskFailed, Refused: true, Reason: "no room on the disk"}}})
@@ -98,7 +103,7 @@ func TestAMoveThatComesToNothingLeavesTheTaskWhereItIs(t *testing.T) {
 			}
 			f.wantTask(from, placement.TaskRunning)
 			counted := 1
-			if name == "it is told to end" {
+			if name == "it is told to end" || name == "given up here by nobody's fault" {
 				counted = 0 // that was no fault of the move
 			}
 			if old := f.s.Task(from); old.MoveFails != counted || old.MoveTrouble == "" || old.Stop {

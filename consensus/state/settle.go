@@ -141,7 +141,7 @@ func (s *State) lostItsLease(t *taskRecord) bool {
 	if !ok || t.Stop || t.LeaseUntil.IsZero() {
 		return false
 	}
-	if most := time.Duration(job.Spec.MaxRuntime); most > 0 && !t.StartedAt.IsZero() && s.Clock.Sub(t.StartedAt) >= most {
+	if most := time.Duration(job.Spec.MaxRuntime); most > 0 && !t.Began().IsZero() && s.Clock.Sub(t.Began()) >= most {
 		return false // it ended for want of time
 	}
 	once := job.Spec.Type == placement.TypeBatch && (job.Spec.Restart.Policy == "" || job.Spec.Restart.Policy == "never")

@@ -28,19 +28,19 @@ func (r *Runner) give(ctx context.Context, t *task, recovered bool) {
 		r.mu.Lock()
 		sent = t.rec.Move.Sent && t.move.held
 		r.mu.Unlock()
-		err = errors.New("its agent started anew before all of it was sent")
+		err = errAgentAnew
 	default:
 		sent, err = r.send(ctx, t, m)
 	}
 	if ctx.Err() != nil {
 		return
 	}
-	reason := ""
+	end := MoveEnd{Commit: sent}
 	if !sent && err != nil {
-		reason = err.Error()
+		end.Reason, end.Blameless = err.Error(), blameless(err)
 		r.log.Warn("a move did not get on", "task", t.rec.Task, "to", t.rec.Move.With, "err", err)
 	}
-	if r.settleMove(ctx, t, sent, reason) {
+	if r.settleMove(ctx, t, end) {
 		r.carryOutMove(ctx, t, m)
 	}
 }
@@ -50,7 +50,7 @@ const moveAskEvery = 5 * time.Second
 
 // settleMove asks for the end of the move until the ledger shows one. It reports
 // false when the agent or the task ends before.
-func (r *Runner) settleMove(ctx context.Context, t *task, commit bool, reason string) bool {
+func (r *Runner) settleMove(ctx context.Context, t *task, end MoveEnd) bool {
 	r.mu.Lock()
 	decided := t.move.decided
 	from, to := t.moveEnds()
@@ -66,21 +66,22 @@ func (r *Runner) settleMove(ctx context.Context, t *task, commit bool, reason st
 		if ended {
 			return false // its end, once reported, ends the move
 		}
-		if commit && time.Now().After(until) {
-			commit, reason = false, "the region's ledger did not take it in time"
+		if end.Commit && time.Now().After(until) {
+			end = MoveEnd{Reason: "the region's ledger did not take it in time", Blameless: true}
 		}
-		err := r.decideMove(ctx, from, to, commit, reason)
+		err := r.decideMove(ctx, from, to, end)
 		var no *MoveRefusedError
-		if taken := commit && err == nil || errors.As(err, &no) && no.Taken; taken {
+		if taken := end.Commit && err == nil || errors.As(err, &no) && no.Taken; taken {
 			r.mu.Lock()
 			t.move.taken = true
 			r.mu.Unlock()
 		}
 		again := pause
 		switch {
-		case no != nil && commit:
-			// An earlier try may still be on its way: only a committed end counts.
-			commit, reason = false, no.Reason
+		case no != nil && end.Commit:
+			// An earlier try may still be on its way: only a committed end counts. What
+			// the ledger does not take, by the law or for who is silent, is no fault of the move.
+			end = MoveEnd{Reason: no.Reason, Blameless: true}
 		case err == nil || no != nil:
 			again = moveAskEvery // a view will show it
 		case ctx.Err() == nil:
@@ -103,11 +104,11 @@ func (r *Runner) settleMove(ctx context.Context, t *task, commit bool, reason st
 // errNoMoves is told of a node that was set up without them since the move began.
 var errNoMoves = errors.New("this node does not move running tasks any more")
 
-func (r *Runner) decideMove(ctx context.Context, from, to placement.TaskID, commit bool, reason string) error {
+func (r *Runner) decideMove(ctx context.Context, from, to placement.TaskID, end MoveEnd) error {
 	if r.cfg.Moves == nil {
 		return errNoMoves
 	}
-	return r.cfg.Moves.Decide(ctx, from, to, commit, reason)
+	return r.cfg.Moves.Decide(ctx, from, to, end)
 }
 
 // moveEnds are the tasks at both ends of its move. The caller holds mu.
@@ -133,7 +134,7 @@ func (r *Runner) staysHere(ctx context.Context, t *task) (stays, known bool) {
 		return is == here || !away, true
 	}
 	for pause := r.cfg.Retry; ; pause = min(2*pause, r.cfg.RetryMax) {
-		err := r.decideMove(ctx, from, to, false, "the task is over")
+		err := r.decideMove(ctx, from, to, MoveEnd{Reason: "the task is over", Blameless: true})
 		var no *MoveRefusedError
 		if err == nil || errors.As(err, &no) {
 			return away != (no != nil && no.Taken), true
@@ -218,7 +219,7 @@ func (r *Runner) endInMove(ctx context.Context, t *task, h Handle, seen Observed
 	t.dead = true
 	away, sent := t.rec.Move.Away, t.rec.Move.Sent
 	r.mu.Unlock()
-	if !r.settleMove(ctx, t, away && sent, "it ended on its node while it stood still for the move") {
+	if !r.settleMove(ctx, t, MoveEnd{Commit: away && sent, Reason: "it ended on its node while it stood still for the move"}) {
 		return
 	}
 	stays, known := r.staysHere(ctx, t)
@@ -280,10 +281,18 @@ func (r *Runner) send(ctx context.Context, t *task, m Migrator) (sent bool, err 
 	if reasons, err := m.CanMove(ctx, h); err != nil || len(reasons) > 0 {
 		return false, errors.Join(err, joined(reasons))
 	}
-	way, stall, stop := r.bound(ctx, t)
+	release, err := r.turn(ctx, t, r.giving, "other tasks are moved away from this node; its turn comes")
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	way, stall, _, stop := r.bound(ctx, t)
 	defer stop()
-	if err := r.awaitReady(way, to, stall); err != nil {
-		return false, cause(way, err)
+	if err := r.awaitReady(way, to, stall, func(why string) { r.report(t, placement.TaskRunning, why) }); err != nil {
+		if err = cause(way, err); errors.Is(err, errMoveLate) {
+			err = errNoTurn
+		}
+		return false, err
 	}
 	streams := &outgoing{moves: r.cfg.Moves, to: to, used: make(map[string]bool)}
 	defer streams.close()
@@ -301,7 +310,9 @@ func (r *Runner) send(ctx context.Context, t *task, m Migrator) (sent bool, err 
 	if err != nil {
 		return false, cause(way, err)
 	}
-	_ = r.save(t) // without it the next agent gives the move up
+	// Without it the next agent gives the move up, which the ledger refuses if it
+	// has taken it by then. The task stands meanwhile: nobody waits for a disk.
+	r.lives.Go(func() { _ = r.save(t) })
 	return true, nil
 }
 
@@ -325,13 +336,20 @@ var (
 	errMoveStalled = errors.New("nothing of it got on for long")
 	errMoveLate    = errors.New("it took longer than a move may take")
 	errMoveStopped = errors.New("the task is to end")
+	errNoTurn      = errors.New("the other node did not come to take it in within the time that a move may take")
+	errAgentAnew   = errors.New("its agent started anew before all of it was sent")
 )
+
+// blameless reports whether a move that ended so might have ended well.
+func blameless(err error) bool {
+	return errors.Is(err, errAgentAnew) || errors.Is(err, errNoTurn) || errors.Is(err, errMoveStopped) || errors.As(err, new(*UnlawfulError))
+}
 
 // bound is the context of a move: it ends when the ledger has decided, when the
 // task is to end, when nothing gets on, and after all when the time is over.
-func (r *Runner) bound(ctx context.Context, t *task) (way context.Context, stall *time.Timer, stop func()) {
+func (r *Runner) bound(ctx context.Context, t *task) (way context.Context, stall, late *time.Timer, stop func()) {
 	way, cancel := context.WithCancelCause(ctx)
-	way, late := context.WithTimeoutCause(way, r.cfg.MoveWithin, errMoveLate)
+	late = time.AfterFunc(r.cfg.MoveWithin, func() { cancel(errMoveLate) })
 	stall = time.AfterFunc(r.cfg.MoveStall, func() { cancel(errMoveStalled) })
 	r.mu.Lock()
 	decided := t.move.decided
@@ -349,17 +367,17 @@ func (r *Runner) bound(ctx context.Context, t *task) (way context.Context, stall
 		case <-way.Done():
 		}
 	})
-	return way, stall, func() {
+	return way, stall, late, func() {
 		stall.Stop()
+		late.Stop()
 		cancel(nil)
-		late()
 		watching.Wait()
 	}
 }
 
 // awaitReady waits until the other side is there to take the task in. As long as
 // that node answers, it gets on: it may have much to fetch.
-func (r *Runner) awaitReady(ctx context.Context, to placement.Task, stall *time.Timer) error {
+func (r *Runner) awaitReady(ctx context.Context, to placement.Task, stall *time.Timer, waits func(why string)) error {
 	pause := r.cfg.Retry
 	var last error
 	for {
@@ -367,6 +385,10 @@ func (r *Runner) awaitReady(ctx context.Context, to placement.Task, stall *time.
 		if ready {
 			stall.Reset(r.cfg.MoveStall)
 			return nil
+		}
+		if err == nil && pause == r.cfg.RetryMax && waits != nil {
+			waits("its move waits for node " + string(to.Node) + ", which prepares for it, or takes other tasks in before")
+			waits = nil
 		}
 		if err == nil {
 			stall.Reset(r.cfg.MoveStall)

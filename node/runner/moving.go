@@ -16,12 +16,29 @@ type Moves interface {
 	Ready(ctx context.Context, to placement.Task) (bool, error)
 	// Open makes a stream of that name to it.
 	Open(ctx context.Context, to placement.Task, name string) (net.Conn, error)
-	// Decide proposes the end of a move to the region's ledger: that the task runs
-	// at its new place from here on, or that it goes on where it is. What came of it
+	// Decide proposes the end of a move to the region's ledger. What came of it
 	// stands in the views that follow, and nowhere else. A [*MoveRefusedError] says
 	// that the proposal was committed and refused.
-	Decide(ctx context.Context, from, to placement.TaskID, commit bool, reason string) error
+	Decide(ctx context.Context, from, to placement.TaskID, end MoveEnd) error
 }
+
+// MoveEnd is what a node proposes.
+type MoveEnd struct {
+	// Commit: the task runs at its new place from here on; else it goes on where it is.
+	Commit bool
+	Reason string // of one that is given up
+	// Blameless: what stood in its way was not the move's own, and may be gone the
+	// next time: it does not count as one that failed.
+	Blameless bool
+}
+
+// UnlawfulError is why a task may not go where it was to.
+type UnlawfulError struct{ Err error }
+
+func (e *UnlawfulError) Error() string { return e.Err.Error() }
+
+// Unwrap is the law's word.
+func (e *UnlawfulError) Unwrap() error { return e.Err }
 
 // MoveRefusedError is a proposal that the region's ledger refused.
 type MoveRefusedError struct {
@@ -106,6 +123,7 @@ func (r *Runner) followMove(ctx context.Context, index uint64, want Want, t *tas
 	case m.Away && (want.MovesTo == nil || want.MovesTo.ID != m.With):
 		t.decide(here)
 	case !m.Away && !want.Task.StartedAt.IsZero():
+		t.rec.RunsSince = want.Task.RunsSince
 		t.decide(here)
 	}
 }

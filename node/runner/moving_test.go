@@ -18,9 +18,9 @@ import (
 
 // other is the node at the other end of a move, and the region's word about it.
 type other struct {
-	mu      sync.Mutex
-	decide  func(commit bool) error // guarded by mu
-	commits int                     // guarded by mu
+	mu     sync.Mutex
+	decide func(commit bool) error // guarded by mu
+	ends   []runner.MoveEnd        // guarded by mu
 }
 
 func (o *other) Ready(context.Context, placement.Task) (bool, error) { return true, nil }
@@ -41,13 +41,11 @@ func (o *other) Open(context.Context, placement.Task, string) (net.Conn, error) 
 	return here, nil
 }
 
-func (o *other) Decide(_ context.Context, _, _ placement.TaskID, commit bool, _ string) error {
+func (o *other) Decide(_ context.Context, _, _ placement.TaskID, end runner.MoveEnd) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if commit {
-		o.commits++
-	}
-	return o.decide(commit)
+	o.ends = append(o.ends, end)
+	return o.decide(end.Commit)
 }
 
 func (o *other) says(decide func(commit bool) error) {
@@ -82,9 +80,14 @@ func (b *bed) sent(change func(*runner.Want)) placement.TaskID {
 }
 
 // received is a task that was taken in here, and stands still.
-func (b *bed) received() placement.TaskID {
+func (b *bed) received(changes ...func(*runner.Want)) placement.TaskID {
 	b.Helper()
-	id := b.region.assign(0, func(w *runner.Want) { w.Task.Move, w.Task.Replaces = placement.MoveLive, job.Task(0, 0) }, "sleep")
+	id := b.region.assign(0, func(w *runner.Want) {
+		w.Task.Move, w.Task.Replaces = placement.MoveLive, job.Task(0, 0)
+		for _, change := range changes {
+			change(w)
+		}
+	}, "sleep")
 	synctest.Wait()
 	here, there := net.Pipe()
 	if err := b.r.Deliver(id, "state", there); err != nil {

@@ -109,6 +109,8 @@ type Config struct {
 	// after MoveWithin, and when nothing of it got on for MoveStall.
 	Moves                 Moves
 	MoveWithin, MoveStall time.Duration
+	// MovesOut and MovesIn are how many tasks are moved away, and here, at once.
+	MovesOut, MovesIn int
 	// Resolve tells what names in jobs' lists stand for; lists are renewed every
 	// DeniedEvery. It may be nil.
 	Resolve Resolver
@@ -131,7 +133,7 @@ func DefaultConfig() Config {
 		Starts: 16, Fetches: 16, LeaseMargin: 2 * time.Second, LeaseGrace: 3 * time.Second,
 		KeepFor: 24 * time.Hour, KeepFinished: 500,
 		DriftEvery: 5 * time.Minute, DeniedEvery: 30 * time.Second,
-		MoveWithin: 30 * time.Minute, MoveStall: time.Minute,
+		MoveWithin: 30 * time.Minute, MoveStall: time.Minute, MovesOut: 2, MovesIn: 2,
 		Retry: 20 * time.Millisecond, RetryMax: 500 * time.Millisecond,
 	}
 }
@@ -148,7 +150,7 @@ func (c Config) Validate() error {
 		}
 	}
 	if c.Starts < 1 || c.Fetches < 1 || c.LeaseMargin < 0 || c.LeaseGrace < 0 || c.Retry <= 0 || c.RetryMax < c.Retry || c.KeepFinished < 0 ||
-		c.DriftEvery <= 0 || c.DeniedEvery <= 0 || c.MoveWithin <= 0 || c.MoveStall <= 0 {
+		c.DriftEvery <= 0 || c.DeniedEvery <= 0 || c.MoveWithin <= 0 || c.MoveStall <= 0 || c.MovesOut < 1 || c.MovesIn < 1 {
 		problems = append(problems, errors.New("runner: a limit is out of range; begin with DefaultConfig"))
 	}
 	return errors.Join(problems...)
@@ -161,6 +163,7 @@ type Runner struct {
 	reports *reports
 	starts  chan struct{} // one token per start in progress
 	turns   turns         // of what is fetched
+	giving  chan struct{} // one token per task that is moved away
 	wake    chan struct{} // tells the loop that a lease or a record changed
 	secrets sync.Mutex    // held while the directory of secrets is made or removed
 	moved   moveCounts
@@ -172,6 +175,7 @@ type Runner struct {
 	mu       sync.Mutex
 	tasks    map[placement.TaskID]*task     // guarded by mu
 	incoming map[placement.TaskID]*incoming // guarded by mu: tasks that are taken in
+	taking   int                            // guarded by mu: how many of those have their turn
 	strays   map[string][]Observed          // guarded by mu; by driver
 	changed  chan struct{}                  // guarded by mu; closed and replaced at every change
 	last     Wanted                         // guarded by mu: the newest view acted upon
@@ -192,7 +196,7 @@ func New(cfg Config) (*Runner, error) {
 	}
 	return &Runner{
 		cfg: cfg, log: log, reports: newReports(cfg.Reporter, cfg.Retry, cfg.RetryMax, log),
-		starts: make(chan struct{}, cfg.Starts), turns: turns{most: cfg.Fetches}, wake: make(chan struct{}, 1),
+		starts: make(chan struct{}, cfg.Starts), turns: turns{most: cfg.Fetches}, giving: make(chan struct{}, cfg.MovesOut), wake: make(chan struct{}, 1),
 		tasks: make(map[placement.TaskID]*task), strays: make(map[string][]Observed),
 		changed: make(chan struct{}), incoming: make(map[placement.TaskID]*incoming),
 	}, nil

@@ -27,6 +27,8 @@ type Record struct {
 	Grace     placement.Duration `json:"grace"`
 	// MaxRuntime ends the task when it has run so long; 0 is no bound.
 	MaxRuntime placement.Duration `json:"max_runtime,omitempty"`
+	// RunsSince is when it began on another node, if it was moved here.
+	RunsSince time.Time `json:"runs_since,omitzero"`
 	// Index is that of the committed view that first showed the assignment.
 	Index      uint64    `json:"index"`
 	LeaseUntil time.Time `json:"lease_until,omitzero"`

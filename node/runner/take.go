@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -47,9 +48,10 @@ func (r *Runner) receive(ctx context.Context, t *task) (Handle, error) {
 		return Handle{}, err
 	}
 	spec := r.spec(t)
-	ctx, stall, stop := r.bound(ctx, t)
+	ctx, stall, late, stop := r.bound(ctx, t)
 	defer stop()
 	stall.Stop() // its sender looks at how it gets on
+	late.Stop()  // its time begins with its turn
 	if p, ok := r.cfg.Drivers[string(t.rec.Kind)].(Preparer); ok {
 		r.report(t, placement.TaskStarting, "preparing for a task that is moved here")
 		if err := p.Prepare(ctx, spec); err != nil {
@@ -60,12 +62,14 @@ func (r *Runner) receive(ctx context.Context, t *task) (Handle, error) {
 		return Handle{}, err
 	}
 	in := newIncoming()
+	in.late = late
 	r.mu.Lock()
 	r.incoming[t.rec.Task] = in
 	r.mu.Unlock()
 	defer func() {
 		r.mu.Lock()
 		delete(r.incoming, t.rec.Task)
+		r.letOut(in)
 		r.mu.Unlock()
 		in.close()
 	}()
@@ -175,6 +179,8 @@ const maxStreams = 16
 // incoming are the streams of a task that is being taken in.
 type incoming struct {
 	next chan stream
+	turn bool        // it may come in; guarded by Runner.mu
+	late *time.Timer // ends it; may be nil
 
 	mu    sync.Mutex
 	names map[string]bool // guarded by mu
@@ -246,11 +252,12 @@ func (i *incoming) close() {
 	}
 }
 
-// Expects reports whether the task waits on this node for what it takes over.
+// Expects reports whether the task waits on this node for what it takes over, and
+// has its turn.
 func (r *Runner) Expects(id placement.TaskID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.incoming[id] != nil
+	return r.letIn(r.incoming[id])
 }
 
 // Deliver hands the task a stream of its move, which ends with the move. Whoever

@@ -296,7 +296,11 @@ func (r *Runner) running(ctx context.Context, t *task, h Handle, since time.Time
 		t.rec.StartedAt = since
 	}
 	if most := time.Duration(t.rec.MaxRuntime); most > 0 {
-		t.runEnds = time.Now().Add(most - time.Since(t.rec.StartedAt))
+		began := t.rec.StartedAt
+		if !t.rec.RunsSince.IsZero() {
+			began = t.rec.RunsSince
+		}
+		t.runEnds = time.Now().Add(most - time.Since(began))
 		r.poke()
 	}
 	r.mu.Unlock()
