@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/sovmesh/sovmesh/node/userdata"
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/placement/residency"
 )
@@ -91,14 +92,29 @@ func cloudInit(v residency.Value) (string, error) {
 	if err == nil && !strings.HasPrefix(s, "#cloud-config") && !strings.HasPrefix(s, "#!") {
 		err = jobError(v, "write a mapping, or a text whose first line is #cloud-config or #!/bin/sh", "cloud_init begins with neither #cloud-config nor #!")
 	}
+	if err == nil {
+		err = guestText("cloud_init", v, userdata.Check(s))
+	}
 	return s, err
+}
+
+// guestText says what is wrong with a text that a guest reads, by its own lines.
+func guestText(name string, v residency.Value, problem error) error {
+	if problem == nil {
+		return nil
+	}
+	return jobError(v, "correct it there, or write it as a mapping in place of a text", "%s is not what a guest can read, in its own text: %v", name, problem)
 }
 
 func cloudNetwork(v residency.Value) (string, error) {
 	if v.Kind == residency.Map {
 		return plainJSON("cloud_network", v)
 	}
-	return text("cloud_network", v, maxTextBytes)
+	s, err := text("cloud_network", v, maxTextBytes)
+	if err == nil {
+		err = guestText("cloud_network", v, userdata.CheckYAML(s))
+	}
+	return s, err
 }
 
 // plainJSON writes a mapping as JSON, which is YAML too. A number that JSON has

@@ -131,6 +131,9 @@ func (r *jobReader) checkSetup(at func(string) residency.Value) error {
 		}
 		return jobError(at(name), "leave it out, or write kind: "+joinKinds(kinds), "a %s job has no %s", kind, name)
 	}
+	if v, where := r.spec.Setup.Misplaced(kind); v != nil {
+		return jobError(at("volumes"), "choose another place, as in /data or /var/lib/NAME, and none within another volume", "the volume %s of a process cannot lie at %s: %s is there", quoteWord(v.Name), quoteWord(v.Path), where)
+	}
 	return checkNamesDiffer(r.spec.Setup, at)
 }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/placement"
 )
 
 // cell is a thread of the supervisor that has become what the command is to be:
@@ -251,7 +252,7 @@ func dropCapabilities() error {
 // places are those of Landlock's rules.
 func (s *supervisor) places(h *held) []place {
 	var all []place
-	for _, dir := range shared {
+	for _, dir := range placement.NodePlaces() {
 		all = append(all, place{dir, mayRead})
 	}
 	write := []string{s.dir.path("work"), "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts", "/dev/shm", "/proc"}

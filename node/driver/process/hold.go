@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -207,21 +206,16 @@ func (d *Driver) hold(ctx context.Context, s runner.Spec) (*held, error) {
 // Their places are made by a privileged hand, which must meet nothing that a task
 // could have laid there before: a link in a volume leads out of any root.
 func (d *Driver) apart(s runner.Spec, h *held) error {
-	taken := slices.Concat(shared, h.Paths, []string{"/proc", "/dev", "/run", "/tmp", "/var/tmp", d.cfg.Dir})
+	taken := slices.Concat(placement.NodePlaces(), placement.OwnPlaces(), h.Paths, []string{d.cfg.Dir})
 	for _, v := range h.Volumes {
 		for _, t := range taken {
-			if within(v.To, t) || within(t, v.To) {
+			if placement.Within(v.To, t) || placement.Within(t, v.To) {
 				return refused(s, fmt.Sprintf("its volume cannot be at %s: %s is there", v.To, t), "choose another place, as in /data or /var/lib/NAME, and none within another volume")
 			}
 		}
 		taken = append(taken, v.To)
 	}
 	return nil
-}
-
-// within reports whether a is b or lies below it.
-func within(a, b string) bool {
-	return a == b || strings.HasPrefix(a, strings.TrimSuffix(b, "/")+"/")
 }
 
 func refused(s runner.Spec, reason, advice string) error {
@@ -275,9 +269,6 @@ func (d *Driver) letGo(ctx context.Context, id placement.TaskID, forget bool) er
 	}
 	return err
 }
-
-// shared are the parts of the node that every task sees, and may not change.
-var shared = []string{"/usr", "/etc", "/opt", "/nix", "/sys", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"}
 
 // ownFirst orders places so that one within another comes after it.
 func ownFirst(binds []bind) []bind {

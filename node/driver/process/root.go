@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sovmesh/sovmesh/placement"
 )
 
 // makeRoot gives the calling thread a root directory of the task's own and moves
@@ -81,7 +83,7 @@ func makeRoot(t taskDir, h *held) error {
 
 // makeSystem shows the node's programs and settings, unchangeable.
 func makeSystem(root string) error {
-	for _, dir := range shared {
+	for _, dir := range placement.NodePlaces() {
 		info, err := os.Lstat(dir)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
