@@ -225,6 +225,7 @@ func TestValues(t *testing.T) {
 		{"sovmesh_runner_tasks", []string{"status=lost"}, 0},
 		{"sovmesh_runner_tasks_unsaved", nil, 1},
 		{"sovmesh_runner_moves_total", []string{"mode=live", "outcome=given"}, 2},
+		{"sovmesh_runner_moves_total", []string{"mode=near-live", "outcome=refused"}, 0},
 		{"sovmesh_runner_move_still_seconds", nil, 1},
 		{"sovmesh_gateway_requests_running", nil, 2},
 		{"sovmesh_gateway_tokens_total", []string{"kind=completion"}, 640},

@@ -41,8 +41,14 @@ func runnerRows() []row[Runner] {
 		gauge("runner_tasks_unsaved", "Tasks whose record the disk does not take; they go on.", func(r Runner) int { return r.Unsaved }),
 		gauge("runner_strays", "Running things of our drivers that no record knows; they are left alone.", func(r Runner) int { return r.Strays }),
 		newRow("runner_moves_total", "Moves of running tasks, by mode and outcome: given to another node, kept here, taken from another node, refused here.", prometheus.CounterValue, []string{"mode", "outcome"}, func(r Runner, put func(float64, ...string)) {
+			counts := make(map[[2]string]uint64)
 			for _, m := range r.Moves {
-				put(float64(m.Count), m.Mode, m.Outcome)
+				counts[[2]string{m.Mode, m.Outcome}] += m.Count
+			}
+			for _, mode := range []placement.MoveMode{placement.MoveLive, placement.MoveNearLive} {
+				for _, outcome := range []string{"given", "kept", "taken", "refused"} {
+					put(float64(counts[[2]string{string(mode), outcome}]), string(mode), outcome)
+				}
 			}
 		}),
 		newRow("runner_move_still_seconds", "How long the last task that was moved away stood still; 0 if none was.", prometheus.GaugeValue, nil, func(r Runner, put func(float64, ...string)) { put(r.Still.Seconds()) }),
