@@ -23,17 +23,24 @@ func (e *BlockedError) Error() string {
 
 // Hint says what the node's operator can do.
 func (e *BlockedError) Hint() string {
-	return `let the node's operator accept the devices of tasks there, as with: iptables -I FORWARD -i smv+ -j ACCEPT; iptables -I FORWARD -o smv+ -j ACCEPT (with a Docker on the node: in its chain DOCKER-USER)`
+	return `let the node's operator accept the devices of tasks there, as with: iptables -I FORWARD -i smv+ -j ACCEPT; iptables -I FORWARD -o smv+ -j ACCEPT (for IPv6: ip6tables; with a Docker on the node: in its chain DOCKER-USER)`
 }
 
 // blocked is the error of a policy whose packets others drop; nil if they do not.
 // The calling thread is in the node's namespace.
 func blocked(p Policy) error {
-	chain, err := dropsForwarded()
-	if err != nil || chain == "" {
+	v4, v6, err := dropsForwarded()
+	if err != nil || v4 == "" && v6 == "" {
 		return err
 	}
 	for _, d := range p.destinations() {
+		chain := v4
+		if d.Prefix.Addr().Is6() {
+			chain = v6
+		}
+		if chain == "" {
+			continue
+		}
 		ways, err := waysTo(d.Prefix)
 		if err != nil {
 			return err
@@ -45,29 +52,37 @@ func blocked(p Policy) error {
 	return nil
 }
 
-// dropsForwarded names a chain of somebody else's that drops what is forwarded
-// unless a rule says otherwise, in a table where no rule speaks of tasks'
-// devices; empty if there is none. Rules of the old iptables are not seen.
-func dropsForwarded() (string, error) {
+// dropsForwarded names, for each of the two families of addresses, a chain of
+// somebody else's that drops what is forwarded unless a rule says otherwise, in a
+// table where no rule speaks of tasks' devices; empty if there is none. Rules of the
+// old iptables are not seen.
+func dropsForwarded() (v4, v6 string, err error) {
 	c, err := nftables.New()
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	chains, err := c.ListChains()
 	if err != nil {
-		return "", fmt.Errorf("read the node's rules: %w", err)
+		return "", "", fmt.Errorf("read the node's rules: %w", err)
 	}
+	families := map[nftables.TableFamily]string{nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet"}
 	for _, one := range chains {
 		if one.Hooknum == nil || *one.Hooknum != *nftables.ChainHookForward || one.Policy == nil || *one.Policy != nftables.ChainPolicyDrop {
 			continue
 		}
-		if f := one.Table.Family; f != nftables.TableFamilyIPv4 && f != nftables.TableFamilyINet || speaksOfTasks(c, one.Table, chains) {
+		family := families[one.Table.Family]
+		if family == "" || speaksOfTasks(c, one.Table, chains) {
 			continue
 		}
-		family := map[nftables.TableFamily]string{nftables.TableFamilyIPv4: "ip", nftables.TableFamilyINet: "inet"}[one.Table.Family]
-		return family + " " + one.Table.Name + " " + one.Name, nil
+		chain := family + " " + one.Table.Name + " " + one.Name
+		if v4 == "" && family != "ip6" {
+			v4 = chain
+		}
+		if v6 == "" && family != "ip" {
+			v6 = chain
+		}
 	}
-	return "", nil
+	return v4, v6, nil
 }
 
 // speaksOfTasks reports whether some rule of the table names our devices.

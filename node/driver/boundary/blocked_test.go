@@ -59,4 +59,11 @@ func TestWhatOthersDropIsNoSilentLoss(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.reaches(n, "tcp", farther+":80", "far")
+	nft("table ip6 filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }")
+	if _, err := list("a.far/0.3", "["+farther6+"]:80"); !errors.As(err, &lost) || lost.Chain != "ip6 filter FORWARD" {
+		t.Errorf("by IPv6: %v", err)
+	}
+	if n, err = list("a.far/0.4", farther+":80"); err != nil {
+		t.Errorf("by IPv4, which that chain does not see: %v", err)
+	}
 }

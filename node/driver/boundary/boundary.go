@@ -21,8 +21,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
+
+	"github.com/sovmesh/sovmesh/node/driver/claims"
 )
 
 // Config is what a Boundary needs; Dir must be set.
@@ -37,6 +38,10 @@ type Config struct {
 	Never []netip.AddrPort
 	// Host is the namespace of the node, by its file; empty is the caller's own.
 	Host string
+	// Shared is where the agents of one machine find each other's Dir: a device of
+	// the node's forwards for as long as a task of any of them needs it. Empty is for
+	// one that is alone.
+	Shared string
 	// Remember is how long a destination is told apart after its last packet.
 	Remember time.Duration
 	// Distinct is how many destinations are told apart for each task and address
@@ -50,7 +55,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Pool4: netip.MustParsePrefix("10.213.0.0/16"), Pool6: netip.MustParsePrefix("fd53:6f76:6d65::/112"),
-		Remember: 30 * 24 * time.Hour, Distinct: 512, Spares: 2,
+		Shared: filepath.Join(claims.Dir, "networks"), Remember: 30 * 24 * time.Hour, Distinct: 512, Spares: 2,
 	}
 }
 
@@ -59,7 +64,7 @@ type Boundary struct {
 	cfg    Config
 	host   *os.File // the node's own namespace
 	spares spares
-	mu     sync.Mutex // held while a task's state is read, changed and written
+	turn   chan struct{} // has one in it while a task's state is read, changed and written
 }
 
 // New makes the directory and starts nothing. [Boundary.Close] ends what is kept
@@ -90,7 +95,7 @@ func New(cfg Config) (*Boundary, error) {
 		return nil, fmt.Errorf("boundary: open the node's network namespace: %w", err)
 	}
 	cfg.Pool4, cfg.Pool6 = cfg.Pool4.Masked(), cfg.Pool6.Masked()
-	return &Boundary{cfg: cfg, host: host, spares: spares{ready: make(chan *os.File, cfg.Spares)}}, nil
+	return &Boundary{cfg: cfg, host: host, turn: make(chan struct{}, 1), spares: spares{ready: make(chan *os.File, cfg.Spares)}}, nil
 }
 
 // Config is what it was made with: for a supervisor that makes a task's network

@@ -93,7 +93,7 @@ func newWorld(t *testing.T) *world {
 	})
 	w.do(w.outside, func() error { return up("far0", farther+"/24", neighbour+"/24", farther6+"/64") })
 	w.cfg = DefaultConfig()
-	w.cfg.Dir, w.cfg.Host = t.TempDir(), fmt.Sprintf("/proc/self/fd/%d", w.host.Fd())
+	w.cfg.Dir, w.cfg.Host, w.cfg.Shared = t.TempDir(), fmt.Sprintf("/proc/self/fd/%d", w.host.Fd()), t.TempDir()
 	w.cfg.Never = []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:7443")}
 	w.b = w.boundary()
 	return w

@@ -123,21 +123,25 @@ func isOff(path string, v6 bool) (bool, error) {
 	return false, errors.New("this kernel forwards IPv6 for the whole machine or not at all, and it is off: set net.ipv6.conf.all.forwarding=1 on the node")
 }
 
-// switchedBefore reports whether a task of ours switched the setting on.
+// switchedBefore reports whether a task of an agent here switched the setting on.
+// The caller holds [Boundary.together], as for unforward.
 func (b *Boundary) switchedBefore(path string) bool {
-	return slices.ContainsFunc(b.states(), func(s state) bool { return !s.Over && slices.Contains(s.Forwarding, path) })
+	return slices.ContainsFunc(b.states(b.neighbours()...), func(s state) bool { return !s.Over && slices.Contains(s.Forwarding, path) })
 }
 
-// states are all that can be read.
-func (b *Boundary) states() []state {
-	names, err := filepath.Glob(filepath.Join(b.cfg.Dir, "*.json"))
-	if err != nil {
-		return nil
-	}
+// states are all that can be read in those directories.
+func (b *Boundary) states(dirs ...string) []state {
 	var all []state
-	for _, n := range names {
-		if s, err := load(n); err == nil {
-			all = append(all, s)
+	for _, dir := range dirs {
+		names, err := filepath.Glob(filepath.Join(dir, "*.json"))
+		if err != nil {
+			continue
+		}
+		for _, n := range names {
+			if s, err := load(n); err == nil {
+				s.in = dir
+				all = append(all, s)
+			}
 		}
 	}
 	return all
@@ -149,9 +153,9 @@ func (b *Boundary) unforward(s state) error {
 	if len(s.Forwarding) == 0 {
 		return nil
 	}
-	others := b.states()
+	others := b.states(b.neighbours()...)
 	for _, path := range s.Forwarding {
-		if slices.ContainsFunc(others, func(o state) bool { return o.Task != s.Task && !o.Over && slices.Contains(o.Forwarding, path) }) {
+		if slices.ContainsFunc(others, func(o state) bool { return b.another(o, s) && !o.Over && slices.Contains(o.Forwarding, path) }) {
 			continue
 		}
 		if err := setting(path, "0"); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -160,6 +164,9 @@ func (b *Boundary) unforward(s state) error {
 	}
 	return nil
 }
+
+// another reports whether o is not what this agent has of s' task.
+func (b *Boundary) another(o, s state) bool { return o.Task != s.Task || o.in != b.cfg.Dir }
 
 // devicesOf are the devices of such settings.
 func devicesOf(paths []string) []string {

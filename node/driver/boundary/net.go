@@ -176,6 +176,11 @@ func (b *Boundary) open(s *state) error {
 }
 
 func (b *Boundary) openLocked(s *state) error {
+	apart, err := b.together()
+	if err != nil {
+		return err
+	}
+	defer apart()
 	if err := blocked(s.Policy); err != nil {
 		return err
 	}
@@ -229,6 +234,11 @@ func (b *Boundary) claim(ns *os.File, s *state, veth string) error {
 		return err
 	}
 	defer unlock()
+	apart, err := b.together() // who has a device can be found by others
+	if err != nil {
+		return err
+	}
+	defer apart()
 	err = inside(b.host, func() error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = veth
@@ -327,6 +337,13 @@ func (b *Boundary) Down(_ context.Context, task placement.TaskID) error {
 	if err != nil {
 		return err
 	}
+	if s.Veth != "" || len(s.Forwarding) > 0 {
+		apart, err := b.together()
+		if err != nil {
+			return err
+		}
+		defer apart()
+	}
 	if b.passedOn(s) {
 		s.Veth = ""
 	}
@@ -348,8 +365,8 @@ func (b *Boundary) Down(_ context.Context, task placement.TaskID) error {
 // passedOn reports whether the device by that name is another task's: one that
 // went with a boot of the node left its name to whoever came next.
 func (b *Boundary) passedOn(s state) bool {
-	return s.Veth != "" && slices.ContainsFunc(b.states(), func(o state) bool {
-		return o.Veth == s.Veth && o.Task != s.Task && !o.Over && mounted(o.Path)
+	return s.Veth != "" && slices.ContainsFunc(b.states(b.neighbours()...), func(o state) bool {
+		return o.Veth == s.Veth && b.another(o, s) && !o.Over && mounted(o.Path)
 	})
 }
 
@@ -375,7 +392,11 @@ func (b *Boundary) disconnect(s state) error {
 			}
 		}
 	}
-	return b.unforward(s)
+	if err := b.unforward(s); err != nil {
+		return err
+	}
+	b.part(s)
+	return nil
 }
 
 // isGone: there is no such device, or not any more.

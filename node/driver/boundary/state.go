@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovmesh/sovmesh/node/driver/claims"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -43,6 +44,7 @@ type Net struct {
 // state is what is known of a task's network, kept until it is forgotten.
 type state struct {
 	Net
+	in   string    // the directory it was read from
 	Made time.Time `json:"made"`
 	// Ready: it was finished. What is there without is of a start that was cut off.
 	Ready bool `json:"ready,omitempty"`
@@ -114,28 +116,22 @@ func (b *Boundary) save(s state) error {
 }
 
 // lock is held while a task's state is read, changed and written: by this
-// agent's goroutines, and by the supervisors that have a part in it.
+// agent's goroutines, and by the supervisors that have a part in it. The wait for
+// it is bounded.
 func (b *Boundary) lock() (unlock func(), err error) {
-	b.mu.Lock()
-	f, err := os.Open(b.cfg.Dir)
-	if err == nil {
-		if err = flock(f); err != nil {
-			_ = f.Close()
-		}
+	timer := time.NewTimer(claims.Patience)
+	defer timer.Stop()
+	select {
+	case b.turn <- struct{}{}:
+	case <-timer.C:
+		return nil, fmt.Errorf("lock the networks of tasks: another task's network of this agent has been changed for more than %s", claims.Patience)
 	}
+	free, err := claims.Lock(b.cfg.Dir, claims.Patience)
 	if err != nil {
-		b.mu.Unlock()
+		<-b.turn
 		return nil, fmt.Errorf("lock the networks of tasks: %w", err)
 	}
-	return func() { _ = f.Close(); b.mu.Unlock() }, nil
-}
-
-func flock(f *os.File) error {
-	for {
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
+	return func() { free(); <-b.turn }, nil
 }
 
 // List is every network that is there, known to the caller or not.

@@ -101,9 +101,12 @@ func (b *Boundary) Probe() (map[string]string, error) {
 func (b *Boundary) Beyond() string {
 	words := "nothing that is looked at drops what is forwarded, so that tasks with a list reach what is beyond the node; rules within accepting chains (firewalld, ufw) and of the old iptables are not read"
 	err := inside(b.host, func() error {
-		chain, err := dropsForwarded()
-		if chain != "" {
-			words = "a list leads no farther than the node: its own rules drop what is forwarded (chain " + chain + "); a task whose list does is not started"
+		v4, v6, err := dropsForwarded()
+		switch {
+		case v4 != "":
+			words = "a list leads no farther than the node: its own rules drop what is forwarded (chain " + v4 + "); a task whose list does is not started"
+		case v6 != "":
+			words = "a list leads no farther than the node by IPv6: its own rules drop what is forwarded (chain " + v6 + "); a task whose list does is not started"
 		}
 		return err
 	})

@@ -223,9 +223,15 @@ func (d *Driver) machine(ctx context.Context, s runner.Spec, p pin) (*qemu.Machi
 			"-device", "virtio-serial-device", "-device", "virtserialport,chardev=" + channel + ",name=" + wire.Port,
 		},
 	}
+	base := d.cfg.UIDs
+	if base > 0 {
+		if base, _, err = d.cfg.Hold.Part("microvms", d.cfg.Dir, base, 1<<16); err != nil {
+			return nil, cannot(err)
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if m.UID, err = qemu.FreeUID(ctx, d.base, d.cfg.UIDs, slices.Collect(maps.Keys(d.uids))...); err != nil {
+	if m.UID, err = qemu.FreeUID(ctx, d.base, base, slices.Collect(maps.Keys(d.uids))...); err != nil {
 		return nil, cannot(err)
 	}
 	d.uids[m.UID] = s.Task

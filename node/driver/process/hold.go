@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sovmesh/sovmesh/node/driver/boundary"
+	"github.com/sovmesh/sovmesh/node/driver/claims"
 	"github.com/sovmesh/sovmesh/node/driver/keep"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
@@ -43,20 +44,39 @@ type Hold struct {
 	// FirstUser and Users are the range of user numbers of which each task has one
 	// of its own, where the agent is root; with 0 Users tasks run as the agent's.
 	FirstUser, Users int
+	// Claims is where the agents of one machine claim parts of such ranges, so that no
+	// two of them give a number to two tasks; empty gives this one the whole.
+	Claims string
+}
+
+// parts is how many agents of one machine a range of users is for.
+const parts = 64
+
+// Part is this agent's part of a range of users: the first, and how many. The range
+// is known by its name, the agent by a directory of its own.
+func (h *Hold) Part(name, owner string, first, size int) (int, int, error) {
+	if h.Claims == "" || size < parts || os.Geteuid() != 0 {
+		return first, size, nil
+	}
+	n, err := claims.Block(filepath.Join(h.Claims, name), owner, parts)
+	if err != nil {
+		return 0, 0, err
+	}
+	return first + n*(size/parts), size / parts, nil
 }
 
 // The range of users, in which systemd and distributions use none.
 // https://systemd.io/UIDS-GIDS/
 const (
 	firstUser = 1_900_000_000
-	users     = 1 << 16
+	users     = 1 << 20
 )
 
 // DefaultHold holds tasks in as far as this user can, with what that needs below
 // the node's data directory. Ports are those of the node's own doors, which no
 // task reaches.
 func DefaultHold(data string, ports ...uint16) (Hold, error) {
-	h := Hold{FirstUser: firstUser, Users: users, Volumes: filepath.Join(data, "volumes")}
+	h := Hold{FirstUser: firstUser, Users: users, Volumes: filepath.Join(data, "volumes"), Claims: filepath.Join(claims.Dir, "users")}
 	if os.Geteuid() != 0 {
 		return h, nil
 	}

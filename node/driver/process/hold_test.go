@@ -370,3 +370,25 @@ func TestAFailedStartKeepsNoUser(t *testing.T) {
 		t.Errorf("it keeps %v, %v", left, err)
 	}
 }
+
+// TestTwoAgentsGiveNoUserTwice: of one machine, each with its own data.
+func TestTwoAgentsGiveNoUserTwice(t *testing.T) {
+	shared, seen := t.TempDir(), map[string]int{}
+	var agents []*Driver
+	for n := range 3 {
+		agents = append(agents, heldDriver(t, func(c *Config) {
+			c.Hold.Claims, c.Hold.FirstUser, c.Hold.Users = shared, firstUser, 3*parts // three for each
+		}))
+		for i := range 3 {
+			who := start(t, agents[n], func(s *runner.Spec) { s.Task = placement.JobID("a.b").Task(i, 1) }, "/usr/bin/id", "-u")
+			uid := strings.TrimSpace(printed(t, agents[n], who))
+			if had, taken := seen[uid]; taken || uid == "0" {
+				t.Errorf("agent %d gives %s, which agent %d gave", n, uid, had)
+			}
+			seen[uid] = n
+		}
+	}
+	if _, err := agents[0].takeUser("a.b/9.1"); err == nil || !strings.Contains(err.Error(), "this agent's") {
+		t.Errorf("one more than its part: %v", err)
+	}
+}

@@ -27,7 +27,7 @@ func (d *Driver) holdFacts() map[string]string {
 	}
 	facts["task_user"] = "the agent's"
 	if a.namespaces == nil && d.cfg.Hold.Users > 0 && os.Geteuid() == 0 {
-		facts["task_user"] = fmt.Sprintf("one of each task's own, of %d from %d on", d.cfg.Hold.Users, d.cfg.Hold.FirstUser)
+		facts["task_user"] = fmt.Sprintf("one of each task's own, of this agent's part of the %d from %d on", d.cfg.Hold.Users, d.cfg.Hold.FirstUser)
 	}
 	facts["files"] = "no Landlock in this kernel"
 	if v := landlockVersion(); v > 0 {

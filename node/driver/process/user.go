@@ -18,7 +18,7 @@ import (
 
 // A task's own user is a number of the range that no other task has. A file in
 // the driver's directory says whose it is: of two that want one number, one
-// makes the file.
+// makes the file. Of several agents on a machine each has a part of the range.
 
 func (d *Driver) userFile(number int) string {
 	return filepath.Join(d.cfg.Dir, ".user-"+strconv.Itoa(number))
@@ -26,11 +26,15 @@ func (d *Driver) userFile(number int) string {
 
 // takeUser gives the task a number, the one it had if it had one.
 func (d *Driver) takeUser(id placement.TaskID) (int, error) {
+	base, size, err := d.cfg.Hold.Part("processes", d.cfg.Dir, d.cfg.Hold.FirstUser, d.cfg.Hold.Users)
+	if err != nil {
+		return 0, fmt.Errorf("take a user for task %s: %w", id, err)
+	}
 	sum := fnv.New64a()
 	_, _ = sum.Write([]byte(d.dir(id)))
-	first := int(sum.Sum64() % uint64(d.cfg.Hold.Users))
-	for try := range min(d.cfg.Hold.Users, 1<<16) {
-		number := d.cfg.Hold.FirstUser + (first+try)%d.cfg.Hold.Users
+	first := int(sum.Sum64() % uint64(size))
+	for try := range size {
+		number := base + (first+try)%size
 		switch ok, err := d.claimUser(number, id); {
 		case err != nil:
 			return 0, fmt.Errorf("take a user for task %s: %w", id, err)
@@ -38,7 +42,7 @@ func (d *Driver) takeUser(id placement.TaskID) (int, error) {
 			return number, nil
 		}
 	}
-	return 0, fmt.Errorf("take a user for task %s: all %d of the range are taken", id, d.cfg.Hold.Users)
+	return 0, fmt.Errorf("take a user for task %s: all %d of this agent's are taken", id, size)
 }
 
 func (d *Driver) claimUser(number int, id placement.TaskID) (bool, error) {

@@ -291,9 +291,16 @@ func userClaim(uid int) string { return fmt.Sprint("user ", uid) }
 
 // claimUser finds a user number that no other machine has or is about to have.
 func (d *Driver) claimUser(ctx context.Context, id placement.TaskID) (int, error) {
+	base := d.cfg.UIDBase
+	if base > 0 {
+		var err error
+		if base, _, err = d.cfg.Hold.Part("vms", d.cfg.Dir, base, 1<<16); err != nil {
+			return 0, err
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for base := d.cfg.UIDBase; ; {
+	for {
 		uid, err := qemu.FreeUID(ctx, d.Driver, base)
 		if err != nil || uid == 0 {
 			return 0, err

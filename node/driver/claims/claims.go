@@ -1,0 +1,161 @@
+//go:build linux
+
+// Package claims keeps the agents of one machine out of each other's way: ranges
+// of user numbers, and what of the machine's own settings they share.
+//
+// The rule: what is claimed is written below one directory in memory that goes with
+// a boot, and belongs to a directory of the claimant's. Whoever finds that gone may
+// take the claim over, so that nothing has to be given back. Waits are bounded, and
+// an end of one says who was waited for. Drivers rely on it.
+package claims
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dir is where the agents of a machine find each other.
+const Dir = "/run/sovmesh"
+
+// Patience bounds the wait for a lock, far above what anybody holds one for.
+const Patience = 30 * time.Second
+
+// LockedError is a lock that somebody holds for longer than was waited.
+type LockedError struct {
+	Path   string
+	Within time.Duration
+	Holder string // in words
+}
+
+func (e *LockedError) Error() string {
+	return fmt.Sprintf("%s has been locked for more than %s by %s", e.Path, e.Within, e.Holder)
+}
+
+// Hint says what the node's operator can do.
+func (e *LockedError) Hint() string {
+	return "see what that process waits for, and end it if it does not go on"
+}
+
+// Lock locks a file or a directory against other processes, and against other
+// locks of this one, for at most so long as within.
+func Lock(path string, within time.Duration) (unlock func(), err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		return func() { _ = f.Close() }, nil
+	}
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
+	}
+	// The kernel lets in who waited first; who asked again and again would starve.
+	locked := make(chan error, 1)
+	go func() { locked <- flock(f, unix.LOCK_EX) }()
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case err := <-locked:
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
+		}
+		return func() { _ = f.Close() }, nil
+	case <-timer.C:
+		go func() { // it ends with the holder
+			<-locked
+			_ = f.Close()
+		}()
+		return nil, &LockedError{Path: path, Within: within, Holder: holder(f)}
+	}
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// holder says who holds the lock of a file (proc_locks(5)).
+func holder(f *os.File) string {
+	const unknown = "a process that is not known"
+	info, err := f.Stat()
+	if err != nil {
+		return unknown
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return unknown
+	}
+	locks, err := os.Open("/proc/locks")
+	if err != nil {
+		return unknown
+	}
+	defer locks.Close()
+	for lines := bufio.NewScanner(locks); lines.Scan(); {
+		w := strings.Fields(lines.Text())
+		if len(w) < 6 || w[1] != "FLOCK" || !strings.HasSuffix(w[5], ":"+strconv.FormatUint(st.Ino, 10)) {
+			continue
+		}
+		name, _ := os.ReadFile(filepath.Join("/proc", w[4], "comm"))
+		return strings.TrimSpace(fmt.Sprintf("process %s %s", w[4], strings.TrimSpace(string(name))))
+	}
+	return unknown
+}
+
+// Block claims one of so many blocks for the owner, a directory of its own: the
+// one that it has, or else one that nobody has any more. The claim lies in dir.
+func Block(dir, owner string, blocks int) (int, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return 0, fmt.Errorf("claim a range of %s: %w", dir, err)
+	}
+	unlock, err := Lock(dir, Patience)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	var free []int
+	sum := fnv.New64a()
+	_, _ = sum.Write([]byte(owner))
+	first := int(sum.Sum64() % uint64(blocks)) // the same after a boot, where nobody else has it
+	for i := range blocks {
+		n := (first + i) % blocks
+		switch has, err := os.ReadFile(filepath.Join(dir, strconv.Itoa(n))); {
+		case err == nil && string(has) == owner:
+			return n, nil
+		case errors.Is(err, fs.ErrNotExist), err == nil && gone(string(has)):
+			free = append(free, n)
+		case err != nil:
+			return 0, fmt.Errorf("claim a range: %w", err)
+		}
+	}
+	if len(free) == 0 {
+		return 0, fmt.Errorf("claim a range: all %d of %s are other agents' on this machine", blocks, dir)
+	}
+	at := filepath.Join(dir, strconv.Itoa(free[0]))
+	if err := os.WriteFile(at+".new", []byte(owner), 0o600); err != nil {
+		return 0, fmt.Errorf("claim a range: %w", err)
+	}
+	if err := os.Rename(at+".new", at); err != nil {
+		return 0, fmt.Errorf("claim a range: %w", err)
+	}
+	return free[0], nil
+}
+
+func gone(owner string) bool {
+	_, err := os.Lstat(owner)
+	return errors.Is(err, fs.ErrNotExist)
+}

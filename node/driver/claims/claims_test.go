@@ -1,0 +1,100 @@
+//go:build linux
+
+package claims
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestBlocksAreTakenOnce(t *testing.T) {
+	dir, owners := filepath.Join(t.TempDir(), "users"), t.TempDir()
+	const blocks = 4
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	got := map[int]string{}
+	for n := range blocks {
+		owner := filepath.Join(owners, fmt.Sprint(n))
+		if err := os.Mkdir(owner, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for range 4 { // an agent asks as often as it likes
+			all.Go(func() {
+				b, err := Block(dir, owner, blocks)
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil || got[b] != "" && got[b] != owner {
+					t.Errorf("%s: %d, which is %q's, %v", owner, b, got[b], err)
+				}
+				got[b] = owner
+			})
+		}
+	}
+	all.Wait()
+	late := t.TempDir()
+	if b, err := Block(dir, late, blocks); err == nil {
+		t.Errorf("one more has %d", b)
+	}
+	if err := os.Remove(got[2]); err != nil { // an agent whose data is gone
+		t.Fatal(err)
+	}
+	if b, err := Block(dir, late, blocks); err != nil || b != 2 {
+		t.Errorf("after one has gone: %d, %v", b, err)
+	}
+	if b, err := Block(dir, got[1], blocks); err != nil || b != 1 {
+		t.Errorf("the other ones: %d, %v", b, err)
+	}
+}
+
+func TestALockIsWaitedForAndItsHolderNamed(t *testing.T) {
+	dir := t.TempDir()
+	unlock, err := Lock(dir, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var locked *LockedError
+	if _, err := Lock(dir, 10*time.Millisecond); !errors.As(err, &locked) || !strings.Contains(locked.Holder, fmt.Sprint(os.Getpid())) || locked.Hint() == "" {
+		t.Errorf("%v", err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		again, err := Lock(dir, time.Minute)
+		if err == nil {
+			again()
+		}
+		got <- err
+	}()
+	unlock()
+	if err := <-got; err != nil {
+		t.Errorf("once it is free: %v", err)
+	}
+	other := exec.Command("flock", "-x", dir, "sh", "-c", "echo locked; read x")
+	in, err := other.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := other.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(); errors.Is(err, exec.ErrNotFound) {
+		t.Skip("the program flock is missing (package util-linux)")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 16)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Lock(dir, 10*time.Millisecond); !errors.As(err, &locked) || !strings.Contains(err.Error(), "process ") {
+		t.Errorf("held by another process: %v", err)
+	}
+	_ = in.Close()
+	_ = other.Wait()
+}
