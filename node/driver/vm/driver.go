@@ -61,7 +61,7 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 	s.Keep = func(runner.Handle) error { return nil } // it was
 	d.images.use.RLock()
 	defer d.images.use.RUnlock()
-	claims, order, err := d.order(ctx, s, false)
+	claims, order, err := d.order(ctx, s, begins)
 	defer d.release(claims)
 	if err != nil {
 		return runner.Handle{}, err
@@ -69,10 +69,19 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 	return d.StartWork(ctx, s, order)
 }
 
-// order makes everything that a machine consists of, up to its start; incoming
-// is for a guest that is taken in, whose disks are made empty. The claims are to
-// be released when the start is over.
-func (d *Driver) order(ctx context.Context, s runner.Spec, incoming bool) (claims []string, o process.Order, err error) {
+// origin is where a machine's guest comes from.
+type origin int
+
+const (
+	begins  origin = iota // it is started
+	comes                 // it is taken in, and its disks are made empty
+	comesTo               // it is taken in, and what it keeps is here: see [Driver.sees]
+)
+
+// order makes everything that a machine consists of, up to its start. The claims
+// are to be released when the start is over.
+func (d *Driver) order(ctx context.Context, s runner.Spec, from origin) (claims []string, o process.Order, err error) {
+	incoming := from != begins
 	accel, err := d.probe(ctx)
 	if err != nil {
 		return nil, o, refuse(s, "install qemu-system-x86 on the node", "%v", err)
@@ -102,7 +111,12 @@ func (d *Driver) order(ctx context.Context, s runner.Spec, incoming bool) (claim
 	if claims, err = d.claimDisks(ctx, s); err != nil {
 		return claims, o, err
 	}
-	if incoming && len(claims) > 0 {
+	if len(claims) > 0 && from == begins {
+		if err := d.notGiven(s); err != nil {
+			return claims, o, err
+		}
+	}
+	if len(claims) > 0 && from == comes {
 		if err := d.freshPlace(s.Task); err != nil {
 			return claims, o, err
 		}
@@ -335,6 +349,11 @@ func (d *Driver) List(ctx context.Context) ([]runner.Observed, error) {
 		d.describe(ctx, &all[i])
 	}
 	return all, err
+}
+
+// keeps reports whether any of its disks outlives the task.
+func (t told) keeps() bool {
+	return slices.ContainsFunc(t.Disks, func(one disk) bool { return one.Kept })
 }
 
 func (d *Driver) describe(ctx context.Context, o *runner.Observed) {

@@ -4,6 +4,7 @@ package vm
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -31,6 +32,8 @@ type note struct {
 	Paused bool `json:"paused,omitempty"`
 	// Cleared: what the job keeps on this node was settled too.
 	Cleared bool `json:"cleared,omitempty"`
+	// Shared: what the job keeps lies where the other node has it too.
+	Shared bool `json:"shared,omitempty"`
 }
 
 type way string
@@ -70,6 +73,29 @@ func writeNote(dir string, n note) error {
 		return fmt.Errorf("write down how far the move got: %w", explainSpace(err))
 	}
 	return nil
+}
+
+// readyNote has a note on the disk before its time, so that to write it down is
+// then but to give it its name.
+func readyNote(dir string, n note) (write func() error, err error) {
+	data, err := json.Marshal(n)
+	if err != nil {
+		return nil, err
+	}
+	ahead := filepath.Join(dir, moveFile+".ahead")
+	if err := writeSynced(ahead, data); err != nil {
+		return nil, fmt.Errorf("write down how far the move got: %w", explainSpace(err))
+	}
+	return func() error {
+		err := os.Rename(ahead, filepath.Join(dir, moveFile))
+		if err == nil {
+			err = syncDir(dir)
+		}
+		if err != nil {
+			return fmt.Errorf("write down how far the move got: %w", explainSpace(err))
+		}
+		return nil
+	}, nil
 }
 
 // removeNote ends the move on this side.

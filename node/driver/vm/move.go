@@ -156,6 +156,11 @@ func (d *Driver) Finish(ctx context.Context, h runner.Handle, here bool) error {
 func (d *Driver) decidedBefore(h runner.Handle, here bool) error {
 	_, err := os.Stat(d.TaskDir(h.Task))
 	gone := errors.Is(err, fs.ErrNotExist)
+	if gone {
+		if err := d.settleGiven(h.Task, here); err != nil {
+			return err
+		}
+	}
 	switch {
 	case gone && here:
 		return fmt.Errorf("task %s: it is not on this node, and cannot go on here", h.Task)
@@ -167,21 +172,24 @@ func (d *Driver) decidedBefore(h runner.Handle, here bool) error {
 
 // goOn lets the guest run here.
 func (d *Driver) goOn(ctx context.Context, h runner.Handle, n *note) error {
-	n.Stage = goesOn
-	if err := writeNote(d.TaskDir(h.Task), *n); err != nil {
-		return err
-	}
-	if n.Way == in {
-		if err := d.keepPlace(h.Task); err != nil {
+	if n.Way == out {
+		n.Stage = goesOn
+		if err := writeNote(d.TaskDir(h.Task), *n); err != nil {
+			return err
+		}
+		if err := d.Thaw(h.Task); err != nil {
 			return err
 		}
 	}
 	err := d.control(ctx, h.Task, func(m *qmp.Client) error {
-		if err := sweep(ctx, m); err != nil {
-			return err
+		if n.Way == out {
+			if err := sweep(ctx, m); err != nil {
+				return err
+			}
 		}
 		return letRun(ctx, m, n.Paused)
 	})
+	d.mark("runs")
 	if err != nil {
 		// One that ended while it stood is decided all the same: its end is told.
 		if !d.ends(ctx, h) {
@@ -189,6 +197,17 @@ func (d *Driver) goOn(ctx context.Context, h runner.Handle, n *note) error {
 		}
 	}
 	d.sessions.goOn(h.Task)
+	if n.Way == in {
+		// The guest does not stand for this: an agent that is killed before finds it
+		// taken in whole, and asks the ledger once more, which says the same.
+		n.Stage = goesOn
+		if err := writeNote(d.TaskDir(h.Task), *n); err != nil {
+			return err
+		}
+		if err := d.keepPlace(h.Task); err != nil {
+			return err
+		}
+	}
 	return d.removeNote(h.Task)
 }
 
@@ -228,9 +247,11 @@ func (d *Driver) clearPlace(id placement.TaskID, n *note) error {
 		return nil
 	}
 	var err error
-	if n.Way == in {
+	switch {
+	case n.Way == in:
 		err = d.discardPlace(id)
-	} else {
+	case n.Shared: // it lies where the other node has it
+	default:
 		err = errors.Join(os.RemoveAll(d.beside("before", place(id))), d.dropPlace(place(id)))
 	}
 	if err != nil {
@@ -253,6 +274,8 @@ func (d *Driver) endMove(ctx context.Context, h runner.Handle) error {
 		return undecidedError(h.Task)
 	case n.Way == in && n.Stage == goesOn:
 		return d.keepPlace(h.Task)
+	case n.Way == out && n.Stage == said && !n.Shared:
+		return d.markGiven(h.Task)
 	case n.Stage == goesOn || (n.Way == out && n.Stage != gaveUp):
 		return nil
 	}
@@ -296,7 +319,8 @@ func (d *Driver) Wait(ctx context.Context, h runner.Handle) (runner.Exit, error)
 // The directories of what jobs keep, beside each other in "disks":
 //
 //	JOB.N         what copy N of the job keeps here
-//	JOB.N/coming  while it is taken in: by which task
+//	JOB.N/coming  while it is taken in: by which task of which node
+//	JOB.N/given   what lies there may be another node's by now: see markGiven
 //	.fresh-JOB.N  the place of one that is to be taken in, as it is made
 //	.before-JOB.N what lay there before
 //	.gone-JOB.N   what is just being removed
@@ -306,6 +330,26 @@ func (d *Driver) beside(kind, place string) string {
 }
 
 const comingFile = "coming"
+
+// writeComing says which task of which node is taken into a place, and coming
+// reads it.
+func (d *Driver) writeComing(place string, id placement.TaskID) error {
+	self, err := d.self()
+	if err != nil {
+		return err
+	}
+	return writeSynced(filepath.Join(place, comingFile), []byte(string(id)+" "+self))
+}
+
+func (d *Driver) coming(id placement.TaskID) (who placement.TaskID, mine bool, err error) {
+	text, err := os.ReadFile(filepath.Join(d.kept(id), comingFile))
+	if err != nil {
+		return "", false, err
+	}
+	self, err := d.self()
+	task, node, _ := strings.Cut(string(text), " ")
+	return placement.TaskID(task), node == self, err
+}
 
 // freshPlace makes an empty place for what a copy keeps, for a task that is
 // taken in. It is whole, and says whose it is, before what lay there gives way:
@@ -317,7 +361,7 @@ func (d *Driver) freshPlace(id placement.TaskID) error {
 	}
 	err := os.MkdirAll(fresh, 0o700)
 	if err == nil {
-		err = writeSynced(filepath.Join(fresh, comingFile), []byte(id))
+		err = d.writeComing(fresh, id)
 	}
 	if err == nil {
 		err = syncDir(fresh)
@@ -351,8 +395,8 @@ func (d *Driver) putBack(place string) error {
 
 // discardPlace undoes freshPlace, if the task's it was.
 func (d *Driver) discardPlace(id placement.TaskID) error {
-	who, err := os.ReadFile(filepath.Join(d.kept(id), comingFile))
-	if err == nil && string(who) == string(id) {
+	who, mine, err := d.coming(id)
+	if err == nil && who == id && mine {
 		err = d.dropPlace(place(id))
 	} else {
 		err = nil
@@ -413,15 +457,18 @@ func (d *Driver) settlePlace(id placement.TaskID, others []runner.Observed) erro
 	if err := d.putBack(place(id)); err != nil {
 		return err
 	}
-	who, err := os.ReadFile(filepath.Join(d.kept(id), comingFile))
+	who, mine, err := d.coming(id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
+	if !mine { // what that node has of it, it alone knows
+		return undecidedError(who)
+	}
 	for _, o := range others {
-		if string(o.Handle.Task) != string(who) {
+		if o.Handle.Task != who {
 			continue
 		}
 		n, err := d.note(o.Handle.Task)
@@ -434,5 +481,5 @@ func (d *Driver) settlePlace(id placement.TaskID, others []runner.Observed) erro
 			return undecidedError(o.Handle.Task)
 		}
 	}
-	return d.discardPlace(placement.TaskID(who))
+	return d.discardPlace(who)
 }

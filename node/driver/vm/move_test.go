@@ -144,6 +144,11 @@ func next(s runner.Spec) runner.Spec {
 // move hands a task over and returns what both sides said.
 func move(t testing.TB, n *nodes, h runner.Handle, s runner.Spec, mode placement.MoveMode, l *line, told func(runner.MoveProgress)) (sent, received error) {
 	t.Helper()
+	return moveOver(t, n, h, s, mode, l, told)
+}
+
+func moveOver(t testing.TB, n *nodes, h runner.Handle, s runner.Spec, mode placement.MoveMode, l runner.Streams, told func(runner.MoveProgress)) (sent, received error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	got := make(chan error, 1)

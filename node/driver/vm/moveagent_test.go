@@ -258,6 +258,7 @@ func decide(ctx context.Context, t *testing.T, n *nodes, h runner.Handle, s2 run
 	}
 	if there {
 		isHeld(t, n.from, h, runner.HeldSent)
+		isFrozen(t, n.from, h) // also for an agent that knows nothing of it
 		if err := n.from.Finish(ctx, h, false); err != nil {
 			t.Error(err)
 		}

@@ -21,6 +21,9 @@ import (
 
 // runs asks a task's QEMU whether its guest runs. No QEMU, no guest.
 func runs(ctx context.Context, d *Driver, id placement.TaskID) bool {
+	if d.Frozen(id) {
+		return false // and would not answer
+	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	running := false
@@ -162,6 +165,7 @@ func undecided(t *testing.T, n *nodes, h runner.Handle, s2 runner.Spec) {
 	}
 	isHeld(t, n.from, h, runner.HeldSent)
 	isHeld(t, n.to, h2, runner.HeldReceived)
+	isFrozen(t, n.from, h)
 	if runs(t.Context(), n.from, h.Task) || runs(t.Context(), n.to, s2.Task) {
 		t.Error("one runs before anything is decided")
 	}
@@ -265,12 +269,13 @@ func TestAMachineThatStandsIsEnded(t *testing.T) {
 	if sent, received := move(t, n, h, s2, placement.MoveLive, newLine(t, "", 0), nil); sent != nil || received != nil {
 		t.Fatalf("send: %v\nreceive: %v", sent, received)
 	}
-	// The machine goes down, and the supervisor would press its power button.
-	pid := supervisorOf(t, n.from.PID(s.Task))
-	before := counted(t, printed(t, n.from, h))
+	isFrozen(t, n.from, h)
+	// The node goes down, and the supervisor would press its power button.
+	pid := supervisorOf(t, n.to.PID(s2.Task))
+	before := counted(t, printed(t, n.to, h2))
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	m, err := n.from.dialControl(ctx, s.Task)
+	m, err := n.to.dialControl(ctx, s2.Task)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -286,11 +291,23 @@ func TestAMachineThatStandsIsEnded(t *testing.T) {
 			t.Fatal("nobody pressed its power button")
 		}
 	}
-	if runs(t.Context(), n.from, s.Task) || counted(t, printed(t, n.from, h)) != before {
+	if runs(t.Context(), n.to, s2.Task) || counted(t, printed(t, n.to, h2)) != before {
 		t.Error("its supervisor let it go on")
 	}
 	neverRuns(n.from, h)
 	neverRuns(n.to, h2)
+}
+
+// isFrozen makes sure that a QEMU which would run on, taken over by its guest,
+// cannot: not even its monitor answers.
+func isFrozen(t *testing.T, d *Driver, h runner.Handle) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	err := d.control(ctx, h.Task, func(m *qmp.Client) error { return ask(ctx, m, "cont", nil, nil) })
+	if err == nil || !d.Frozen(h.Task) {
+		t.Errorf("a machine that was sent would run on: %v", err)
+	}
 }
 
 // supervisorOf is the parent of a QEMU.

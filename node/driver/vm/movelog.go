@@ -73,7 +73,7 @@ func (t *logTail) send(ctx context.Context) error {
 // read, may still be about to write it; the guest stands meanwhile.
 const (
 	quietLooks = 3
-	quietEvery = 20 * time.Millisecond
+	quietEvery = 15 * time.Millisecond
 )
 
 // rest sends what the guest printed before it stood.

@@ -26,7 +26,7 @@ import (
 // offer, an answer to it, then how far it got. The streams beside it: "log" is
 // the task's output so far, "disk0" and on are NBD, "memory" is QEMU's own.
 const (
-	offerVersion  = 1
+	offerVersion  = 2
 	maxLine       = 64 << 10 // bytes of a line
 	streamControl = "control"
 	streamLog     = "log"
@@ -56,6 +56,10 @@ type offer struct {
 	Devices  []string    `json:"devices"` // as QEMU is told them
 	// Paused: it stood still before it was moved, and is to.
 	Paused bool `json:"paused,omitempty"`
+	// Storage and Probe tell whether both nodes keep disks in the same place: see
+	// [Driver.sees].
+	Storage string `json:"storage,omitempty"`
+	Probe   string `json:"probe,omitempty"`
 }
 
 type offerDisk struct {
@@ -69,6 +73,8 @@ type answer struct {
 	Refused string `json:"refused,omitempty"` // why it cannot be taken in
 	// Disks are the numbers of those that are to be sent.
 	Disks []int `json:"disks,omitempty"`
+	// Shared: both nodes see what the copy keeps, and none of that is to be sent.
+	Shared bool `json:"shared,omitempty"`
 }
 
 // step is how far one side got.
@@ -126,7 +132,7 @@ func (o offer) differs(mine offer) error {
 	theirs, ours := reflect.ValueOf(o), reflect.ValueOf(mine)
 	for i := range theirs.NumField() {
 		name := theirs.Type().Field(i).Name
-		if name == "Paused" || reflect.DeepEqual(theirs.Field(i).Interface(), ours.Field(i).Interface()) {
+		if name == "Paused" || name == "Storage" || name == "Probe" || reflect.DeepEqual(theirs.Field(i).Interface(), ours.Field(i).Interface()) {
 			continue
 		}
 		problems = append(problems, fmt.Errorf("its %s is %.200q there and %.200q here", strings.ToLower(name), fmt.Sprint(theirs.Field(i)), fmt.Sprint(ours.Field(i))))

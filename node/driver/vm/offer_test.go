@@ -31,7 +31,7 @@ func TestOffersAreRead(t *testing.T) {
 		"nothing":          "",
 		"no JSON":          "offer",
 		"two":              string(whole) + string(whole),
-		"another version":  strings.Replace(string(whole), `"version":1`, `"version":2`, 1),
+		"another version":  strings.Replace(string(whole), `"version":2`, `"version":1`, 1),
 		"an unknown field": strings.Replace(string(whole), `"cpus"`, `"path":"/etc/shadow","cpus"`, 1),
 		"no disks":         strings.Replace(string(whole), `[{"name":"root","size":1048576}]`, `[]`, 1),
 		"many disks":       strings.Replace(string(whole), `{"name":"root","size":1048576}`, strings.Repeat(`{},`, 64)+`{}`, 1),

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
 )
@@ -56,7 +58,7 @@ func (p *pipes) join(a, b net.Conn) {
 	p.holds(a)
 	p.holds(b)
 	one := func(to, from net.Conn) {
-		_, err := io.Copy(struct{ io.Writer }{to}, struct{ io.Reader }{from})
+		_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, pipeRoom))
 		if err != nil {
 			_, _ = a.Close(), b.Close()
 		} else if half, ok := to.(interface{ CloseWrite() error }); ok {
@@ -87,6 +89,10 @@ func (p *pipes) listen(dir, name string) (net.Listener, error) {
 	return l, os.Rename(made, filepath.Join(dir, qemu.Home, name))
 }
 
+// pipeRoom is how much is carried at a time, and waits in a socket, in bytes: the
+// guest stands while the last of its memory goes through here.
+const pipeRoom = 256 << 10
+
 // pair is a connection whose other end is to be handed to QEMU.
 func (p *pipes) pair(name string) (net.Conn, *os.File, error) {
 	ours, theirs, err := qemu.Pair(name)
@@ -94,6 +100,9 @@ func (p *pipes) pair(name string) (net.Conn, *os.File, error) {
 		return nil, nil, fmt.Errorf("make the way for its %s: %w", name, err)
 	}
 	p.holds(ours)
+	// Less room is slower, and no fault.
+	_ = ours.(*net.UnixConn).SetWriteBuffer(pipeRoom)
+	_ = unix.SetsockoptInt(int(theirs.Fd()), unix.SOL_SOCKET, unix.SO_SNDBUF, pipeRoom)
 	return ours, theirs, nil
 }
 

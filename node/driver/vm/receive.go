@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -79,8 +80,8 @@ type receiver struct {
 	wire  *wire
 	logs  *logTaker
 
-	agreed bool // the answer was given
-	disks  int
+	agreed bool  // the answer was given
+	disks  []int // that the source writes
 	// sessions are told of each that came, made or not.
 	sessions chan struct{}
 }
@@ -94,19 +95,21 @@ func (r *receiver) run(ctx context.Context) error {
 		return fmt.Errorf("keep the handle: %w", err)
 	}
 	r.spec.Keep = func(runner.Handle) error { return nil } // it was
-	if err := r.start(ctx, o); err != nil {
+	a := answer{Shared: r.d.sees(o.Storage, o.Probe)}
+	for i, one := range o.Disks {
+		if !a.Shared || !one.Kept {
+			a.Disks = append(a.Disks, i)
+		}
+	}
+	if err := r.start(ctx, o, a.Shared); err != nil {
 		return err
 	}
 	if r.m, err = r.d.dialControl(ctx, r.h.Task); err != nil {
 		return err
 	}
 	defer r.m.Close()
-	if err := r.open(ctx, len(o.Disks)); err != nil {
+	if err := r.open(ctx, a.Disks); err != nil {
 		return err
-	}
-	a := answer{}
-	for i := range o.Disks {
-		a.Disks = append(a.Disks, i)
 	}
 	if err := r.say(ctx, a); err != nil {
 		return err
@@ -139,10 +142,14 @@ func (r *receiver) offer(ctx context.Context) (o offer, err error) {
 }
 
 // start makes the machine, which waits for its guest.
-func (r *receiver) start(ctx context.Context, o offer) error {
+func (r *receiver) start(ctx context.Context, o offer, shared bool) error {
+	from := comes
+	if shared {
+		from = comesTo
+	}
 	r.d.images.use.RLock()
 	defer r.d.images.use.RUnlock()
-	claims, order, err := r.d.order(ctx, r.spec, true)
+	claims, order, err := r.d.order(ctx, r.spec, from)
 	defer r.d.release(claims)
 	if err != nil {
 		return err
@@ -159,7 +166,7 @@ func (r *receiver) start(ctx context.Context, o offer) error {
 }
 
 // open lets the source's QEMU write the disks, and has ours read the stream of memory.
-func (r *receiver) open(ctx context.Context, disks int) error {
+func (r *receiver) open(ctx context.Context, disks []int) error {
 	if err := capabilities(ctx, r.m, "late-block-activate"); err != nil {
 		return err
 	}
@@ -180,7 +187,7 @@ func (r *receiver) open(ctx context.Context, disks int) error {
 	if err != nil {
 		return err
 	}
-	for i := range disks {
+	for _, i := range disks {
 		name := fmt.Sprintf("disk%d", i)
 		err := ask(ctx, r.m, "block-export-add", map[string]any{"type": "nbd", "id": "move" + name, "node-name": name, "name": name, "writable": true}, nil)
 		if err != nil {
@@ -225,7 +232,7 @@ func (r *receiver) accept(ctx context.Context, fail context.CancelCauseFunc) {
 func (r *receiver) known(name string) bool {
 	if number, ok := strings.CutPrefix(name, "disk"); ok {
 		i, err := strconv.ParseUint(number, 10, 16)
-		return err == nil && int(i) < r.disks && strconv.FormatUint(i, 10) == number
+		return err == nil && slices.Contains(r.disks, int(i)) && strconv.FormatUint(i, 10) == number
 	}
 	return name == streamLog || name == streamMemory
 }
@@ -272,6 +279,7 @@ func (r *receiver) takeIn(ctx context.Context, paused bool) error {
 	stop := context.AfterFunc(ctx, func() { _ = r.wire.conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var s step
+	var noteWhole func() error
 	for s.Step != stepSent {
 		s = step{}
 		if err := r.wire.read(&s); err != nil {
@@ -282,13 +290,16 @@ func (r *receiver) takeIn(ctx context.Context, paused bool) error {
 			if err := ask(ctx, r.m, "nbd-server-stop", nil, nil); err != nil {
 				return err
 			}
-			r.disks = 0
+			var err error
+			if noteWhole, err = readyNote(r.d.TaskDir(r.h.Task), note{Way: in, Stage: whole, Paused: paused}); err != nil {
+				return err
+			}
 		case stepSent:
 		default:
 			return fmt.Errorf("the other side says %.40q", s.Step)
 		}
 	}
-	if r.disks != 0 {
+	if noteWhole == nil {
 		return errors.New("the other side sent no word of the disks")
 	}
 	ctx, cancel := context.WithTimeout(ctx, lastPatience)
@@ -307,7 +318,8 @@ func (r *receiver) takeIn(ctx context.Context, paused bool) error {
 		}
 	}
 	// QEMU had each disk flushed when its copy ended.
-	if err := writeNote(r.d.TaskDir(r.h.Task), note{Way: in, Stage: whole, Paused: paused}); err != nil {
+	r.d.mark("loaded")
+	if err := noteWhole(); err != nil {
 		return err
 	}
 	// From here on it may go on here: whether the other side hears that or not is

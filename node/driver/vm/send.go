@@ -84,6 +84,9 @@ type sender struct {
 	paused bool      // before the move
 	since  time.Time // it stands; zero while it runs
 	sent   bool      // the other side was told that it has all
+	shared bool      // the other side has what it keeps where this one has it
+
+	meanwhile *meanwhile // what is done while the rest of its memory goes
 }
 
 // begin makes sure that the task can go, and writes down that it may.
@@ -131,6 +134,9 @@ func (s *sender) begin(ctx context.Context) error {
 
 // back lets the guest go on here, as if nothing had been.
 func (s *sender) back(ctx context.Context) error {
+	if err := s.d.Thaw(s.h.Task); err != nil {
+		return s.over(ctx, err)
+	}
 	m := s.m
 	if m.Err() != nil {
 		again, err := s.d.dialControl(ctx, s.h.Task)
@@ -184,6 +190,8 @@ func (s *sender) run(ctx context.Context) error {
 	if err := s.mirrored(ctx); err != nil {
 		return err
 	}
+	s.meanwhile = newMeanwhile(ctx)
+	defer s.meanwhile.end()
 	if err := s.memory(ctx); err != nil {
 		return err
 	}
@@ -209,6 +217,13 @@ func (s *sender) agree(ctx context.Context) ([]int, error) {
 	s.wire = newWire(c)
 	o := describeMachine(key, s.h.Task, &m, t)
 	o.Paused = s.paused
+	if t.keeps() {
+		var done func()
+		if o.Storage, o.Probe, done, err = s.d.shows(); err != nil {
+			return nil, err
+		}
+		defer done()
+	}
 	if err := s.sizes(ctx, o.Disks); err != nil {
 		return nil, err
 	}
@@ -230,6 +245,12 @@ func (s *sender) agree(ctx context.Context) ([]int, error) {
 		}
 		seen[i] = true
 	}
+	for i, one := range t.Disks {
+		if seen[i] == (a.Shared && one.Kept) {
+			return nil, fmt.Errorf("the other node wants disks %v of %d, and says that what the machine keeps is shared: %t", a.Disks, len(t.Disks), a.Shared)
+		}
+	}
+	s.shared = a.Shared
 	return a.Disks, nil
 }
 
@@ -267,6 +288,7 @@ func (s *sender) stands() {
 	if s.since.IsZero() {
 		s.since = time.Now()
 		s.d.stands(s.h.Task, true)
+		s.d.mark("stands")
 	}
 }
 
@@ -359,8 +381,7 @@ func (s *sender) memory(ctx context.Context) error {
 	if err := capabilities(ctx, s.m, "pause-before-switchover", "events"); err != nil {
 		return err
 	}
-	err = ask(ctx, s.m, "migrate-set-parameters", map[string]any{"max-bandwidth": int64(sendRate), "downtime-limit": stillMost.Milliseconds()}, nil)
-	if err != nil {
+	if err := s.pace(ctx, sendRate, stillMost); err != nil {
 		return err
 	}
 	if err := s.m.RunFD(ctx, "getfd", map[string]string{"fdname": streamMemory}, nil, theirs); err != nil {
@@ -374,17 +395,26 @@ func (s *sender) memory(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p := patienceFor(s.d.cfg.LiveFor)
+	return s.rounds(ctx)
+}
+
+// rounds follows the memory until QEMU holds the guest still for the last of it.
+func (s *sender) rounds(ctx context.Context) error {
+	if s.paused {
+		s.stands()
+	}
+	p, quick := patienceFor(s.d.cfg.LiveFor), false
 	for {
 		mig, err := s.migration(ctx)
 		if err != nil {
 			return err
 		}
 		if mig.Status == "pre-switchover" {
-			if s.once && s.since.IsZero() && !s.paused {
+			if s.once && s.since.IsZero() {
 				return errLostWrite
 			}
 			s.stands()
+			s.beside(ctx)
 			return nil
 		}
 		at := runner.MoveProgress{Phase: "memory"}
@@ -392,13 +422,28 @@ func (s *sender) memory(ctx context.Context) error {
 			at.Bytes, at.Total = mig.RAM.Sent, mig.RAM.Sent+mig.RAM.Left
 		}
 		s.told(at)
-		if s.since.IsZero() && !s.paused && (p.over() || s.once && mig.RAM != nil && mig.RAM.Left < mig.RAM.Total/onceLeft) {
+		if s.since.IsZero() && (p.over() || s.once && mig.nearEnd(1)) {
 			if err := s.rest(ctx); err != nil {
 				return err
 			}
 		}
-		if s.once && s.since.IsZero() && !s.paused {
+		if s.once && s.since.IsZero() {
+			if !quick && mig.nearEnd(2) {
+				// QEMU sleeps where it is held to a rate: it is not to when the guest stands.
+				if err := s.pace(ctx, sendRate, onceStill); err != nil {
+					return err
+				}
+				quick = true
+			}
 			pause(ctx, switchEvery/4)
+			continue
+		}
+		if !s.since.IsZero() {
+			s.beside(ctx)
+			if err := errors.Join(p.moved(at.Bytes), s.heard()); err != nil {
+				return err
+			}
+			s.await(ctx, switchEvery)
 			continue
 		}
 		if err := errors.Join(p.moved(at.Bytes), s.logs.send(ctx), s.heard()); err != nil {
@@ -408,64 +453,14 @@ func (s *sender) memory(ctx context.Context) error {
 	}
 }
 
+// pace bounds the memory's stream, in bytes a second, and says how long QEMU may
+// think that the guest stands for what is left of it.
+func (s *sender) pace(ctx context.Context, rate int64, still time.Duration) error {
+	return ask(ctx, s.m, "migrate-set-parameters", map[string]any{"max-bandwidth": rate, "downtime-limit": still.Milliseconds()}, nil)
+}
+
 func (s *sender) migrate(ctx context.Context) error {
 	return ask(ctx, s.m, "migrate", map[string]string{"uri": "fd:" + streamMemory}, nil)
-}
-
-// QEMU's interpreter can lose a write to a page that it begins to copy just then:
-// a processor that was about to tell of the write tells it too early, and what it
-// writes there from then on is never told. So under the interpreter QEMU looks for
-// pages that were written only while the guest stands: as the copy begins, for a
-// moment, and before the first round ends. onceRate bounds that round, in bytes a
-// second, and the guest stands for the rest of it when less than a part of onceLeft
-// is left.
-const (
-	onceRate = 256 << 20
-	onceLeft = 2
-)
-
-var errLostWrite = errors.New("QEMU was too quick: it looked at the memory while its guest ran, and its interpreter may have lost a write; move it again")
-
-// beginOnce starts the memory's one round.
-func (s *sender) beginOnce(ctx context.Context) error {
-	if s.paused || !s.since.IsZero() {
-		return s.migrate(ctx)
-	}
-	err := ask(ctx, s.m, "migrate-set-parameters", map[string]any{"max-bandwidth": int64(onceRate)}, nil)
-	if err == nil {
-		err = ask(ctx, s.m, "stop", nil, nil)
-	}
-	if err == nil {
-		err = s.migrate(ctx)
-	}
-	for err == nil {
-		var mig migration
-		if mig, err = s.migration(ctx); err != nil || mig.Status == "pre-switchover" {
-			break
-		}
-		if mig.Status == "active" && mig.RAM != nil && mig.RAM.Rounds > 0 {
-			return ask(ctx, s.m, "cont", nil, nil)
-		}
-		pause(ctx, switchEvery)
-		err = ctx.Err()
-	}
-	return err
-}
-
-// rest holds the guest still for what is left of its memory. A round that ended
-// before that cannot be relied upon where there is to be but one.
-func (s *sender) rest(ctx context.Context) error {
-	if err := s.hold(ctx); err != nil {
-		return err
-	}
-	mig, err := s.migration(ctx)
-	if err != nil {
-		return err
-	}
-	if s.once && mig.RAM != nil && mig.RAM.Rounds > 1 {
-		return errLostWrite
-	}
-	return ask(ctx, s.m, "migrate-set-parameters", map[string]any{"max-bandwidth": int64(sendRate)}, nil)
 }
 
 // migration asks how far the memory got, and fails when it failed.
@@ -531,12 +526,10 @@ func (s *sender) heard() error {
 // handOver lets QEMU send the last of it, and ends when the other side has
 // written down that it has all. The guest stands.
 func (s *sender) handOver(ctx context.Context) error {
-	if err := endMirrors(ctx, s.m, false); err != nil {
+	if err := s.meanwhile.disks(ctx); err != nil {
 		return err
 	}
-	if err := s.say(ctx, step{Step: stepDisks}); err != nil {
-		return err
-	}
+	s.d.mark("disks")
 	if err := ask(ctx, s.m, "migrate-continue", map[string]string{"state": "pre-switchover"}, nil); err != nil {
 		return err
 	}
@@ -555,13 +548,21 @@ func (s *sender) handOver(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-	if err := s.logs.rest(ctx); err != nil {
+	s.d.mark("devices")
+	open, err := s.meanwhile.rest(ctx)
+	if err == nil {
+		err = s.logs.send(ctx)
+	}
+	if err != nil {
 		return err
 	}
-	open := s.d.sessions.send(ctx, s.h.Task, sessionsBeside(s.disks), s.to)
-	if err := writeNote(s.d.TaskDir(s.h.Task), note{Way: out, Stage: said, Paused: s.paused}); err != nil {
+	s.d.mark("output")
+	// From here on nothing is asked of this QEMU until the ledger has spoken. It
+	// stands by its own word, and may have been taken over by its guest.
+	if err := s.d.Freeze(ctx, s.h.Task); err != nil {
 		return err
 	}
+	s.d.mark("frozen")
 	s.sent = true // from the first byte of the word on, the other side may have it
 	if err := s.say(ctx, step{Step: stepSent, Log: s.logs.at, Sessions: open}); err != nil {
 		return err
@@ -576,6 +577,7 @@ func (s *sender) last(ctx context.Context) error {
 	select {
 	case w := <-s.words:
 		if w.err == nil && w.step.Step == stepReceived {
+			s.d.mark("received")
 			s.told(runner.MoveProgress{Phase: "switch", Still: time.Since(s.since)})
 			return nil
 		}

@@ -112,7 +112,14 @@ type Driver struct {
 	starting map[string]placement.TaskID // guarded by mu; claims of starts under way: users, disks
 	uses     map[placement.TaskID]*use   // guarded by mu; what a move cannot go beside, and moves
 	sessions *sessions
-	forward  sync.Mutex // held while a task's forwards are read and changed
+	forward  sync.Mutex        // held while a task's forwards are read and changed
+	marks    func(step string) // told how far moves get, by measurements alone; nil for nobody
+}
+
+func (d *Driver) mark(step string) {
+	if d.marks != nil {
+		d.marks(step)
+	}
 }
 
 var (

@@ -1,0 +1,152 @@
+//go:build linux
+
+package vm
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/sovmesh/sovmesh/node/runner"
+)
+
+// A place that was named is named once, whoever asks at the same time, and what is
+// no name there is no name for anything.
+func TestAPlaceHasOneName(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "name")
+	got := make([]string, 8)
+	var wg sync.WaitGroup
+	for i := range got {
+		wg.Go(func() {
+			var err error
+			if got[i], err = named(path); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, name := range got {
+		if !isID(name) || name != got[0] {
+			t.Errorf("it has the names %q", got)
+		}
+	}
+	left, err := filepath.Glob(path + "?*")
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	if err := os.WriteFile(path, []byte("../../etc"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if name, err := named(path); err == nil {
+		t.Errorf("it is named %q", name)
+	}
+}
+
+// Two nodes share disks if they see the same directory, and not because one was
+// made from a copy of the other, or says so.
+func TestWhoSharesDisks(t *testing.T) {
+	one := newDriver(t, t.TempDir(), nil)
+	dir := t.TempDir()
+	if err := os.Symlink(one.disks(), filepath.Join(dir, "disks")); err != nil {
+		t.Fatal(err)
+	}
+	beside, copied := newDriver(t, dir, nil), newDriver(t, t.TempDir(), nil)
+	storage, probe, done, err := one.shows()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(copied.disks(), storageFile), []byte(storage), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if !beside.sees(storage, probe) {
+		t.Error("it does not see the disks of the node beside it")
+	}
+	if copied.sees(storage, probe) {
+		t.Error("a copy of a node sees disks that it does not have")
+	}
+	for _, wrong := range [][2]string{{"", ""}, {storage, ""}, {storage, "../" + storageFile}, {randomID(), probe}, {storage, randomID()}} {
+		if beside.sees(wrong[0], wrong[1]) {
+			t.Errorf("it sees %q", wrong)
+		}
+	}
+	done()
+	if beside.sees(storage, probe) {
+		t.Error("it sees what is gone")
+	}
+}
+
+// What one node takes in over shared disks no other node gives up.
+func TestAPlaceThatAnotherNodeFillsIsLeftAlone(t *testing.T) {
+	d := newDriver(t, t.TempDir(), nil)
+	id := testJob.Task(45, 2)
+	if err := d.freshPlace(id); err != nil {
+		t.Fatal(err)
+	}
+	puts(t, d.kept(id), "new")
+	dir := t.TempDir()
+	if err := os.Symlink(d.disks(), filepath.Join(dir, "disks")); err != nil {
+		t.Fatal(err)
+	}
+	other := newDriver(t, dir, nil)
+	claims, err := other.claimDisks(t.Context(), serviceOf(45, 3))
+	other.release(claims)
+	if err == nil || !strings.Contains(err.Error(), "ledger decides") {
+		t.Errorf("another node begins on it: %v", err)
+	}
+	lies(t, d.kept(id), "new")
+	claims, err = d.claimDisks(t.Context(), serviceOf(45, 3)) // which knows of no such task any more
+	d.release(claims)
+	if err != nil {
+		t.Error(err)
+	}
+	lies(t, d.kept(id), "")
+}
+
+// Disks that may have gone on elsewhere are not booted from, until the ledger's
+// word about them is heard.
+func TestWhatMayHaveGoneOnElsewhereIsNotBooted(t *testing.T) {
+	for name, c := range map[string]struct {
+		note  note
+		ask   *bool // Finish
+		boots bool
+		disk  string
+	}{
+		"not decided":          {note{Way: out, Stage: said}, nil, false, "old"},
+		"decided here":         {note{Way: out, Stage: said}, new(bool), true, "old"},
+		"decided elsewhere":    {note{Way: out, Stage: said}, new(bool), true, ""},
+		"never sent":           {note{Way: out, Stage: underWay}, nil, true, "old"},
+		"shared with where to": {note{Way: out, Stage: said, Shared: true}, nil, true, "old"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDriver(t, t.TempDir(), nil)
+			s := serviceOf(46, 1)
+			puts(t, d.kept(s.Task), "old")
+			h := leftByReboot(t, d, s.Task, &c.note)
+			if err := d.Destroy(t.Context(), h); err != nil {
+				t.Fatal(err)
+			}
+			if c.ask != nil {
+				*c.ask = name == "decided here"
+				// Nothing of the task is here any more; its disks are settled all the same.
+				if err := d.Finish(t.Context(), h, *c.ask); (err == nil) == *c.ask {
+					t.Errorf("decided: %v", err)
+				}
+			}
+			next := serviceOf(46, 3)
+			claims, err := d.claimDisks(t.Context(), next)
+			d.release(claims)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = d.notGiven(next)
+			var refused *runner.StartError
+			if (err == nil) != c.boots || (err != nil && (!errors.As(err, &refused) || refused.Advice == "")) {
+				t.Errorf("it boots: %v", err)
+			}
+			lies(t, d.kept(next.Task), c.disk)
+		})
+	}
+}
