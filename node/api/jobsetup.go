@@ -48,7 +48,7 @@ var setupFields = map[string][]placement.Kind{
 	"boot":          {placement.KindVM},
 	"server":        {placement.KindInference},
 	"secrets":       {placement.KindProcess, placement.KindContainer, placement.KindMicroVM, placement.KindVM},
-	"inputs":        {placement.KindProcess, placement.KindContainer},
+	"inputs":        {placement.KindProcess, placement.KindContainer, placement.KindMicroVM, placement.KindVM},
 	"drift":         {placement.KindContainer, placement.KindMicroVM, placement.KindVM},
 }
 

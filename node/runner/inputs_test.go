@@ -62,6 +62,20 @@ func TestInputsAreThereBeforeTheTaskAndGoWithIt(t *testing.T) {
 			b.Error("it was started without its input")
 		}
 	})
+	run(t, func(b *bed) { // one that is moved here has its own, from here
+		b.moves()
+		s, change := &shelf{there: map[placement.TaskID]bool{}}, b.change
+		b.change = func(c *runner.Config) { change(c); c.Inputs = s }
+		b.agent()
+		id := b.region.assign(0, func(w *runner.Want) {
+			needs(w)
+			w.Task.Move, w.Task.Replaces = placement.MoveLive, job.Task(0, 0)
+		}, "sleep")
+		synctest.Wait()
+		if !s.there[id] {
+			b.Errorf("it waits for its guest with %v", s.there)
+		}
+	})
 	run(t, func(b *bed) {
 		b.agent()
 		id := b.region.assign(0, needs, "sleep")

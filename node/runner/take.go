@@ -58,6 +58,9 @@ func (r *Runner) receive(ctx context.Context, t *task) (Handle, error) {
 			return Handle{}, cause(ctx, err)
 		}
 	}
+	if spec.InputsDir, err = r.bringInputs(ctx, t); err != nil {
+		return Handle{}, cause(ctx, err)
+	}
 	if spec.SecretsDir, err = r.bringSecrets(ctx, t); err != nil {
 		return Handle{}, err
 	}

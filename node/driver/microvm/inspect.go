@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
+	"github.com/sovmesh/sovmesh/node/driver/qemu/inputs"
 	"github.com/sovmesh/sovmesh/node/runner"
 )
 
@@ -54,18 +55,23 @@ func (d *Driver) Inspect(_ context.Context, h runner.Handle) (runner.Actual, err
 	say("memory", true, "the machine has %d MiB", m.Memory>>20)
 	say("cpu", true, "the machine has %d processors", m.CPUs)
 	volumes := "no volume"
-	if n := len(g.Command.Root.Disks); n > 0 {
+	if n := len(a.Mounts); n > 0 {
 		volumes = fmt.Sprintf("%d disks more, of its own job", n)
+	}
+	if len(g.Command.Root.Disks) > len(a.Mounts) {
+		volumes += ", a read-only one with the inputs of its job"
 	}
 	say("devices", true, "one read-only disk, %s, one serial line, one control channel", volumes)
 	return a, nil
 }
 
-// mountsOf are the paths at which it has disks beside its image's.
+// mountsOf are the paths at which it has disks that its job names.
 func mountsOf(g order) []string {
 	all := []string{}
 	for _, d := range g.Command.Root.Disks {
-		all = append(all, d.Path)
+		if d.Serial != inputs.Serial {
+			all = append(all, d.Path)
+		}
 	}
 	return all
 }

@@ -35,6 +35,7 @@ import (
 	"github.com/sovmesh/sovmesh/node/driver/keep"
 	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
+	"github.com/sovmesh/sovmesh/node/driver/qemu/inputs"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -75,6 +76,9 @@ type Config struct {
 	ImageSize int64
 	// VolumeSize is how large a volume can grow; its file takes what is written.
 	VolumeSize placement.Bytes
+	// InputSize bounds what the inputs of one task have together, in bytes; making
+	// their disk leaves Reserve bytes free.
+	InputSize, Reserve int64
 	// Keep is how long a disk that no task uses is kept.
 	Keep time.Duration
 	// Boot bounds the time that a guest takes to come up.
@@ -86,19 +90,20 @@ func DefaultConfig() Config {
 	return Config{
 		Supervisor: []string{"/proc/self/exe", SupervisorCommand}, Cgroup: "sovmesh-microvm", Binary: "qemu-system-x86_64",
 		KernelRoots: []string{"/", "/usr/local/share/sovmesh/kernel"}, UIDs: 1_800_000_000,
-		LogFileSize: 8 << 20, LogFiles: 4, ImageSize: 16 << 30, VolumeSize: 32 * placement.GiB, Keep: 24 * time.Hour, Boot: 2 * time.Minute,
+		LogFileSize: 8 << 20, LogFiles: 4, ImageSize: 16 << 30, VolumeSize: 32 * placement.GiB, InputSize: 128 << 30, Reserve: 1 << 30, Keep: 24 * time.Hour, Boot: 2 * time.Minute,
 	}
 }
 
 // Driver is the runner.Driver of micro-VMs.
 type Driver struct {
-	cfg   Config
-	base  *process.Driver
-	disks *store
-	mu    sync.Mutex
-	accel *qemu.Accel              // guarded by mu; as it was probed
-	uids  map[int]placement.TaskID // guarded by mu; of starts under way
-	pins  map[placement.TaskID]pin // guarded by mu; of tasks that were prepared
+	cfg    Config
+	base   *process.Driver
+	disks  *store
+	inputs *inputs.Store
+	mu     sync.Mutex
+	accel  *qemu.Accel              // guarded by mu; as it was probed
+	uids   map[int]placement.TaskID // guarded by mu; of starts under way
+	pins   map[placement.TaskID]pin // guarded by mu; of tasks that were prepared
 }
 
 var (
@@ -142,7 +147,11 @@ func New(cfg Config) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("microvm driver: %w", err)
 	}
-	return &Driver{cfg: cfg, base: base, disks: disks, uids: make(map[int]placement.TaskID), pins: make(map[placement.TaskID]pin)}, nil
+	given, err := inputs.New(inputs.Config{Dir: filepath.Join(cfg.Dir, "inputs"), Most: cfg.InputSize, Reserve: cfg.Reserve, Keep: cfg.Keep})
+	if err != nil {
+		return nil, fmt.Errorf("microvm driver: %w", err)
+	}
+	return &Driver{cfg: cfg, base: base, disks: disks, inputs: given, uids: make(map[int]placement.TaskID), pins: make(map[placement.TaskID]pin)}, nil
 }
 
 // Close ends what the driver keeps; tasks go on.
@@ -275,5 +284,5 @@ func (d *Driver) Destroy(ctx context.Context, h runner.Handle) error {
 	d.mu.Lock()
 	delete(d.pins, h.Task)
 	d.mu.Unlock()
-	return d.collect(ctx)
+	return errors.Join(d.collect(ctx), d.inputs.Collect())
 }

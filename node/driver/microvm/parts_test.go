@@ -5,6 +5,8 @@ package microvm
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,7 +38,14 @@ func TestVolumesPortsAndSecrets(t *testing.T) {
 	s.SecretsDir = secrets
 	s.Setup = &placement.Setup{User: "1000:1000", Ports: []placement.Port{{Port: 8080}}, Volumes: []placement.Volume{
 		{Name: "data", Path: "/srv/deep/data"}, {Name: "within", Path: "/srv/deep/data/within"},
+		{Name: "more", Path: "/srv/more"}, {Name: "most", Path: "/srv/most"}, // as many as there are places for
 	}}
+	s.InputsDir = t.TempDir()
+	sum := sha256.Sum256([]byte("weights"))
+	s.Setup.Inputs = []placement.Input{{Name: "model", Digest: "sha256:" + hex.EncodeToString(sum[:])}}
+	if err := os.WriteFile(filepath.Join(s.InputsDir, "model"), []byte("weights"), 0o444); err != nil {
+		t.Fatal(err)
+	}
 	h, err := start(t, d, s)
 	if err != nil {
 		t.Fatal(err)
@@ -59,6 +68,19 @@ func TestVolumesPortsAndSecrets(t *testing.T) {
 		}
 		nowhere(t, d, h, secretValue)
 	})
+	t.Run("inputs are read and not written", func(t *testing.T) {
+		if out, code := run("cat", "/run/inputs/model"); code != 0 || out != "weights" {
+			t.Errorf("it reads %q, %d", out, code)
+		}
+		for _, path := range []string{"/run/inputs/model", "/run/inputs/other"} {
+			if out, code := run("write", path); code == 0 {
+				t.Errorf("it may write to %s: %q", path, out)
+			}
+		}
+		if out, _ := run("env"); !strings.Contains(out, runner.InputsEnv+"="+runner.InputsPath+"\n") {
+			t.Errorf("its environment is %q", out)
+		}
+	})
 	t.Run("volumes take files, the root does not", func(t *testing.T) {
 		for path, code := range map[string]int{"/srv/deep/data/a": 0, "/srv/deep/data/within/b": 0, "/srv/deep/c": 1, "/d": 1} {
 			if out, got := run("write", path); got != code {
@@ -66,7 +88,7 @@ func TestVolumesPortsAndSecrets(t *testing.T) {
 			}
 		}
 		actual, err := d.Inspect(t.Context(), h)
-		if err != nil || fmt.Sprint(actual.Mounts) != "[/srv/deep/data /srv/deep/data/within]" {
+		if err != nil || fmt.Sprint(actual.Mounts) != "[/srv/deep/data /srv/deep/data/within /srv/more /srv/most]" {
 			t.Errorf("%v, %v", actual.Mounts, err)
 		}
 	})

@@ -22,6 +22,7 @@ import (
 	"github.com/sovmesh/sovmesh/node/driver/microvm/wire"
 	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
+	"github.com/sovmesh/sovmesh/node/driver/qemu/inputs"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -144,6 +145,10 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 		return runner.Handle{}, err
 	}
 	command.Root.Disks = append(command.Root.Disks, mounts...)
+	given, err := d.inputs.Disk(ctx, s)
+	if err != nil {
+		return runner.Handle{}, err
+	}
 	m, err := d.machine(ctx, s, p)
 	if err != nil {
 		return runner.Handle{}, err
@@ -151,6 +156,11 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 	defer d.settled(s.Task)
 	for _, f := range files {
 		m.Files, m.Args = append(m.Files, f), append(m.Args, diskArgs(f.Name, !f.Write)...)
+	}
+	if given != "" {
+		m.Files = append(m.Files, qemu.File{Name: inputs.Serial, Path: filepath.Join(d.base.TaskDir(s.Task), inputs.File)})
+		m.Args = append(m.Args, diskArgs(inputs.Serial, true)...)
+		command.Root.Disks = append(command.Root.Disks, wire.Disk{Serial: inputs.Serial, Path: runner.InputsPath, ReadOnly: true})
 	}
 	if err := d.connect(s, m, &command); err != nil {
 		return runner.Handle{}, err
@@ -168,6 +178,11 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 		Fill: func(dir string) error {
 			for _, f := range files { // it is this machine's user's now
 				if err := m.Own(f.Path); err != nil {
+					return err
+				}
+			}
+			if given != "" {
+				if err := d.inputs.Link(given, dir); err != nil {
 					return err
 				}
 			}
@@ -264,6 +279,9 @@ func commandOf(s runner.Spec, c v1.Config) (wire.Command, error) {
 	env = append(env, pairs(s.DeviceEnv())...)
 	if s.SecretsDir != "" {
 		env = append(env, runner.SecretsEnv+"="+runner.SecretsPath)
+	}
+	if s.InputsDir != "" {
+		env = append(env, runner.InputsEnv+"="+runner.InputsPath)
 	}
 	env = append(env, "SOVMESH_TASK="+string(s.Task), "SOVMESH_JOB="+string(s.Job))
 	caps, err := capabilities(setup.Capabilities)

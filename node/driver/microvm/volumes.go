@@ -62,7 +62,7 @@ func (d *Driver) volumes(ctx context.Context, s runner.Spec) (files []qemu.File,
 	for i, v := range all {
 		at := path.Clean(v.Path)
 		covers := slices.ContainsFunc(taken, func(t string) bool { return within(at, t) || within(t, at) })
-		if !path.IsAbs(v.Path) || v.Name == "" || strings.ContainsAny(v.Name, "/\x00") || strings.HasPrefix(v.Name, ".") || covers || at == runner.SecretsPath {
+		if !path.IsAbs(v.Path) || v.Name == "" || strings.ContainsAny(v.Name, "/\x00") || strings.HasPrefix(v.Name, ".") || covers || at == runner.SecretsPath || at == runner.InputsPath {
 			return nil, nil, refuse("write a name, and a path as /data or /var/lib/NAME", "its volume %q cannot be at %s", v.Name, v.Path)
 		}
 		file := d.volumeFile(s.Task, v.Name)

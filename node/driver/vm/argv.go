@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
+	"github.com/sovmesh/sovmesh/node/driver/qemu/inputs"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -30,6 +31,7 @@ type layout struct {
 	blank  string   // what they are at first
 	seed   string   // path
 	secret string   // path of the disk with the job's secrets; empty for none
+	inputs string   // path of the disk with its inputs; empty for none
 	pci    []string // addresses of devices that are passed through
 	open   bool     // the node's own network
 	held   bool     // a network of its own, held to a list
@@ -85,6 +87,11 @@ func (l layout) machine(s runner.Spec, m *qemu.Machine) {
 		file("secrets", l.secret, false)
 		add("-blockdev", "driver=file,node-name=secrets-file,filename=@secrets@,read-only=on,auto-read-only=off",
 			"-blockdev", "driver=raw,node-name=secrets,file=secrets-file,read-only=on", "-device", "virtio-blk-pci,drive=secrets,serial="+secretsSerial)
+	}
+	if l.inputs != "" {
+		file(inputs.Serial, l.inputs, false)
+		add("-blockdev", "driver=file,node-name=inputs-file,filename=@"+inputs.Serial+"@,read-only=on,auto-read-only=off",
+			"-blockdev", "driver=raw,node-name=inputs,file=inputs-file,read-only=on", "-device", "virtio-blk-pci,drive=inputs,serial="+inputs.Serial)
 	}
 	l.startUp(add, file)
 	l.network(s, add)

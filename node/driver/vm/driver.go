@@ -20,6 +20,7 @@ import (
 	"github.com/sovmesh/sovmesh/node/driver/keep"
 	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
+	"github.com/sovmesh/sovmesh/node/driver/qemu/inputs"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -34,6 +35,8 @@ type told struct {
 	Open    bool           `json:"open,omitempty"` // has the node's network
 	PCI     []string       `json:"pci,omitempty"`
 	Devices []string       `json:"devices,omitempty"`
+	// Inputs names the disk of its inputs: two of one name are the same.
+	Inputs string `json:"inputs,omitempty"`
 	// Seed and Firmware are digests of what the guest sees of them.
 	Seed     string `json:"seed,omitempty"`
 	Firmware string `json:"firmware,omitempty"`
@@ -108,6 +111,13 @@ func (d *Driver) order(ctx context.Context, s runner.Spec, from origin) (claims 
 	if l.secret, err = secretsDisk(s); err != nil {
 		return nil, o, err
 	}
+	given, err := d.inputs.Disk(ctx, s)
+	if err != nil {
+		return nil, o, err
+	}
+	if given != "" {
+		l.inputs = filepath.Join(d.TaskDir(s.Task), inputs.File)
+	}
 	if claims, err = d.claimDisks(ctx, s); err != nil {
 		return claims, o, err
 	}
@@ -153,7 +163,7 @@ func (d *Driver) order(ctx context.Context, s runner.Spec, from origin) (claims 
 	}
 	guest, err := json.Marshal(told{
 		Image: base, Boot: l.boot, Kernel: l.kernel, Disks: l.disks, Open: l.open, PCI: l.pci, Devices: s.Devices,
-		Seed: seedDigest(s), Firmware: firmware, Incoming: incoming,
+		Inputs: given, Seed: seedDigest(s), Firmware: firmware, Incoming: incoming,
 	})
 	if err != nil {
 		return claims, o, err
@@ -162,6 +172,9 @@ func (d *Driver) order(ctx context.Context, s runner.Spec, from origin) (claims 
 		Told: qemu.Told{Machine: m, Guest: guest}, Limits: m.Limits(s.Resources),
 		Fill: func(dir string) error {
 			err := fill(dir, &m, l, cidata)
+			if err == nil && given != "" {
+				err = d.inputs.Link(given, dir)
+			}
 			if err == nil && incoming {
 				err = writeNote(dir, note{Way: in, Stage: underWay})
 			}
@@ -394,7 +407,7 @@ func (d *Driver) Destroy(ctx context.Context, h runner.Handle) error {
 		return err
 	}
 	keep.Touch(d.kept(h.Task))
-	_ = d.collect(ctx)
+	_ = errors.Join(d.collect(ctx), d.inputs.Collect())
 	return nil
 }
 

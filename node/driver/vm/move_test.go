@@ -4,6 +4,8 @@ package vm
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -212,6 +214,17 @@ func isHeld(t testing.TB, d *Driver, h runner.Handle, want runner.Hold) {
 	}
 }
 
+// giveInput makes a text the input "model" of a task.
+func giveInput(t testing.TB, s *runner.Spec, text string) {
+	t.Helper()
+	sum := sha256.Sum256([]byte(text))
+	s.InputsDir = t.TempDir()
+	s.Setup.Inputs = []placement.Input{{Name: "model", Digest: "sha256:" + hex.EncodeToString(sum[:])}}
+	if err := os.WriteFile(filepath.Join(s.InputsDir, "model"), []byte(text), 0o444); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // fillDisk writes half of a task's disk of 4 MiB, and returns what is on it.
 func fillDisk(t *testing.T, d *Driver, s runner.Spec) string {
 	t.Helper()
@@ -229,14 +242,18 @@ func fillDisk(t *testing.T, d *Driver, s runner.Spec) string {
 
 func TestMoveLive(t *testing.T) {
 	n := twoNodes(t, smallGuest(t), nil)
-	s := spec(30, "count", func(s *runner.Spec) {
+	s := spec(30, "inputs model", func(s *runner.Spec) {
 		s.Service = true
 		s.Setup.Disks = []placement.Disk{{Name: "data", Size: 4 << 20}}
 	})
+	weights := strings.Repeat("weights of a model. ", 1<<16)
+	giveInput(t, &s, weights)
 	h := start(t, n.from, s)
 	awaits(t, n.from, h, "count 5\n")
+	awaits(t, n.from, h, fmt.Sprintf("read 1 %.20q %d <nil>\n", weights, len(weights)))
 	content := fillDisk(t, n.from, s)
 	s2 := next(s)
+	giveInput(t, &s2, weights) // fetched there anew
 	h2 := runner.Handle{Task: s2.Task}
 	destroyed(t, n.to, s2.Task)
 	began := time.Now()
@@ -270,6 +287,11 @@ func TestMoveLive(t *testing.T) {
 	}
 	awaits(t, n.to, h2, fmt.Sprintf("count %d\n", before+10))
 	counted(t, printed(t, n.to, h2))
+	read := strings.Count(printed(t, n.from, h), "read ")
+	awaits(t, n.to, h2, fmt.Sprintf("read %d %.20q %d <nil>\n", read+2, weights, len(weights)))
+	if text := printed(t, n.to, h2); strings.Contains(text, "inputs: ") {
+		t.Errorf("of its inputs it says:\n%.2000s", text)
+	}
 	if got, err := os.ReadFile(filepath.Join(n.to.kept(s.Task), "disk-data.raw")); err != nil || string(got) != content {
 		t.Errorf("its disk has %d bytes, %v", len(got), err)
 	}

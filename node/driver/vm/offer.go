@@ -52,6 +52,7 @@ type offer struct {
 	Cmdline  string      `json:"cmdline,omitempty"`
 	Firmware string      `json:"firmware,omitempty"`
 	Seed     string      `json:"seed"`
+	Inputs   string      `json:"inputs,omitempty"` // the name of their disk, which says what is on it
 	Disks    []offerDisk `json:"disks"`
 	Devices  []string    `json:"devices"` // as QEMU is told them
 	// Paused: it stood still before it was moved, and is to.
@@ -101,7 +102,7 @@ func describeMachine(key string, id placement.TaskID, m *qemu.Machine, t told) o
 	o := offer{
 		Version: offerVersion, Key: key, Machine: m.Type, CPUs: m.CPUs, Memory: m.Memory, Copy: place(id), Boot: t.Boot,
 		Image: t.Image.Digest, Kernel: filepath.Base(t.Kernel.Image), Initrd: filepath.Base(t.Kernel.Initrd), Cmdline: t.Kernel.Cmdline,
-		Firmware: t.Firmware, Seed: t.Seed, Devices: []string{},
+		Firmware: t.Firmware, Seed: t.Seed, Inputs: t.Inputs, Devices: []string{},
 	}
 	for _, one := range t.Disks {
 		o.Disks = append(o.Disks, offerDisk{Name: one.Name, Size: one.Size, Kept: one.Kept})

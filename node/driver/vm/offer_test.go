@@ -57,6 +57,7 @@ func TestOffersAreCompared(t *testing.T) {
 		"cmdline":  func(o *offer) { o.Cmdline = "init=/bin/sh" },
 		"firmware": func(o *offer) { o.Firmware = "sha256:02" },
 		"seed":     func(o *offer) { o.Seed = "sha256:02" },
+		"inputs":   func(o *offer) { o.Inputs = "inputs-02.ext4" },
 		"disks":    func(o *offer) { o.Disks[0].Size++ },
 		"devices":  func(o *offer) { o.Devices = append(o.Devices, "vfio-pci,host=0000:01:00.0") },
 	} {

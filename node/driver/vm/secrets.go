@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/sovmesh/sovmesh/node/driver/qemu/inputs"
 	"github.com/sovmesh/sovmesh/node/runner"
 )
 
@@ -64,8 +65,8 @@ func secretsDisk(s runner.Spec) (path string, err error) {
 }
 
 // bootHook is what cloud-init runs early at every boot, before the job's own
-// user-data: it lays secrets down in the guest's memory, for its root alone. A
-// guest without cloud-init unpacks the disk itself.
+// user-data: it lays secrets down in the guest's memory, for its root alone, and
+// mounts the disk of the inputs. A guest without cloud-init does it itself.
 // https://docs.cloud-init.io/en/latest/explanation/format.html#cloud-boothook
 func bootHook(s runner.Spec) string {
 	var b strings.Builder
@@ -76,6 +77,12 @@ func bootHook(s runner.Spec) string {
   tar -x --no-same-owner -f /dev/disk/by-id/virtio-%[2]s -C %[1]s && mount -o remount,ro %[1]s
 fi
 `, runner.SecretsPath, secretsSerial)
+	}
+	if s.InputsDir != "" {
+		fmt.Fprintf(&b, `if ! grep -q ' %[1]s ' /proc/mounts; then
+  mkdir -p %[1]s && mount -t ext4 -o ro,noload,nosuid,nodev /dev/disk/by-id/virtio-%[2]s %[1]s
+fi
+`, runner.InputsPath, inputs.Serial)
 	}
 	return b.String()
 }

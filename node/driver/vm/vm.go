@@ -34,6 +34,7 @@ import (
 
 	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
+	"github.com/sovmesh/sovmesh/node/driver/qemu/inputs"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -68,6 +69,9 @@ type Config struct {
 	UIDBase  int
 	MaxImage placement.Bytes // of an image's file
 	MaxDisk  placement.Bytes // of a disk, as a guest sees it
+	// MaxInputs bounds what the inputs of one task have together; making their disk
+	// leaves Reserve free of the node's.
+	MaxInputs, Reserve placement.Bytes
 	// LiveFor bounds how long a machine that is moved runs on while its disks, and
 	// then its memory, are copied; for what is left then it stands still.
 	LiveFor time.Duration
@@ -96,7 +100,7 @@ func DefaultConfig() Config {
 			{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
 			{"/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"},
 		},
-		UIDBase: 1_700_000_000, MaxImage: 64 * placement.GiB, MaxDisk: 16 * 1024 * placement.GiB, Sysfs: "/sys",
+		UIDBase: 1_700_000_000, MaxImage: 64 * placement.GiB, MaxDisk: 16 * 1024 * placement.GiB, MaxInputs: 128 * placement.GiB, Reserve: placement.GiB, Sysfs: "/sys",
 		LiveFor: 10 * time.Minute,
 	}
 }
@@ -106,6 +110,7 @@ type Driver struct {
 	*process.Driver // its tasks, once they are started
 	cfg             Config
 	images          *store
+	inputs          *inputs.Store
 
 	mu       sync.Mutex
 	accel    *qemu.Accel                 // guarded by mu; nil until it was probed
@@ -163,6 +168,10 @@ func New(cfg Config) (*Driver, error) {
 			return nil, fmt.Errorf("vm driver: %w", err)
 		}
 	}
+	given, err := inputs.New(inputs.Config{Dir: filepath.Join(cfg.Dir, "inputs"), Most: int64(cfg.MaxInputs), Reserve: int64(cfg.Reserve), Keep: imageRest})
+	if err != nil {
+		return nil, fmt.Errorf("vm driver: %w", err)
+	}
 	base, err := process.New(process.Config{
 		Name: string(placement.KindVM), Dir: filepath.Join(cfg.Dir, "tasks"), Supervisor: cfg.Supervisor, Cgroup: cfg.Cgroup,
 		LogFileSize: cfg.LogFileSize, LogFiles: cfg.LogFiles, StartTimeout: cfg.StartTimeout, Hold: cfg.Hold,
@@ -171,7 +180,7 @@ func New(cfg Config) (*Driver, error) {
 		return nil, fmt.Errorf("vm driver: %w", err)
 	}
 	return &Driver{
-		Driver: base, cfg: cfg, images: &store{dir: filepath.Join(cfg.Dir, "images"), most: int64(cfg.MaxImage)},
+		Driver: base, cfg: cfg, inputs: given, images: &store{dir: filepath.Join(cfg.Dir, "images"), most: int64(cfg.MaxImage)},
 		starting: make(map[string]placement.TaskID), uses: make(map[placement.TaskID]*use), sessions: newSessions(),
 	}, nil
 }
