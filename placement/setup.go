@@ -62,6 +62,9 @@ type Volume struct {
 	Name     string `json:"name"`
 	Path     string `json:"path"` // in the workload, absolute
 	ReadOnly bool   `json:"read_only,omitempty"`
+	// Shared: all copies of the job on a node have it at the same time, as volumes of
+	// processes and containers always are; without it a micro-VM's is its copy's own.
+	Shared bool `json:"shared,omitempty"`
 }
 
 // Input is a file that a job needs, known by what it is: Source is a path below the

@@ -317,7 +317,7 @@ func fields(name, help string, v residency.Value, valid []string, read func(fiel
 var hidden = []string{"/proc", "/sys", "/dev"}
 
 func volume(v residency.Value) (out placement.Volume, err error) {
-	err = fields("a volume", "write {name: data, path: /data}", v, []string{"name", "path", "read_only"}, func(f string, v residency.Value) (err error) {
+	err = fields("a volume", "write {name: data, path: /data}", v, []string{"name", "path", "read_only", "shared"}, func(f string, v residency.Value) (err error) {
 		switch f {
 		case "name":
 			out.Name, err = placeName(f, v)
@@ -331,6 +331,8 @@ func volume(v residency.Value) (out placement.Volume, err error) {
 			}
 		case "read_only":
 			out.ReadOnly, err = boolean(f, v)
+		case "shared":
+			out.Shared, err = boolean(f, v)
 		}
 		return err
 	})

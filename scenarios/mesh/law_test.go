@@ -42,7 +42,7 @@ var crossing = []struct {
 	{api.ForwardedJob{}, "Job Tenant Residency Policy Spec AllowAny Reservation SubmittedAt Hops HomeLeaf"},
 	{placement.JobSpec{}, "Name Kind Type Command Env Resources Priority Restart Singleton Evidence OnDrain StopGrace Models Upstream Image Site NodeName Preemptible Members Spread Avoid Near Rank MaxRuntime Setup"},
 	{placement.Setup{}, "ImageDigest User WorkDir WritableRoot Capabilities Pids Volumes Ports Network Health Disks RootSize CloudInit CloudNetwork Boot Server Secrets Inputs Drift"},
-	{placement.Volume{}, "Name Path ReadOnly"},
+	{placement.Volume{}, "Name Path ReadOnly Shared"},
 	{placement.Port{}, "Name Port Host"},
 	{placement.Network{}, "Host Allow DNS"},
 	{placement.Health{}, "Command Interval Timeout Start Retries"},

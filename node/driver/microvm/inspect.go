@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
@@ -55,8 +56,11 @@ func (d *Driver) Inspect(_ context.Context, h runner.Handle) (runner.Actual, err
 	say("memory", true, "the machine has %d MiB", m.Memory>>20)
 	say("cpu", true, "the machine has %d processors", m.CPUs)
 	volumes := "no volume"
-	if n := len(a.Mounts); n > 0 {
+	if n := len(a.Mounts) - len(m.Shares); n > 0 {
 		volumes = fmt.Sprintf("%d disks more, of its own job", n)
+	}
+	if n := len(m.Shares); n > 0 {
+		volumes += fmt.Sprintf(", %d directories that the copies of its job share; %s serves them, sees nothing else of the node and is user %d of it and those that follow", n, filepath.Base(m.Shares[0].Server), m.Shares[0].Users)
 	}
 	if len(g.Command.Root.Disks) > len(a.Mounts) {
 		volumes += ", a read-only one with the inputs of its job"

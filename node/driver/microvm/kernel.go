@@ -198,13 +198,10 @@ func depends(data []byte) ([]string, error) {
 }
 
 // initramfs makes the first root of guests, unless it is there: init, the
-// modules in their order and the directories to mount upon. Those of a network
-// are only in the one for guests that have it: loading them takes time.
-func (s *store) initramfs(ctx context.Context, k guestKernel, init string, network bool) (string, error) {
-	wanted := wantedModules
-	if network {
-		wanted = append(slices.Clone(wanted), networkModule)
-	}
+// modules in their order and the directories to mount upon. What only some guests
+// need is only in theirs: loading a module takes time.
+func (s *store) initramfs(ctx context.Context, k guestKernel, init string, more ...string) (string, error) {
+	wanted := slices.Concat(wantedModules, more)
 	program, err := os.ReadFile(init)
 	if err != nil {
 		return "", err

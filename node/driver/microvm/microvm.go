@@ -76,6 +76,11 @@ type Config struct {
 	ImageSize int64
 	// VolumeSize is how large a volume can grow; its file takes what is written.
 	VolumeSize placement.Bytes
+	// ShareServer is virtiofsd's path; empty is where distributions have it. Without
+	// it no volume is shared. ShareUsers is the first of the users of the node's that
+	// stand for those within shared volumes; 0 is for none.
+	ShareServer string
+	ShareUsers  int
 	// InputSize bounds what the inputs of one task have together, in bytes; making
 	// their disk leaves Reserve bytes free.
 	InputSize, Reserve int64
@@ -89,7 +94,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Supervisor: []string{"/proc/self/exe", SupervisorCommand}, Cgroup: "sovmesh-microvm", Binary: "qemu-system-x86_64",
-		KernelRoots: []string{"/", "/usr/local/share/sovmesh/kernel"}, UIDs: 1_800_000_000,
+		KernelRoots: []string{"/", "/usr/local/share/sovmesh/kernel"}, UIDs: 1_800_000_000, ShareUsers: 1_810_000_000,
 		LogFileSize: 8 << 20, LogFiles: 4, ImageSize: 16 << 30, VolumeSize: 32 * placement.GiB, InputSize: 128 << 30, Reserve: 1 << 30, Keep: 24 * time.Hour, Boot: 2 * time.Minute,
 	}
 }
@@ -187,6 +192,10 @@ func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 	fp.Facts["volumes"] = "a disk each, of at most " + d.cfg.VolumeSize.String()
 	if _, err := exec.LookPath("mke2fs"); err != nil {
 		fp.Facts["volumes"] = "none: install e2fsprogs"
+	}
+	fp.Facts["volumes_shared"] = "directories of the job, by virtiofs"
+	if server, why, _ := d.shareServer(); server == "" {
+		fp.Facts["volumes_shared"] = "none: " + why
 	}
 	fp.Facts["network"] = "none: this agent gives tasks no networks of their own"
 	if d.cfg.Hold.Network != nil {

@@ -140,22 +140,25 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 	if err != nil {
 		return runner.Handle{}, err
 	}
-	files, mounts, err := d.volumes(ctx, s)
+	v, err := d.volumes(ctx, s)
 	if err != nil {
 		return runner.Handle{}, err
 	}
-	command.Root.Disks = append(command.Root.Disks, mounts...)
+	command.Root.Disks = append(command.Root.Disks, v.mounts...)
 	given, err := d.inputs.Disk(ctx, s)
 	if err != nil {
 		return runner.Handle{}, err
 	}
-	m, err := d.machine(ctx, s, p)
+	m, err := d.machine(ctx, s, p, v.shares)
 	if err != nil {
 		return runner.Handle{}, err
 	}
 	defer d.settled(s.Task)
-	for _, f := range files {
+	for _, f := range v.files {
 		m.Files, m.Args = append(m.Files, f), append(m.Args, diskArgs(f.Name, !f.Write)...)
+	}
+	for _, one := range v.shares {
+		m.Args = append(m.Args, "-device", fmt.Sprintf("vhost-user-fs-device,chardev=%s,tag=%s", one.Name, one.Name))
 	}
 	if given != "" {
 		m.Files = append(m.Files, qemu.File{Name: inputs.Serial, Path: filepath.Join(d.base.TaskDir(s.Task), inputs.File)})
@@ -176,7 +179,7 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 	return d.base.StartWork(ctx, s, process.Order{
 		Told: qemu.Told{Machine: *m, Guest: told}, Limits: m.Limits(s.Resources), Data: data,
 		Fill: func(dir string) error {
-			for _, f := range files { // it is this machine's user's now
+			for _, f := range v.files { // it is this machine's user's now
 				if err := m.Own(f.Path); err != nil {
 					return err
 				}
@@ -202,7 +205,7 @@ func (d *Driver) settled(task placement.TaskID) {
 const minMemory = 96 * placement.MiB
 
 // machine says what to start, and takes a user number for it.
-func (d *Driver) machine(ctx context.Context, s runner.Spec, p pin) (*qemu.Machine, error) {
+func (d *Driver) machine(ctx context.Context, s runner.Spec, p pin, shares []qemu.Share) (*qemu.Machine, error) {
 	cannot := func(err error) error { return fmt.Errorf("start task %s: %w", s.Task, err) }
 	accel, err := d.probed(ctx)
 	if err != nil {
@@ -224,14 +227,21 @@ func (d *Driver) machine(ctx context.Context, s runner.Spec, p pin) (*qemu.Machi
 	if err != nil {
 		return nil, cannot(err)
 	}
-	first, err := d.disks.initramfs(ctx, kernel, init, reaches(s))
+	var more []string
+	if reaches(s) {
+		more = append(more, networkModule)
+	}
+	if len(shares) > 0 {
+		more = append(more, shareModule)
+	}
+	first, err := d.disks.initramfs(ctx, kernel, init, more...)
 	if err != nil {
 		return nil, cannot(err)
 	}
 	m := &qemu.Machine{
 		Binary: binary, Type: "microvm", Accel: accel, CPUs: int(min(max((s.Resources.CPU+999)/1000, 1), 64)), Memory: max(s.Resources.Memory, minMemory),
-		Channels: []string{channel},
-		Files:    []qemu.File{{Name: "kernel", Path: d.disks.path(image)}, {Name: "initramfs", Path: d.disks.path(first)}, {Name: "image", Path: d.disks.path(p.Disk)}},
+		Channels: []string{channel}, Shares: shares,
+		Files: []qemu.File{{Name: "kernel", Path: d.disks.path(image)}, {Name: "initramfs", Path: d.disks.path(first)}, {Name: "image", Path: d.disks.path(p.Disk)}},
 		Args: []string{
 			"-no-reboot", "-serial", "chardev:console", "-kernel", "@kernel@", "-initrd", "@initramfs@", "-append", kernelLine(accel),
 			"-drive", "id=image,file=@image@,format=raw,if=none,readonly=on", "-device", "virtio-blk-device,drive=image,serial=" + wire.ImageDisk,

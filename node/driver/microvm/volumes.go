@@ -42,43 +42,54 @@ func (d *Driver) volumeFile(id placement.TaskID, name string) string {
 // makes, and what every program expects.
 var taken = []string{"/proc", "/sys", "/dev"}
 
-// volumes says which disks a task's volumes are, and makes those that are not
-// there yet. A volume is one copy's: two machines cannot write to one file system.
-func (d *Driver) volumes(ctx context.Context, s runner.Spec) (files []qemu.File, mounts []wire.Disk, err error) {
+// volumes is what a machine has of its job's.
+type volumes struct {
+	files  []qemu.File
+	shares []qemu.Share
+	mounts []wire.Disk
+}
+
+// volumes says what a task's volumes are, and makes those that are not there yet. A
+// disk is one copy's: two machines cannot write to one file system.
+func (d *Driver) volumes(ctx context.Context, s runner.Spec) (out volumes, err error) {
 	all := setupOf(s).Volumes
-	refuse := func(advice, format string, args ...any) error {
-		return &runner.StartError{Task: s.Task, Reason: fmt.Sprintf(format, args...), Advice: advice}
-	}
 	if len(all) > mostDisks {
-		return nil, nil, refuse("put several into one", "%d volumes are more than the %d that a micro-VM has places for", len(all), mostDisks)
+		return out, &runner.StartError{Task: s.Task, Reason: fmt.Sprintf("%d volumes are more than the %d that a micro-VM has places for", len(all), mostDisks), Advice: "put several into one"}
 	}
-	if len(all) == 0 {
-		return nil, nil, nil
-	}
-	if err := d.unused(ctx, s); err != nil {
-		return nil, nil, err
+	if slices.ContainsFunc(all, func(v placement.Volume) bool { return !v.Shared }) {
+		if err := d.unused(ctx, s); err != nil {
+			return out, err
+		}
 	}
 	defer keep.Touch(filepath.Dir(d.volumeFile(s.Task, "")))
 	for i, v := range all {
 		at := path.Clean(v.Path)
 		covers := slices.ContainsFunc(taken, func(t string) bool { return within(at, t) || within(t, at) })
 		if !path.IsAbs(v.Path) || v.Name == "" || strings.ContainsAny(v.Name, "/\x00") || strings.HasPrefix(v.Name, ".") || covers || at == runner.SecretsPath || at == runner.InputsPath {
-			return nil, nil, refuse("write a name, and a path as /data or /var/lib/NAME", "its volume %q cannot be at %s", v.Name, v.Path)
+			return out, &runner.StartError{Task: s.Task, Reason: fmt.Sprintf("its volume %q cannot be at %s", v.Name, v.Path), Advice: "write a name, and a path as /data or /var/lib/NAME"}
+		}
+		name := fmt.Sprint("volume", i)
+		out.mounts = append(out.mounts, wire.Disk{Serial: name, Path: at, ReadOnly: v.ReadOnly, Shared: v.Shared, Give: true})
+		if v.Shared {
+			share, err := d.share(s, name, v)
+			if err != nil {
+				return out, err
+			}
+			out.shares = append(out.shares, share)
+			continue
 		}
 		file := d.volumeFile(s.Task, v.Name)
 		if err := makeVolume(ctx, file, int64(d.cfg.VolumeSize)); err != nil {
 			if errors.Is(err, exec.ErrNotFound) {
-				return nil, nil, refuse("install e2fsprogs on the node", "its volumes cannot be made: %v", err)
+				return out, &runner.StartError{Task: s.Task, Reason: fmt.Sprintf("its volumes cannot be made: %v", err), Advice: "install e2fsprogs on the node"}
 			}
-			return nil, nil, fmt.Errorf("start task %s: volume %s: %w", s.Task, v.Name, err)
+			return out, fmt.Errorf("start task %s: volume %s: %w", s.Task, v.Name, err)
 		}
-		name := fmt.Sprint("volume", i)
-		files = append(files, qemu.File{Name: name, Path: file, Write: !v.ReadOnly})
-		mounts = append(mounts, wire.Disk{Serial: name, Path: at, ReadOnly: v.ReadOnly, Give: true})
+		out.files = append(out.files, qemu.File{Name: name, Path: file, Write: !v.ReadOnly})
 	}
 	// What lies within another is mounted after it.
-	slices.SortStableFunc(mounts, func(a, b wire.Disk) int { return strings.Compare(a.Path, b.Path) })
-	return files, mounts, nil
+	slices.SortStableFunc(out.mounts, func(a, b wire.Disk) int { return strings.Compare(a.Path, b.Path) })
+	return out, nil
 }
 
 // within reports whether a path lies at another one or below it.

@@ -52,6 +52,7 @@ func Supervise(args []string, work Work) int {
 		first:   os.NewFile(readyFD, "ready"),
 		signals: make(chan os.Signal, 8), ended: make(chan unix.WaitStatus, 1), alone: make(chan struct{}),
 		work: work, tidings: make(chan func()), execs: execs{running: make(map[int]*execution)},
+		servants: make(map[int]string), deserted: make(chan string, 1),
 	}
 	// Not ignored but heard by nobody: what is ignored stays so for all that is
 	// started, and a command on a terminal could not be interrupted.
@@ -124,6 +125,9 @@ type supervisor struct {
 	killAt  <-chan time.Time
 
 	cell      *cell            // nil if the task is not held in
+	servants  map[int]string   // programs by their pids; not changed once the work runs
+	deserted  chan string      // a servant ended
+	leftAt    <-chan time.Time // when the task is ended after that
 	work      Work             // nil for the job's own command
 	network   *os.File         // that the work's process is to run in; nil is ours
 	elsewhere Elsewhere        // it runs no process below us
@@ -374,6 +378,11 @@ func (s *supervisor) reap() {
 			return // no children: the command was one until it was collected
 		case pid == s.pid:
 			s.ended <- status
+		case s.servants[pid] != "":
+			select {
+			case s.deserted <- filepath.Base(s.servants[pid]):
+			default: // one is enough
+			}
 		default:
 			s.execs.ended(pid, status, s.group)
 		}
@@ -382,6 +391,7 @@ func (s *supervisor) reap() {
 
 // watch waits for the command's end and does what is ordered meanwhile.
 func (s *supervisor) watch() unix.WaitStatus {
+	left := ""
 	for {
 		select {
 		case status := <-s.ended:
@@ -399,6 +409,12 @@ func (s *supervisor) watch() unix.WaitStatus {
 		case tell := <-s.tidings:
 			tell()
 		case <-s.offAt:
+			s.kill()
+		case who := <-s.deserted:
+			// It may be because what it serves is just ending.
+			left, s.leftAt = who, time.After(2*time.Second)
+		case <-s.leftAt:
+			s.exit.Reason = left + " ended, which served it"
 			s.kill()
 		case <-s.killAt:
 			s.exit.Killed = true

@@ -59,6 +59,21 @@ type Launch struct {
 	// Network is the namespace that it runs in; nil is the supervisor's own. It is
 	// closed as the files are.
 	Network *os.File
+	// Servants run beside it, in its cgroup and network. The task ends when one of
+	// them does.
+	Servants []Servant
+}
+
+// servantUsers is how many users of the node's stand for those that a servant knows.
+const servantUsers = 1 << 16
+
+// Servant is a program that serves what is launched. It is no user of the node's:
+// in its own namespaces it is root, of [servantUsers] users that begin with Users.
+type Servant struct {
+	Path  string
+	Argv  []string
+	Files []*os.File // as those of a [Launch], and closed with them
+	Users int
 }
 
 // Tending is what a [Work] has to do with while it attends.
@@ -179,6 +194,11 @@ func (s *supervisor) launch() (*os.File, ready, error) {
 		for _, f := range l.Files {
 			_ = f.Close()
 		}
+		for _, a := range l.Servants {
+			for _, f := range a.Files {
+				_ = f.Close()
+			}
+		}
 		if l.Network != nil {
 			_ = l.Network.Close()
 		}
@@ -209,6 +229,12 @@ func (s *supervisor) launch() (*os.File, ready, error) {
 	for _, f := range l.Files {
 		attr.Files = append(attr.Files, f.Fd())
 	}
+	for _, a := range l.Servants {
+		if err := s.serve(a, null, w); err != nil {
+			_ = r.Close()
+			return nil, refusal(err), err
+		}
+	}
 	if s.pid, err = s.fork(l.Path, l.Argv, attr); err != nil {
 		_ = r.Close()
 		err = &runner.StartError{Task: s.spec.Task, Reason: fmt.Sprintf("%s cannot be run: %v", l.Path, err), Advice: "see that it is installed on the node and made for it"}
@@ -216,6 +242,29 @@ func (s *supervisor) launch() (*os.File, ready, error) {
 	}
 	s.describe()
 	return r, ready{}, nil
+}
+
+// serve starts a servant. It ends with us, and is ended with the task.
+func (s *supervisor) serve(a Servant, null, said *os.File) error {
+	users := []syscall.SysProcIDMap{{ContainerID: 0, HostID: a.Users, Size: servantUsers}}
+	attr := &syscall.ProcAttr{
+		Dir: "/", Env: []string{"PATH=" + searchPath, "LANG=C.UTF-8"},
+		Files: []uintptr{null.Fd(), said.Fd(), said.Fd()},
+		Sys: &syscall.SysProcAttr{
+			Setsid: true, Pdeathsig: syscall.SIGKILL, Credential: &syscall.Credential{},
+			Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+			UidMappings: users, GidMappings: users, GidMappingsEnableSetgroups: true,
+		},
+	}
+	for _, f := range a.Files {
+		attr.Files = append(attr.Files, f.Fd())
+	}
+	pid, err := s.fork(a.Path, a.Argv, attr)
+	if err != nil {
+		return &runner.StartError{Task: s.spec.Task, Reason: fmt.Sprintf("%s cannot be run in namespaces of its own: %v", a.Path, err), Advice: "see that the node's kernel makes namespaces of users"}
+	}
+	s.servants[pid] = a.Path
+	return nil
 }
 
 // refusal is an error as the agent is told it.

@@ -56,6 +56,9 @@ type Machine struct {
 	Spawn bool `json:"spawn,omitempty"`
 	// Network is its own, held to a list; nil for none of that kind.
 	Network *Network `json:"network,omitempty"`
+	// Shares are directories that a program serves beside QEMU, by virtiofs. The
+	// driver plugs them in: -device vhost-user-fs-...,chardev=NAME,tag=NAME.
+	Shares []Share `json:"shares,omitempty"`
 }
 
 // File is one that a machine reads or, with Write, changes.
@@ -84,7 +87,7 @@ func (m *Machine) Overhead() placement.Bytes {
 
 // Limits are those of the machine's cgroup.
 func (m *Machine) Limits(r placement.Resources) placement.Resources {
-	r.Memory = m.Memory + m.Overhead()
+	r.Memory = m.Memory + m.Overhead() + placement.Bytes(len(m.Shares))*shareOverhead
 	return r
 }
 
@@ -106,6 +109,7 @@ func (m *Machine) argv(name string, files, channels map[string]int) []string {
 		a = append(a, "-chardev", fmt.Sprintf("socket,id=%s,fd=%d", c, channels[c]))
 	}
 	a = append(a, "-mon", "chardev=monitor,mode=control")
+	a = append(a, m.shareArgs(channels)...)
 	var pairs []string
 	for name, fd := range files {
 		pairs = append(pairs, "@"+name+"@", fmt.Sprintf("/dev/fd/%d", fd), "@#"+name+"@", strconv.Itoa(fd))
@@ -221,6 +225,13 @@ func (w *work) Launch(dir string, s runner.Spec, told json.RawMessage) (l proces
 		if tap != nil {
 			files[tapFile] = add(tap)
 		}
+	}
+	for _, one := range m.Shares {
+		servant, conn, err := one.serve(dir)
+		if err != nil {
+			return l, fmt.Errorf("share %s: %w", one.Name, err)
+		}
+		l.Servants, channels[one.Name] = append(l.Servants, servant), add(conn)
 	}
 	for _, name := range m.channels() {
 		ours, theirs, err := Pair(name)

@@ -45,9 +45,13 @@ func (m *machine) mountDisks(disks []wire.Disk, who account) error {
 }
 
 func (m *machine) mountDisk(d wire.Disk, who account) error {
-	dev, err := device(d.Serial)
-	if err != nil {
-		return err
+	dev, kind := d.Serial, "virtiofs"
+	if !d.Shared {
+		var err error
+		if dev, err = device(d.Serial); err != nil {
+			return err
+		}
+		kind = "ext4"
 	}
 	at, err := m.place(d.Path)
 	if err != nil {
@@ -57,10 +61,13 @@ func (m *machine) mountDisk(d wire.Disk, who account) error {
 	var flags uintptr = unix.MS_NOSUID | unix.MS_NODEV
 	data := ""
 	if d.ReadOnly {
-		flags, data = flags|unix.MS_RDONLY, "noload"
+		flags |= unix.MS_RDONLY
+		if !d.Shared {
+			data = "noload"
+		}
 	}
 	path := fmt.Sprintf("/proc/self/fd/%d", at.Fd())
-	if err := unix.Mount(dev, path, "ext4", flags, data); err != nil {
+	if err := unix.Mount(dev, path, kind, flags, data); err != nil {
 		return err
 	}
 	m.disks = append(m.disks, d.Path)

@@ -52,11 +52,6 @@ func (m *machine) prepare(r *wire.Root, user string, secrets map[string][]byte) 
 	if err := m.fill(r, user, secrets); err != nil {
 		return err
 	}
-	for _, s := range r.Shares {
-		if err := m.share(s); err != nil {
-			return err
-		}
-	}
 	if r.Hostname != "" {
 		_ = unix.Sethostname([]byte(r.Hostname))
 	}
@@ -197,20 +192,6 @@ func readOnly(path string) error {
 		err = unix.Mount("", path, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	}
 	return err
-}
-
-// share mounts a directory of the host.
-func (m *machine) share(s wire.Share) error {
-	at := filepath.Join(m.root, s.Path)
-	_ = os.MkdirAll(at, 0o755)
-	var flags uintptr = unix.MS_NOSUID | unix.MS_NODEV
-	if s.ReadOnly {
-		flags |= unix.MS_RDONLY
-	}
-	if err := unix.Mount(s.Tag, at, "virtiofs", flags, ""); err != nil {
-		return fmt.Errorf("mount the volume at %s: %w", s.Path, err)
-	}
-	return nil
 }
 
 // loopback brings the one interface up that every machine has.

@@ -105,16 +105,15 @@ type Root struct {
 	Hostname     string `json:"hostname,omitempty"`
 	// Net is the guest's part of its network; nil without one.
 	Net *Net `json:"net,omitempty"`
-	// Shares are virtiofs tags with the paths they are mounted at.
-	Shares []Share `json:"shares,omitempty"`
 	// Disks are mounted beside the image's, in this order.
 	Disks []Disk `json:"disks,omitempty"`
 }
 
-// Disk is an ext4 file system on a disk of the machine.
+// Disk is an ext4 file system on a disk of the machine, or a directory of the node's.
 type Disk struct {
 	Serial   string `json:"serial"`
-	Path     string `json:"path"` // in the workload
+	Shared   bool   `json:"shared,omitempty"` // by virtiofs; Serial is its tag
+	Path     string `json:"path"`             // in the workload
 	ReadOnly bool   `json:"read_only,omitempty"`
 	// Give makes its top the command's user's.
 	Give bool `json:"give,omitempty"`
@@ -131,13 +130,6 @@ type Net struct {
 	Address   netip.Prefix `json:"address"`
 	Gateway   netip.Addr   `json:"gateway"`
 	Resolvers []netip.Addr `json:"resolvers,omitempty"`
-}
-
-// Share is a directory of the host.
-type Share struct {
-	Tag      string `json:"tag"`
-	Path     string `json:"path"`
-	ReadOnly bool   `json:"read_only,omitempty"`
 }
 
 // Failure is why a command was not started.
