@@ -157,6 +157,9 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 	for _, f := range v.files {
 		m.Files, m.Args = append(m.Files, f), append(m.Args, diskArgs(f.Name, !f.Write)...)
 	}
+	if len(v.shares) > 0 { // their server knows no other form of the transport
+		m.Args = append(m.Args, "-global", "virtio-mmio.force-legacy=false")
+	}
 	for _, one := range v.shares {
 		m.Args = append(m.Args, "-device", fmt.Sprintf("vhost-user-fs-device,chardev=%s,tag=%s", one.Name, one.Name))
 	}

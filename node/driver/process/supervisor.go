@@ -414,7 +414,11 @@ func (s *supervisor) watch() unix.WaitStatus {
 			// It may be because what it serves is just ending.
 			left, s.leftAt = who, time.After(2*time.Second)
 		case <-s.leftAt:
-			s.exit.Reason = left + " ended, which served it"
+			reason := left + " ended, which served it"
+			if s.first != nil { // it did not come up
+				s.failed = &ready{Reason: reason, Advice: "see whether it runs on the node, and what it needs"}
+			}
+			s.exit.Reason = reason
 			s.kill()
 		case <-s.killAt:
 			s.exit.Killed = true
