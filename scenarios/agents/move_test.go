@@ -5,6 +5,7 @@ package agents
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -78,6 +79,17 @@ func (s login) command(ctx context.Context, what string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "ssh", append(slices.Clone(s.args), what)...)
 	cmd.Env = s.env
 	return cmd
+}
+
+// given is the digest of the machine's input, as its guest reads it from the disk.
+func (s login) given(t *testing.T) string {
+	t.Helper()
+	text, err := s.command(within(t, machineLimit), "dd if=/run/inputs/kernel iflag=direct bs=64k status=none | sha256sum").Output()
+	if err != nil {
+		t.Fatalf("read its input: %v", err)
+	}
+	sum, _, _ := strings.Cut(string(text), " ")
+	return "sha256:" + sum
 }
 
 // told is what the guest says to whoever logs in: its boot id and its counter.
@@ -180,8 +192,14 @@ func TestProcesses_aMachineIsMovedWhileItRuns(t *testing.T) {
 		t.Fatal(err) // its own region would take it
 	}
 	key, public := shellKey(t, t.TempDir())
+	kernel, err := os.ReadFile(filepath.Join(guest, "vmlinuz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	input := fmt.Sprintf("sha256:%x", sha256.Sum256(kernel))
 	file, err := json.Marshal(map[string]any{
-		"name": "debian", "kind": "vm", "type": "service", "residency": "EU", "image": filepath.Join(guest, "disk.qcow2"), "boot": "direct",
+		"inputs": []any{map[string]any{"name": "kernel", "digest": input, "source": filepath.Join(guest, "vmlinuz")}},
+		"name":   "debian", "kind": "vm", "type": "service", "residency": "EU", "image": filepath.Join(guest, "disk.qcow2"), "boot": "direct",
 		"cloud_init": "#cloud-config\nusers:\n- name: ops\n  ssh_authorized_keys:\n  - " + public +
 			"\nruncmd:\n- systemd-run --unit=counter sh -c 'n=0; while sleep 0.2; do n=$((n+1)); echo $n >/run/count.new; mv /run/count.new /run/count; done'\n",
 		"resources": map[string]any{"cpu": "2", "memory": "512MiB"},
@@ -196,6 +214,9 @@ func TestProcesses_aMachineIsMovedWhileItRuns(t *testing.T) {
 	}
 	sh := shellOf(w, de, de.Agents[0], key, id)
 	boot, count := sh.told(t)
+	if got := sh.given(t); got != input {
+		t.Errorf("its input is %s, and %s was named", got, input)
+	}
 	if _, err := c.Resume(within(t, startLimit), first); err != nil {
 		t.Fatal(err)
 	}
@@ -219,6 +240,9 @@ func TestProcesses_aMachineIsMovedWhileItRuns(t *testing.T) {
 	after, later := sh.told(t)
 	if after != boot || later <= count {
 		t.Errorf("boot %s, counter %d before; boot %s, counter %d after", boot, count, after, later)
+	}
+	if got := sh.given(t); got != input {
+		t.Errorf("after the move its input is %s, and %s was named", got, input)
 	}
 	if open != nil {
 		// It has much to say of the meantime; what comes after that is of now.

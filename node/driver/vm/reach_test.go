@@ -223,7 +223,7 @@ func TestDebian(t *testing.T) {
 	if got := remote(t, client, "sudo cat /run/secrets/DB_PASSWORD 2>/dev/null; cat /run/secrets/DB_PASSWORD 2>&1 >/dev/null | grep -c denied; grep -o 'secrets tmpfs ro' /proc/mounts"); got != secretValue+"1\nsecrets tmpfs ro\n" {
 		t.Errorf("of its secret the guest says %q", got)
 	}
-	if got := remote(t, client, "cat /run/inputs/model; echo; sudo rm -f /run/inputs/model 2>/dev/null; sudo mount -o remount,rw /run/inputs 2>/dev/null; ls /run/inputs/model; sudo blkid -L sovmesh-inputs >/dev/null; echo $?"); got != "weights\n/run/inputs/model\n0\n" {
+	if got := remote(t, client, "cat /run/inputs/model; echo; sudo rm -f /run/inputs/model 2>/dev/null; sudo mount -o remount,rw /run/inputs 2>/dev/null; ls /run/inputs/model; sudo blkid -L sovmesh-inputs >/dev/null 2>&1; echo $?"); got != "weights\n/run/inputs/model\n0\n" {
 		t.Errorf("of its inputs the guest says %q", got)
 	}
 	nowhere(t, d, h, secretValue)

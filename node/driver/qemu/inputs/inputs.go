@@ -117,7 +117,7 @@ func (s *Store) Disk(ctx context.Context, spec runner.Spec) (name string, err er
 	if err := s.room(size); err != nil {
 		return "", fmt.Errorf("inputs of task %s: %w", spec.Task, err)
 	}
-	err = s.write(ctx, name, spec.InputsDir, all, size)
+	err = s.write(until{ctx: ctx, unwanted: spec.Unwanted}, name, spec.InputsDir, all, size)
 	if errors.Is(err, syscall.ENOSPC) {
 		err = fmt.Errorf("there is no space for their disk on the node: %w", err)
 	}
@@ -172,7 +172,7 @@ func (s *Store) room(size int64) error {
 }
 
 // write makes a disk, whole or not at all.
-func (s *Store) write(ctx context.Context, name, dir string, all []part, size int64) (err error) {
+func (s *Store) write(end until, name, dir string, all []part, size int64) (err error) {
 	f, err := os.CreateTemp(s.cfg.Dir, partial)
 	if err != nil {
 		return err
@@ -186,7 +186,7 @@ func (s *Store) write(ctx context.Context, name, dir string, all []part, size in
 	r, pipe := io.Pipe()
 	packed := make(chan error, 1)
 	go func() {
-		err := pack(ctx, pipe, dir, all)
+		err := pack(end, pipe, dir, all)
 		_ = pipe.CloseWithError(err)
 		packed <- err
 	}()
@@ -222,10 +222,10 @@ func syncDir(dir string) error {
 }
 
 // pack writes the inputs as a tar stream that says nothing of when or by whom.
-func pack(ctx context.Context, w io.Writer, dir string, all []part) error {
+func pack(end until, w io.Writer, dir string, all []part) error {
 	out := tar.NewWriter(w)
 	for _, in := range all {
-		if err := add(ctx, out, dir, in); err != nil {
+		if err := add(end, out, dir, in); err != nil {
 			return err
 		}
 	}
@@ -235,18 +235,19 @@ func pack(ctx context.Context, w io.Writer, dir string, all []part) error {
 // errOther is an input that is not what the job names.
 var errOther = errors.New("it is not the file that the job names by its digest any more")
 
-func add(ctx context.Context, out *tar.Writer, dir string, in part) error {
+func add(end until, out *tar.Writer, dir string, in part) error {
 	f, err := os.OpenFile(filepath.Join(dir, in.Name), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	end.r = f
 	h := &tar.Header{Typeflag: tar.TypeReg, Name: in.Name, Mode: 0o444, Size: in.size, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
 	if err := out.WriteHeader(h); err != nil {
 		return err
 	}
 	sum := sha256.New()
-	if _, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(out, sum)}, until{ctx, f}, make([]byte, 1<<20)); err != nil {
+	if _, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(out, sum)}, end, make([]byte, 1<<20)); err != nil {
 		return fmt.Errorf("input %s: %w", in.Name, err)
 	}
 	if got := "sha256:" + hex.EncodeToString(sum.Sum(nil)); got != in.Digest {
@@ -255,15 +256,21 @@ func add(ctx context.Context, out *tar.Writer, dir string, in part) error {
 	return nil
 }
 
-// until is a reader that ends with a context.
+// until is a reader that ends with a context, or with the want of its task.
 type until struct {
-	ctx context.Context
-	r   io.Reader
+	ctx      context.Context
+	unwanted func() bool // may be nil
+	r        io.Reader
 }
+
+var errUnwanted = errors.New("the task was told to end")
 
 func (u until) Read(p []byte) (int, error) {
 	if err := u.ctx.Err(); err != nil {
 		return 0, err
+	}
+	if u.unwanted != nil && u.unwanted() {
+		return 0, errUnwanted
 	}
 	return u.r.Read(p)
 }

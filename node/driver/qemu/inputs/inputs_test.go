@@ -197,6 +197,8 @@ func TestADiskThatCannotBeMadeLeavesNothing(t *testing.T) {
 	}
 	missing := task(t, "words", "bonjour")
 	missing.InputsDir = t.TempDir()
+	stopped := task(t, "words", "bonsoir")
+	stopped.Unwanted = func() bool { return true }
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	for name, test := range map[string]struct {
@@ -208,6 +210,7 @@ func TestADiskThatCannotBeMadeLeavesNothing(t *testing.T) {
 		"a link":          {t.Context(), link, "no plain file"},
 		"a file too few":  {t.Context(), missing, "no such file"},
 		"given up":        {gone, task(t, "words", "bonsoir"), "canceled"},
+		"told to end":     {t.Context(), stopped, "told to end"},
 		"more than taken": {t.Context(), task(t, "words", strings.Repeat("x", 64<<20+1)), "have 67108865 bytes together"},
 	} {
 		if _, err := store.Disk(test.ctx, test.s); err == nil || !strings.Contains(err.Error(), test.want) {
@@ -245,7 +248,7 @@ func TestNoSpace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := store.write(t.Context(), diskName(all), s.InputsDir, all, whole+16<<20); !errors.Is(err, unix.ENOSPC) {
+	if err := store.write(until{ctx: t.Context()}, diskName(all), s.InputsDir, all, whole+16<<20); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("a full disk gives %v", err)
 	}
 	if left := names(t, dir); len(left) != 1 {
