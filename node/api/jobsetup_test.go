@@ -29,14 +29,14 @@ workdir: /srv
 writable_root: true
 capabilities: [net_bind_service, CAP_CHOWN]
 pids: 100
-volumes: [{name: data, path: /data}, {name: ref, path: /ref, read_only: true}]
+volumes: [{name: data, path: /data, shared: true}, {name: ref, path: /ref, read_only: true}]
 ports: [8080, {name: admin, port: 9000, host: 19000}]
 network: {allow: ["192.0.2.7:443", "2001:db8::/32", "region:fra-1", "service:db"], dns: [192.0.2.53]}
 health: {command: [/bin/check], interval: 10s, timeout: 2s, start: 1m, retries: 2}
 drift: enforce
 `, placement.Setup{
 			User: "1000:1000", WorkDir: "/srv", WritableRoot: true, Capabilities: []string{"NET_BIND_SERVICE", "CHOWN"}, Pids: 100,
-			Volumes: []placement.Volume{{Name: "data", Path: "/data"}, {Name: "ref", Path: "/ref", ReadOnly: true}},
+			Volumes: []placement.Volume{{Name: "data", Path: "/data", Shared: true}, {Name: "ref", Path: "/ref", ReadOnly: true}},
 			Ports:   []placement.Port{{Port: 8080}, {Name: "admin", Port: 9000, Host: 19000}},
 			Network: &placement.Network{Allow: []string{"192.0.2.7:443", "2001:db8::/32", "region:fra-1", "service:db"}, DNS: []string{"192.0.2.53"}},
 			Health:  &placement.Health{Command: []string{"/bin/check"}, Interval: placement.Duration(10 * time.Second), Timeout: placement.Duration(2 * time.Second), Start: placement.Duration(time.Minute), Retries: 2},

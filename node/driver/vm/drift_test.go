@@ -67,10 +67,12 @@ func packageByHandIsDrift(ctx context.Context, t *testing.T, d *Driver, h runner
 	if err != nil {
 		t.Fatal(err)
 	}
+	setup := *spec.Setup
+	setup.Inputs = nil // this agent fetches none; the guest has its own
 	region := &ledger{view: runner.Wanted{Index: 1, Tasks: []runner.Want{{
 		Task: placement.Task{ID: h.Task, Job: spec.Job, Kind: placement.KindVM, Status: placement.TaskAssigned, AssignedAt: time.Now()},
 		Job: placement.Job{ID: spec.Job, Spec: placement.JobSpec{Kind: placement.KindVM, Type: placement.TypeService, Image: spec.Image,
-			Setup: spec.Setup, Resources: spec.Resources}},
+			Setup: &setup, Resources: spec.Resources}},
 	}}}}
 	cfg := runner.DefaultConfig()
 	cfg.Drivers, cfg.Store, cfg.Assignments, cfg.Reporter, cfg.Noter = map[string]runner.Driver{"vm": d}, store, region, region, region
