@@ -34,6 +34,24 @@ func (l *smallRegion) commit(change func()) {
 	l.changed = make(chan struct{})
 }
 
+// until waits until something is so.
+func (l *smallRegion) until(t *testing.T, is func() bool) {
+	t.Helper()
+	for late := time.After(patience); ; {
+		l.mu.Lock()
+		so, changed := is(), l.changed
+		l.mu.Unlock()
+		if so {
+			return
+		}
+		select {
+		case <-changed:
+		case <-late:
+			t.Fatal("it never came to that")
+		}
+	}
+}
+
 // member is one of its nodes.
 type member struct {
 	*smallRegion
@@ -170,22 +188,13 @@ func TestNearLive(t *testing.T) {
 			old.MovesTo = &next
 			l.wants["n1"][s.Task], l.wants["n2"][next.ID] = old, runner.Want{Task: next, Job: job}
 		})
-		for deadline := time.Now().Add(patience); ; {
-			l.mu.Lock()
-			ended, changed := len(l.ends) > before, l.changed
-			if ended {
+		l.until(t, func() bool {
+			if len(l.ends) > before {
 				end = l.ends[before]
 			}
-			l.mu.Unlock()
-			if ended {
-				return next.ID, end
-			}
-			select {
-			case <-changed:
-			case <-time.After(time.Until(deadline)):
-				t.Fatal("nobody proposes the end of the move")
-			}
-		}
+			return len(l.ends) > before
+		})
+		return next.ID, end
 	}
 	l.commit(func() { l.wants["n1"][s.Task] = runner.Want{Task: task(s.Task, "n1"), Job: job} })
 	t.Cleanup(func() {
@@ -196,6 +205,7 @@ func TestNearLive(t *testing.T) {
 	for _, r := range runners {
 		running.Go(func() { _ = r.Run(ctx) })
 	}
+	l.until(t, func() bool { return l.wants["n1"][s.Task].Task.Status == placement.TaskRunning })
 	h := runner.Handle{Task: s.Task}
 	awaits(t, n.from, h, "count 3\n")
 

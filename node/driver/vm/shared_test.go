@@ -150,3 +150,22 @@ func TestWhatMayHaveGoneOnElsewhereIsNotBooted(t *testing.T) {
 		})
 	}
 }
+
+// A start on such disks is refused, and says what to do.
+func TestAStartOnGivenDisksIsRefused(t *testing.T) {
+	images := smallGuest(t)
+	d := newDriver(t, t.TempDir(), func(c *Config) { c.ImageDirs = []string{images} })
+	s := spec(49, "exit", func(s *runner.Spec) { s.Task, s.Service = testJob.Task(49, 3), true })
+	puts(t, d.kept(s.Task), "old")
+	if err := d.markGiven(testJob.Task(49, 1)); err != nil {
+		t.Fatal(err)
+	}
+	var refused *runner.StartError
+	if _, err := d.Start(t.Context(), s); !errors.As(err, &refused) || !strings.Contains(refused.Advice, givenFile) {
+		t.Errorf("started: %v", err)
+	}
+	if o, err := d.Recover(t.Context(), runner.Handle{Task: s.Task}); err != nil || o.State != runner.StateAbsent {
+		t.Errorf("it is %s, %v", o.State, err)
+	}
+	lies(t, d.kept(s.Task), "old")
+}
