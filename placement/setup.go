@@ -92,7 +92,8 @@ type Network struct {
 	Host bool `json:"host,omitempty"`
 	// Allow are an address or prefix with or without a port ("192.0.2.7:443",
 	// "192.0.2.0/24"), "region:NAME" (the front doors of a region), or
-	// "service:NAME" (the ports of a job of the same tenant in the same region).
+	// "service:NAME" (the ports of the tenant's running services by that name, in
+	// its own region or another one that both jobs' tags allow).
 	Allow []string `json:"allow,omitempty"`
 	// DNS are resolvers of the region that the workload may ask; none by default.
 	DNS []string `json:"dns,omitempty"`

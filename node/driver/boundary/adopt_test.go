@@ -74,7 +74,7 @@ func TestAListIsRenewedWhileTheTaskRuns(t *testing.T) {
 	}
 	where := []Destination(nil)
 	parse := func() Policy {
-		p, err := Parse(&placement.Network{Allow: []string{"service:db"}}, func(string) ([]Destination, error) { return where, nil })
+		p, err := Parse(&placement.Network{Allow: []string{"region:db"}}, func(string) ([]Destination, error) { return where, nil })
 		if err != nil {
 			t.Fatal(err)
 		}

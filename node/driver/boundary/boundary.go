@@ -65,6 +65,9 @@ type Boundary struct {
 	host   *os.File // the node's own namespace
 	spares spares
 	turn   chan struct{} // has one in it while a task's state is read, changed and written
+
+	serving  serving
+	refusals refusals
 }
 
 // New makes the directory and starts nothing. [Boundary.Close] ends what is kept
@@ -105,6 +108,7 @@ func (b *Boundary) Config() Config { return b.cfg }
 // Close gives back what New and the tasks' starts opened, once. Tasks keep their
 // networks.
 func (b *Boundary) Close() error {
+	b.closeServing()
 	b.closeSpares()
 	if err := b.host.Close(); !errors.Is(err, os.ErrClosed) {
 		return err

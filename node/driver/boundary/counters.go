@@ -38,12 +38,13 @@ func (b *Boundary) Denied(task placement.TaskID) ([]runner.Denial, error) {
 		return nil, fmt.Errorf("count what task %s was refused: %w", task, err)
 	}
 	if !s.Over {
-		inside, outside := s.Inside, s.Outside
+		inside, outside, earlier := s.Inside, s.Outside, s.Earlier
 		if err := b.collect(&s); err != nil {
 			return nil, err
 		}
+		s.Earlier = b.refusals.take(task, s.Earlier)
 		// Hundreds of tasks are asked for this over and over: most were refused nothing.
-		if !slices.Equal(inside, s.Inside) || !slices.Equal(outside, s.Outside) {
+		if !slices.Equal(inside, s.Inside) || !slices.Equal(outside, s.Outside) || !slices.Equal(earlier, s.Earlier) {
 			if err := b.save(s); err != nil {
 				return nil, err
 			}

@@ -101,13 +101,13 @@ func (b *Boundary) finish(ns *os.File, s *state) error {
 		}
 	}
 	var err error
-	if s.Policy.Empty() {
+	if !s.Policy.leads() {
 		err = inside(ns, func() error { return b.ruleInside(s.Net) })
 	} else {
 		err = b.connect(ns, s)
 	}
 	if err == nil && s.Tap != "" {
-		err = inside(ns, func() error { return dressTap(!s.Policy.Empty()) })
+		err = inside(ns, func() error { return dressTap(s.Policy.leads()) })
 	}
 	if err != nil {
 		return err
@@ -123,7 +123,7 @@ func (s *state) bare() bool { return s.Policy.Empty() && s.Tap == "" }
 func (s *state) stands() bool { return !s.Over && mounted(s.Path) && (s.Ready || s.bare()) }
 
 func samePolicy(a, b Policy) bool {
-	return fmt.Sprint(a.destinations()) == fmt.Sprint(b.destinations())
+	return fmt.Sprint(a.destinations()) == fmt.Sprint(b.destinations()) && slices.Equal(a.Services, b.Services)
 }
 
 func (b *Boundary) put(s state) error {
@@ -347,9 +347,11 @@ func (b *Boundary) Down(_ context.Context, task placement.TaskID) error {
 	if b.passedOn(s) {
 		s.Veth = ""
 	}
+	b.unserve(task)
 	if err := b.collect(&s); err != nil {
 		return err
 	}
+	s.Earlier = b.refusals.take(task, s.Earlier)
 	if s.Veth != "" || len(s.Forwarding) > 0 {
 		if err := inside(b.host, func() error { return b.disconnect(s) }); err != nil {
 			return fmt.Errorf("remove the network of task %s: %w", task, err)
@@ -412,6 +414,7 @@ func (b *Boundary) Forget(task placement.TaskID) error {
 		return err
 	}
 	defer unlock()
+	b.refusals.take(task, nil)
 	err = os.Remove(b.statePath(task))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

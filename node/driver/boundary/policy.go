@@ -39,6 +39,9 @@ type Policy struct {
 	DNS   []netip.Addr  `json:"dns,omitempty"` // port 53 of these, besides Allow
 	// Named: some of it stands for names, whose addresses change; see [Boundary.Renew].
 	Named bool `json:"named,omitempty"`
+	// Services have an address within the namespace; see [Boundary.Serve]. They need
+	// no way out.
+	Services []placement.ServiceAt `json:"services,omitempty"`
 }
 
 // Bounds of a policy.
@@ -48,7 +51,10 @@ const (
 )
 
 // Empty reports whether the task may reach nothing, now and later.
-func (p Policy) Empty() bool { return len(p.Allow) == 0 && len(p.DNS) == 0 && !p.Named }
+func (p Policy) Empty() bool { return !p.leads() && len(p.Services) == 0 }
+
+// leads reports whether packets of the task may leave its namespace, now or later.
+func (p Policy) leads() bool { return len(p.Allow) > 0 || len(p.DNS) > 0 || p.Named }
 
 // destinations are all that the policy allows, in order and once each.
 func (p Policy) destinations() []Destination {
@@ -65,9 +71,9 @@ func (p Policy) destinations() []Destination {
 	return slices.Compact(all)
 }
 
-// Resolver turns the names that a job may allow ("region:NAME", "service:NAME")
-// into addresses, as they are now; none is one that may get some later. An error
-// is a name that stands for nothing and will not.
+// Resolver turns the names of regions that a job may allow ("region:NAME") into
+// addresses, as they are now; none is one that may get some later. An error is a
+// name that stands for nothing and will not.
 type Resolver func(name string) ([]Destination, error)
 
 // EntryError is an entry of a job's list that cannot be held to.
@@ -91,7 +97,12 @@ func Parse(n *placement.Network, resolve Resolver) (Policy, error) {
 		return p, fmt.Errorf("network: at most %d entries are allowed, and %d resolvers", MaxAllow, MaxDNS)
 	}
 	var problems []error
+	p.Services = n.Services()
 	for _, entry := range n.Allow {
+		if name, is := strings.CutPrefix(entry, "service:"); is {
+			problems = append(problems, p.hasService(entry, name))
+			continue
+		}
 		some, err := parseEntry(entry, resolve)
 		problems = append(problems, err)
 		p.Named = p.Named || named(entry)
@@ -116,15 +127,25 @@ func Parse(n *placement.Network, resolve Resolver) (Policy, error) {
 	return p, nil
 }
 
-// named reports whether an entry is a name, which a [Resolver] has to turn into addresses.
-func named(entry string) bool {
-	return strings.HasPrefix(entry, "region:") || strings.HasPrefix(entry, "service:")
+// hasService refuses a service that has no address: its name is none that a
+// workload could look up, or there are too many.
+func (p Policy) hasService(entry, name string) error {
+	if !placement.ValidName(name) {
+		return &EntryError{entry, "is no name of a service that could be looked up"}
+	}
+	if !slices.ContainsFunc(p.Services, func(s placement.ServiceAt) bool { return s.Name == name }) {
+		return &EntryError{entry, fmt.Sprintf("is beyond the %d services that a list may have", placement.MaxServices)}
+	}
+	return nil
 }
+
+// named reports whether an entry is a name, which a [Resolver] has to turn into addresses.
+func named(entry string) bool { return strings.HasPrefix(entry, "region:") }
 
 func parseEntry(entry string, resolve Resolver) ([]Destination, error) {
 	if named(entry) {
 		if resolve == nil {
-			return nil, &EntryError{entry, "this node resolves no names of regions and services"}
+			return nil, &EntryError{entry, "this node resolves no names of regions"}
 		}
 		some, err := resolve(entry)
 		if err != nil {

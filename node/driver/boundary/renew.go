@@ -61,7 +61,7 @@ func (b *Boundary) Renew(_ context.Context, task placement.TaskID, p Policy) err
 // holdTo replaces the rules on both sides. Until the state says that they stand,
 // every renewal sets them once more.
 func (b *Boundary) holdTo(s state, ns *os.File, p Policy) error {
-	s.Policy.Allow, s.Policy.DNS = p.Allow, p.DNS
+	s.Policy.Allow, s.Policy.DNS, s.Policy.Services = p.Allow, p.DNS, p.Services
 	if err := inside(b.host, func() error { return b.openLocked(&s) }); err != nil {
 		return err
 	}

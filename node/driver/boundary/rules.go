@@ -164,6 +164,9 @@ func (b *Boundary) ruleInside(n Net) error {
 		}
 	}
 	out := t.chain("output", nftables.ChainHookOutput, nftables.ChainPolicyDrop)
+	if len(n.Policy.Services) > 0 {
+		t.serving(n, out)
+	}
 	if n.Tap != "" {
 		t.add(out, leavesBy(n.Tap), accept()) // to the machine itself, which asks for it
 	}

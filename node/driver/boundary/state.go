@@ -57,7 +57,8 @@ type state struct {
 	// What the rules inside refused, and what those on the node did.
 	Inside  []runner.Denial `json:"inside,omitempty"`
 	Outside []runner.Denial `json:"outside,omitempty"`
-	// Earlier is what rules refused that stand no more: the list was renewed.
+	// Earlier is what rules refused that stand no more: the list was renewed. It has
+	// the connections to services too that nobody took.
 	Earlier []runner.Denial `json:"earlier,omitempty"`
 }
 

@@ -145,6 +145,9 @@ func (t *table) judgingMachine(n Net, in, across *nftables.Chain) {
 	// What a machine answers to whoever dialled it. Not asked of the kernel's memory
 	// of connections: one that moved here with its machine is not in it.
 	t.add(first, cameBy(n.Tap), to(single(MachineGateway)), opened(), accept())
+	if len(n.Policy.Services) > 0 {
+		t.servingMachine(n, first, in)
+	}
 	t.add(first, cameBy(n.Tap), leave(judgeChain))
 	t.add(in, asks, accept())
 	t.add(in, cameBy(n.Tap), to(single(MachineGateway)), opened(), accept())

@@ -40,13 +40,15 @@ func (b *Boundary) Words(task placement.TaskID) ([]runner.Boundary, error) {
 		w.How = "its network namespace is not there any more"
 	case s.Policy.Empty():
 		w.How = "a network namespace of its own, with no device but its loopback: it can reach nothing" + refused
+	case !s.Policy.leads():
+		w.How = "a network namespace of its own, with no device but its loopback: it can reach " + b.servicesOf(s) + " and nothing else" + refused
 	default:
 		held, err := b.ruled(s.Veth)
 		if err != nil {
 			return nil, err
 		}
 		w.Holds = held
-		w.How = "a network namespace of its own, by one device under the node's rules: it can reach " + list(s.Policy) + " and nothing else" + refused
+		w.How = "a network namespace of its own, by one device under the node's rules: it can reach " + list(s.Policy) + b.besides(s) + " and nothing else" + refused
 		if !held {
 			w.How = "a network namespace of its own, but the node's rules for " + s.Veth + " were taken away"
 		}
@@ -63,6 +65,27 @@ func list(p Policy) string {
 		return "nothing yet, for what its list names has no address so far,"
 	}
 	return strings.Join(all, ", ")
+}
+
+// besides are the services after the rest of the list.
+func (b *Boundary) besides(s state) string {
+	if len(s.Policy.Services) == 0 {
+		return ""
+	}
+	return ", " + b.servicesOf(s)
+}
+
+// servicesOf says which services the task reaches, and whether somebody answers.
+func (b *Boundary) servicesOf(s state) string {
+	var all []string
+	for _, one := range s.Policy.Services {
+		all = append(all, "the service "+one.Name+" ("+one.Host()+", "+one.Addr.String()+")")
+	}
+	text := strings.Join(all, ", ") + " by way of the node, which carries each connection to where the service runs and the tags of both jobs allow,"
+	if !b.answers(s.Task) {
+		text += " though nobody answers on the node at this moment,"
+	}
+	return text
 }
 
 // ruled reports whether the node has the rules of a device.
