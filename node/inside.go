@@ -58,6 +58,10 @@ func (i inside) Dial(ctx context.Context, task placement.TaskID, port int) (net.
 	return i.r.Dial(ctx, task, port)
 }
 
+func (i inside) Serve(ctx context.Context, task placement.TaskID, tenant placement.TenantID, port int) (net.Conn, error) {
+	return i.r.Serve(ctx, task, tenant, port)
+}
+
 func (i inside) Pause(ctx context.Context, task placement.TaskID) error { return i.r.Pause(ctx, task) }
 
 func (i inside) Resume(ctx context.Context, task placement.TaskID) error {

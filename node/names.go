@@ -25,7 +25,7 @@ func standsFor(v *state.View, name string) ([]netip.AddrPort, error) {
 	case err != nil:
 		return nil, err
 	case entry.Region == "":
-		return nil, errors.New("a service has no address of its own: allow its region, and reach it by a front door there")
+		return nil, errors.New("a service has no address but in the workload's own network")
 	}
 	r := v.Region(entry.Region)
 	if r == nil {

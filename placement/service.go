@@ -1,6 +1,9 @@
 package placement
 
-import "net/netip"
+import (
+	"net/netip"
+	"strings"
+)
 
 // ServiceAt is one service in a workload's list: the jobs of its tenant by that
 // name which are services, and the address that stands for them in the workload's
@@ -21,8 +24,8 @@ const MaxServices = 64
 // equipment (RFC 2544), so that nothing that a job may mean is in it.
 var ServicePrefix = netip.MustParsePrefix("198.19.0.0/24")
 
-// Services are those that the allow list names, each once, in its order; no more
-// than [MaxServices]. A nil network has none.
+// Services are those that the allow list names and that can be looked up, each
+// once, in its order; no more than [MaxServices]. A nil network has none.
 func (n *Network) Services() (out []ServiceAt) {
 	if n == nil {
 		return nil
@@ -31,7 +34,7 @@ func (n *Network) Services() (out []ServiceAt) {
 	at := ServicePrefix.Addr()
 	for _, entry := range n.Allow {
 		r, err := ParseReach(entry)
-		if err != nil || r.Service == "" || seen[r.Service] || len(out) == MaxServices {
+		if err != nil || !ValidName(r.Service) || seen[r.Service] || len(out) == MaxServices {
 			continue
 		}
 		seen[r.Service], at = true, at.Next()
@@ -48,4 +51,30 @@ func (n *Network) Allows(service string) bool {
 		}
 	}
 	return false
+}
+
+// HostLines are the services in the form of hosts(5), a line each; empty for none.
+func (n *Network) HostLines() string {
+	var text strings.Builder
+	for _, s := range n.Services() {
+		text.WriteString(s.Addr.String() + " " + s.Host() + "\n")
+	}
+	return text.String()
+}
+
+// Env names the variable by which a workload is told the address.
+func (s ServiceAt) Env() string {
+	return "SOVMESH_SERVICE_" + strings.ToUpper(strings.ReplaceAll(s.Name, "-", "_"))
+}
+
+// Serves are the ports by which other jobs of the tenant reach this one: those that
+// it declares, if it is a service.
+func (s *JobSpec) Serves() (ports []int) {
+	if s.Type != TypeService || s.Setup == nil {
+		return nil
+	}
+	for _, p := range s.Setup.Ports {
+		ports = append(ports, p.Port)
+	}
+	return ports
 }

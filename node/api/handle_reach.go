@@ -22,6 +22,8 @@ type Inside interface {
 	Exec(ctx context.Context, task placement.TaskID, r ExecRequest) (ReachExit, error)
 	Console(ctx context.Context, task placement.TaskID) (io.ReadWriteCloser, error)
 	Dial(ctx context.Context, task placement.TaskID, port int) (net.Conn, error)
+	// Serve is Dial for another task of that tenant: only to what a service declares.
+	Serve(ctx context.Context, task placement.TaskID, tenant placement.TenantID, port int) (net.Conn, error)
 	Pause(ctx context.Context, task placement.TaskID) error
 	Resume(ctx context.Context, task placement.TaskID) error
 	Isolation(ctx context.Context, task placement.TaskID) ([]Boundary, []Denial, error)
@@ -156,19 +158,9 @@ func (c *Caller) reaches(j *placement.Job) bool {
 // readHead is the first frame. One that does not come in time ends the request.
 func (c *call) readHead(frames *frameReader, what string) (ReachHead, error) {
 	var head ReachHead
-	control := http.NewResponseController(c.w)
-	_ = control.EnableFullDuplex()
-	_ = control.SetReadDeadline(time.Now().Add(headWithin)) // where there is none, the connection's own bounds count
-	kind, payload, err := frames.next()
-	_ = control.SetReadDeadline(time.Time{})
-	if err == nil && kind != frameHead {
-		err = errors.New("the first frame is no head")
-	}
-	if err == nil {
-		err = strictJSON(payload, &head)
-	}
+	err := c.firstFrame(frames, &head)
 	if err != nil {
-		return head, &InputError{Code: CodeBody, Message: "the request cannot be read: " + shortError(err), Help: "use sovmesh job " + what + "; the frames stand in the API's document"}
+		return head, err
 	}
 	if what == ReachConnect && c.r.URL.Query().Get("port") != "" {
 		if head.Port, err = strconv.Atoi(c.r.URL.Query().Get("port")); err != nil {

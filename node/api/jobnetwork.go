@@ -61,9 +61,20 @@ func bounded(name string, v residency.Value, most int) ([]string, error) {
 
 func reaches(v residency.Value) ([]string, error) {
 	list, err := bounded("allow", v, maxReaches)
+	services := 0
 	for i, s := range list {
-		if _, err := placement.ParseReach(s); err != nil {
+		reach, err := placement.ParseReach(s)
+		if err != nil {
 			return nil, jobError(v.List[i], "write an address, a prefix, either with :PORT, region:NAME or service:NAME", "allow cannot hold %s: %v", quoteWord(s), err)
+		}
+		if reach.Service == "" {
+			continue
+		}
+		if services++; services > placement.MaxServices {
+			return nil, jobError(v.List[i], "write fewer", "allow names more than %d services", placement.MaxServices)
+		}
+		if !placement.ValidName(reach.Service) {
+			return nil, jobError(v.List[i], "name that job with lower-case letters, digits and hyphens: the workload looks it up as NAME.service.sovmesh", "allow cannot hold %s: it is no name that can be looked up", quoteWord(s))
 		}
 	}
 	return list, err

@@ -134,6 +134,8 @@ func meshOps() []operation {
 		{Method: http.MethodPut, Path: MeshPrefix + "/keyring", ID: "offerKeyring", Summary: "Take the gossip keys, from a voter", Verb: VerbNode, NoState: true, In: Keyring{}, Out: Keyring{}, Handler: offerKeyring},
 		{Method: http.MethodGet, Path: MeshPrefix + "/tasks/{job}/{rest}/logs", ID: "taskLogs", Summary: "The output of a task of this node", Verb: VerbNode, NoState: true, Stream: "text/plain", Handler: taskOutput},
 		{Method: http.MethodPost, Path: MeshPrefix + "/tasks/{job}/{rest}/reach/{what}", ID: "reachTask", Summary: "Reach into a task of this node: exec, console or connect", Verb: VerbNode, NoState: true, Duplex: true, Stream: MediaFrames, Handler: reachTask},
+		{Method: http.MethodPost, Path: MeshPrefix + "/tasks/{job}/{rest}/services/{name}", ID: "callService", Summary: "Connect a task of the caller's own to a service in its job's list", Verb: VerbNode, Duplex: true, Stream: MediaFrames, Handler: callService},
+		{Method: http.MethodPost, Path: MeshPrefix + "/tasks/{job}/{rest}/serve", ID: "serveTask", Summary: "Connect to a port that a service's task of this node declares, for a task of its tenant", Verb: VerbNode, NoState: true, Duplex: true, Stream: MediaFrames, Handler: serveTask},
 		{Method: http.MethodPost, Path: MeshPrefix + "/tasks/{job}/{rest}/move", ID: "moveTask", Summary: "One stream of a running task that is moved to this node, from the node that runs it", Verb: VerbNode, NoState: true, Duplex: true, Stream: mediaMove, Query: []parameter{{"stream", "string", "its name; without one: does the task wait"}}, Handler: moveTask},
 		{Method: http.MethodPost, Path: MeshPrefix + "/tasks/{job}/{rest}/hold/{what}", ID: "holdTask", Summary: "Pause or resume a task of this node", Verb: VerbNode, NoState: true, Out: HoldAnswer{}, Handler: holdTask},
 		{Method: http.MethodPost, Path: MeshPrefix + "/tasks/{job}/{rest}/snapshot", ID: "taskSnapshot", Summary: "A snapshot of a task of this node", Verb: VerbNode, NoState: true, Stream: MediaSnapshot, Handler: taskSnapshot},
@@ -156,5 +158,6 @@ func meshOps() []operation {
 		{Method: http.MethodDelete, Path: MeshPrefix + "/jobs/{id}", ID: "stopForeign", Summary: "Stop it", Verb: VerbPeer, Foreign: true, Out: ForeignStatus{}, Handler: stopForeign},
 		{Method: http.MethodGet, Path: MeshPrefix + "/jobs/{id}/logs", ID: "foreignLogs", Summary: "Its output", Verb: VerbPeer, Foreign: true, Stream: "text/plain", Handler: jobLogs},
 		{Method: http.MethodPost, Path: MeshPrefix + "/jobs/{id}/reach/{what}", ID: "reachForeign", Summary: "Reach into the task of a job that the caller's region forwarded", Verb: VerbPeer, Foreign: true, Duplex: true, Stream: MediaFrames, Handler: reachForeign},
+		{Method: http.MethodPost, Path: MeshPrefix + "/services/{name}", ID: "foreignService", Summary: "Connect a job that the caller's region runs for this one, or forwarded, to a service of its tenant", Verb: VerbPeer, Foreign: true, Duplex: true, Stream: MediaFrames, Handler: foreignService},
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/state"
@@ -182,6 +183,8 @@ type Server struct {
 	quic    http.Handler
 	openapi []byte
 	streams chan struct{} // one place for each stream
+	tunnels atomic.Int64  // connections to services that go through here
+	turn    atomic.Uint64 // counts them, for those that are as near as others
 	reads   auditReads
 	ahead   ahead
 	waitsMu sync.Mutex

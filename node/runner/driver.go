@@ -91,6 +91,8 @@ type Spec struct {
 	InputsDir string `json:"inputs_dir,omitempty"`
 	// Resolve tells what names in the job's list stand for, now; it may be nil.
 	Resolve Resolver `json:"-"`
+	// Connect reaches the services in the job's list; it may be nil.
+	Connect Connector `json:"-"`
 	// Tenant, Region and Tag are for labels: whose it is, where it runs, and its
 	// effective policy in canonical form.
 	Tenant placement.TenantID `json:"tenant,omitempty"`

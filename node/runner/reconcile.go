@@ -101,8 +101,8 @@ func (r *Runner) admit(ctx context.Context, index uint64, want Want, t *task) *t
 		t = &task{rec: Record{
 			Version: recordVersion, Task: want.Task.ID, Job: want.Task.Job, Kind: want.Task.Kind, Tenant: want.Task.Tenant,
 			Devices: want.Task.Devices, Singleton: want.Job.Spec.Singleton, Grace: want.Job.Spec.StopGrace,
-			MaxRuntime: want.Job.Spec.MaxRuntime,
-			Index:      index, Status: placement.TaskAssigned,
+			MaxRuntime: want.Job.Spec.MaxRuntime, Serves: want.Job.Spec.Serves(),
+			Index: index, Status: placement.TaskAssigned,
 		}}
 	}
 	t.job, t.hosts = want.Job, want.Hosts

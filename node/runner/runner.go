@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"sync"
 	"time"
 
@@ -114,6 +115,9 @@ type Config struct {
 	// Resolve tells what names in jobs' lists stand for; lists are renewed every
 	// DeniedEvery. It may be nil.
 	Resolve Resolver
+	// Connect reaches a port of a service for a task whose list names it. Without
+	// it, tasks with services in their lists are not started.
+	Connect func(ctx context.Context, id placement.TaskID, service string, port int) (net.Conn, error)
 	// Retry is the first pause after a failure, RetryMax the longest.
 	Retry, RetryMax time.Duration
 }

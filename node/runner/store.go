@@ -40,6 +40,9 @@ type Record struct {
 	Move *Moving `json:"move,omitempty"`
 	// List is what the task may reach, if names are in it: what they stand for changes.
 	List *placement.Network `json:"list,omitempty"`
+	// Serves are the ports that other jobs' tasks may reach by the job's name; none
+	// unless it is a service.
+	Serves []int `json:"serves,omitempty"`
 	// Noted is what was said of the task in its region's ledger; never changed, but
 	// replaced.
 	Noted *Noted `json:"noted,omitempty"`

@@ -37,6 +37,8 @@ type task struct {
 	move       moving        // while rec.Move is set
 	dead       bool          // it has ended, which the end of its move is waited for to tell
 
+	served map[*servedConn]bool // what other tasks have open to it
+
 	// leaseEnds is when a singleton is told to end, by this process' monotonic
 	// clock; the wall clock may be set back meanwhile.
 	leaseEnds   time.Time
@@ -137,10 +139,15 @@ func (r *Runner) spec(t *task) Spec {
 			env["SOVMESH_GANG_HOSTS"] = strings.Join(t.hosts, ",")
 		}
 	}
-	for k, v := range t.job.Spec.Env {
+	s := t.job.Spec
+	if s.Setup != nil {
+		for _, one := range s.Setup.Network.Services() {
+			env[one.Env()] = one.Addr.String()
+		}
+	}
+	for k, v := range s.Env {
 		env[k] = v
 	}
-	s := t.job.Spec
 	spec := Spec{
 		Task: t.rec.Task, Job: t.rec.Job, Name: s.Name, Command: s.Command, Env: env, Resources: s.Resources,
 		Devices: t.rec.Devices, Image: s.Image, Models: s.Models, Upstream: s.Upstream, Grace: time.Duration(t.rec.Grace),
@@ -151,7 +158,7 @@ func (r *Runner) spec(t *task) Spec {
 		spec.Setup = &placement.Setup{}
 	}
 	t.rec.Declared = declare(&spec)
-	spec.Resolve, t.rec.List = r.cfg.Resolve, namedList(spec.Setup.Network)
+	spec.Resolve, spec.Connect, t.rec.List = r.cfg.Resolve, r.connector(t.rec.Task), namedList(spec.Setup.Network)
 	if spec.Setup.Secrets != nil { // drivers keep specs on disk
 		open := *spec.Setup
 		open.Secrets, spec.Setup = nil, &open
@@ -214,6 +221,7 @@ func (r *Runner) settle(ctx context.Context, t *task, d Driver, h Handle, seen O
 		}
 		r.log.Info("recovered a running task", "task", t.rec.Task, "job", t.rec.Job)
 		r.running(ctx, t, h, seen.StartedAt)
+		r.renewList(ctx, t) // its services are answered for by the agent, which is another one
 		r.watch(ctx, t, h)
 	case StateExited:
 		r.log.Info("a task ended while the agent was away", "task", t.rec.Task, "job", t.rec.Job)
@@ -341,6 +349,7 @@ func (r *Runner) finish(t *task, status placement.TaskStatus, reason string, exi
 	r.dropInputs(t.rec.Task)
 	r.log.Info("task is over", "task", t.rec.Task, "job", t.rec.Job, "status", string(status)) // why is with the job: see end
 	r.report(t, status, reason)
+	r.unserve(t)
 	_ = r.save(t) // kept as a problem and tried again
 	r.poke()
 }

@@ -59,6 +59,9 @@ type Spec struct {
 	Storage func(dir string) consensus.Storage
 	// Tune changes the configuration of every node, if set.
 	Tune func(*node.Config)
+	// Processes has jobs of the kind process run as tasks of the driver fake, for
+	// what such a job may say and one of the kind fake may not.
+	Processes bool
 	// Machine is told of every machine before its node starts, if set.
 	Machine func(*host)
 }
@@ -246,18 +249,27 @@ func (h *host) deps(socket net.PacketConn, listener net.Listener) node.Deps {
 	if h.region.spec.Storage != nil {
 		storage = h.region.spec.Storage(h.dir)
 	}
+	drivers := map[string]runner.Driver{string(placement.KindFake): h.world.Driver(), string(placement.KindInference): h.world.Driver()}
+	if h.region.spec.Processes {
+		drivers[string(placement.KindProcess)] = processes{h.world.Driver()}
+	}
 	return node.Deps{
 		Socket: socket, HTTP: listener, Storage: storage,
 		Models: func(ctx context.Context, addr string) (net.Conn, error) { return h.m.tcp.dial(ctx, netip.Addr{}, addr) },
 		Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			return h.m.tcp.dial(ctx, h.addr, addr)
 		},
-		Drivers: map[string]runner.Driver{string(placement.KindFake): h.world.Driver(), string(placement.KindInference): h.world.Driver()},
+		Drivers: drivers,
 		GPUs:    h.gpus(),
 		Log:     slog.New(h.m.log.handler(string(h.region.spec.ID) + "/" + string(h.name))),
 		Now:     func() time.Time { return time.Now().Add(time.Duration(h.clock.Load())) },
 	}
 }
+
+// processes is the driver fake under another name.
+type processes struct{ *fake.Driver }
+
+func (processes) Name() string { return string(placement.KindProcess) }
 
 // gpus are the devices of the machine, under names of its own. They stay when
 // its node starts anew.

@@ -12,7 +12,7 @@ import (
 )
 
 // What region:NAME in a task's list means are the front doors of that region, as
-// the ledger has them, on voters and workers alike; a service has none of its own.
+// the ledger has them, on voters and workers alike.
 func TestARegionInAListMeansItsFrontDoors(t *testing.T) {
 	Run(t, func(t *testing.T) {
 		m := New(t, Spec{ID: "fra-1", Country: "FR", Nodes: 8}, Spec{ID: "ber-1", Country: "DE", Nodes: 1})
@@ -22,7 +22,7 @@ func TestARegionInAListMeansItsFrontDoors(t *testing.T) {
 			h.world.FailStart(func(s runner.Spec) error {
 				mu.Lock()
 				defer mu.Unlock()
-				for _, name := range []string{"region:fra-1", "region:ber-1", "region:nowhere", "service:db"} {
+				for _, name := range []string{"region:fra-1", "region:ber-1", "region:nowhere"} {
 					all, err := s.Resolve(name)
 					text := fmt.Sprint(len(all))
 					if err != nil {
@@ -59,7 +59,6 @@ func TestARegionInAListMeansItsFrontDoors(t *testing.T) {
 		for _, on := range []placement.NodeID{"n1", worker} {
 			for name, want := range map[string]string{
 				"region:fra-1": fmt.Sprint(voters), "region:ber-1": ber, "region:nowhere": "region nowhere is not known here",
-				"service:db": "a service has no address of its own: allow its region, and reach it by a front door there",
 			} {
 				if text := got[string(on)+" "+name]; on != "" && text != want {
 					t.Errorf("on %s %s is %q, want %q", on, name, text, want)

@@ -325,6 +325,7 @@ func dress(device string, mac net.HardwareAddr, own4, own6, peer4, peer6 netip.A
 // Down removes the task's network after it has written down what it counted.
 // What is not there is no error.
 func (b *Boundary) Down(_ context.Context, task placement.TaskID) error {
+	b.unserve(task)
 	unlock, err := b.lock()
 	if err != nil {
 		return err
@@ -347,7 +348,6 @@ func (b *Boundary) Down(_ context.Context, task placement.TaskID) error {
 	if b.passedOn(s) {
 		s.Veth = ""
 	}
-	b.unserve(task)
 	if err := b.collect(&s); err != nil {
 		return err
 	}

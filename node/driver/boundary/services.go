@@ -178,12 +178,12 @@ func (b *Boundary) closeServing() {
 // a supervisor it may be, and so is its end.
 func (a *attendant) run(ctx context.Context) {
 	late := time.Now().Add(serveWithin)
-	for ctx.Err() == nil && time.Now().Before(late) {
+	for pause := serveRetry; ctx.Err() == nil && time.Now().Before(late); pause = min(pause*3/2, serveLook/4) {
 		if l, err := a.listen(ctx); err == nil {
 			a.serve(ctx, l)
 			return
 		}
-		wait(ctx, serveRetry)
+		wait(ctx, pause)
 	}
 }
 

@@ -41,14 +41,16 @@ const (
 	gatePath    = "/.sovmesh/gate"
 	openPath    = "/.sovmesh/open"
 	resolvPath  = "/etc/resolv.conf"
-	openFile    = "open"        // in the task's directory
+	openFile    = "open" // in the task's directory
+	hostsPath   = "/etc/hosts"
 	resolvFile  = "resolv.conf" // in the task's directory
+	hostsFile   = "hosts"       // in the task's directory
 	gateProgram = "sovmesh-init"
 )
 
 // ours reports whether something is mounted there by this driver, for itself.
 func ours(destination string) bool {
-	return destination == resolvPath || path.Dir(destination) == path.Dir(gatePath)
+	return destination == resolvPath || destination == hostsPath || path.Dir(destination) == path.Dir(gatePath)
 }
 
 // connect decides about the container's network.
@@ -74,6 +76,9 @@ func (d *Driver) connect(t *told, s *runner.Spec, setup *placement.Setup) error 
 	}
 	if len(policy.DNS) > 0 {
 		bind(filepath.Join(dir, resolvFile), resolvPath)
+	}
+	if len(policy.Services) > 0 {
+		bind(filepath.Join(dir, hostsFile), hostsPath)
 	}
 	if !t.Net.Gate {
 		return nil
@@ -136,14 +141,31 @@ func (n *heldNet) fill(dir string) error {
 			return err
 		}
 	}
+	if len(n.Policy.Services) > 0 {
+		if err := lay(filepath.Join(dir, hostsFile), hosts(n.Policy.Services)); err != nil {
+			return err
+		}
+	}
 	if len(n.Policy.DNS) == 0 {
 		return nil
 	}
-	at := filepath.Join(dir, resolvFile)
-	if err := os.WriteFile(at, resolvers(n.Policy.DNS), 0o444); err != nil {
+	return lay(filepath.Join(dir, resolvFile), resolvers(n.Policy.DNS))
+}
+
+func lay(at string, text []byte) error {
+	if err := os.WriteFile(at, text, 0o444); err != nil {
 		return err
 	}
 	return os.Chmod(at, 0o444)
+}
+
+// hosts are the names that the container knows without asking anybody.
+func hosts(all []placement.ServiceAt) []byte {
+	text := "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
+	for _, s := range all {
+		text += s.Addr.String() + " " + s.Host() + "\n"
+	}
+	return []byte(text)
 }
 
 func resolvers(all []netip.Addr) []byte {

@@ -47,6 +47,7 @@ func (d *Driver) connect(s runner.Spec, m *qemu.Machine, c *wire.Command) error 
 		"-device", fmt.Sprintf("virtio-net-device,netdev=net0,mac=52:54:00:%02x:%02x:%02x", sum[0], sum[1], sum[2]))
 	c.Root.Net = &wire.Net{
 		Address: netip.PrefixFrom(boundary.MachineAddress, boundary.MachineBits), Gateway: boundary.MachineGateway, Resolvers: n.Policy.DNS,
+		Hosts: setupOf(s).Network.HostLines(),
 	}
 	return nil
 }

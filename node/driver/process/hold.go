@@ -97,6 +97,7 @@ type held struct {
 	Net        string   `json:"net,omitempty"`   // file of the network namespace
 	Alone      bool     `json:"alone,omitempty"` // no network at all, made by the task's own user
 	Resolvers  []string `json:"resolvers,omitempty"`
+	Hosts      string   `json:"hosts,omitempty"` // lines of hosts(5), of its services
 	Paths      []string `json:"paths,omitempty"`
 	Volumes    []bind   `json:"volumes,omitempty"`
 	// Secrets is where the job's secrets are shown to the task; nil for none.
@@ -259,7 +260,7 @@ func (d *Driver) holdNetwork(ctx context.Context, s runner.Spec, n *placement.Ne
 		if err != nil {
 			return NetworkProblem(s, err)
 		}
-		h.Net = net.Path
+		h.Net, h.Hosts = net.Path, n.HostLines()
 		for _, r := range policy.DNS {
 			h.Resolvers = append(h.Resolvers, r.String())
 		}

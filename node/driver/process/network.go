@@ -29,9 +29,10 @@ func (h Hold) Share() (Hold, error) {
 	return h, err
 }
 
-// Policy reads what a job says of its network, with its names resolved. A list
-// that cannot be held to is a *runner.StartError. It is for every driver whose
-// tasks have their networks from a Hold.
+// Policy reads what a job says of its network, with its names resolved, and has the
+// services in it answered for as soon as the network is there. A list that cannot be
+// held to is a *runner.StartError. It is for every driver whose tasks have their
+// networks from a Hold.
 func (h *Hold) Policy(s runner.Spec) (boundary.Policy, error) {
 	if s.Setup == nil || s.Setup.Network == nil {
 		return boundary.Policy{}, nil
@@ -61,6 +62,13 @@ func (h *Hold) Policy(s runner.Spec) (boundary.Policy, error) {
 		}
 		return p, refused(s, fmt.Sprintf("network.dns: %s is no resolver of this region", a), "name one of its resolvers: "+join(h.Resolvers))
 	}
+	if len(p.Services) == 0 || h.Network == nil {
+		return p, nil // without networks whoever starts the task refuses the list
+	}
+	if s.Connect == nil {
+		return p, refused(s, "this node carries no connections to services", "leave service: out of network.allow, or ask the node's operator")
+	}
+	h.Network.Serve(s.Task, p.Services, boundary.Connect(s.Connect))
 	return p, nil
 }
 

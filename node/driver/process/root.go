@@ -48,6 +48,9 @@ func makeRoot(t taskDir, h *held) error {
 	if err := makeResolvers(root, h.Resolvers); err != nil {
 		return err
 	}
+	if err := makeHosts(root, h.Hosts); err != nil {
+		return err
+	}
 	binds := []bind{{From: t.path("tmp"), To: "/tmp"}, {From: t.path("tmp"), To: "/var/tmp"}, {From: t.path("work"), To: t.path("work")}}
 	for _, p := range h.Paths {
 		binds = append(binds, bind{From: p, To: p})
@@ -246,4 +249,24 @@ func closeKernel() error {
 		}
 	}
 	return nil
+}
+
+// makeHosts adds the task's services to the names that the node knows.
+func makeHosts(root, lines string) error {
+	if lines == "" {
+		return nil
+	}
+	const at = "/etc/hosts"
+	known, err := os.ReadFile(at)
+	if err != nil {
+		return nil // the node has none: there is no place to put it
+	}
+	if len(known) > 0 && known[len(known)-1] != '\n' {
+		known = append(known, '\n')
+	}
+	own := filepath.Join(root, "run", "hosts")
+	if err := os.WriteFile(own, append(known, lines...), 0o644); err != nil {
+		return err
+	}
+	return unix.Mount(own, filepath.Join(root, at), "", unix.MS_BIND, "")
 }

@@ -66,7 +66,8 @@ func secretsDisk(s runner.Spec) (path string, err error) {
 
 // bootHook is what cloud-init runs early at every boot, before the job's own
 // user-data: it lays secrets down in the guest's memory, for its root alone, and
-// mounts the disk of the inputs. A guest without cloud-init does it itself.
+// mounts the disk of the inputs; it adds the services of the list to the names
+// that the guest knows. A guest without cloud-init does the rest itself.
 // https://docs.cloud-init.io/en/latest/explanation/format.html#cloud-boothook
 func bootHook(s runner.Spec) string {
 	var b strings.Builder
@@ -83,6 +84,9 @@ fi
   mkdir -p %[1]s && mount -t ext4 -o ro,noload,nosuid,nodev /dev/disk/by-id/virtio-%[2]s %[1]s
 fi
 `, runner.InputsPath, inputs.Serial)
+	}
+	for _, one := range s.Setup.Network.Services() { // in a name is nothing that a shell reads
+		fmt.Fprintf(&b, "grep -qF '%[1]s %[2]s' /etc/hosts || echo '%[1]s %[2]s' >>/etc/hosts\n", one.Addr, one.Host())
 	}
 	return b.String()
 }

@@ -41,7 +41,7 @@ func seed(s runner.Spec) ([]byte, error) {
 		w.AddFile(strings.NewReader(user), "user-data"),
 		w.AddFile(bytes.NewReader(metaData(s)), "meta-data"),
 	)
-	if s.SecretsDir != "" || s.InputsDir != "" {
+	if s.SecretsDir != "" || s.InputsDir != "" || s.Setup.Network.HostLines() != "" {
 		err = errors.Join(err, w.AddFile(strings.NewReader(bootHook(s)), "vendor-data"))
 	}
 	if s.Setup.CloudNetwork != "" {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -65,7 +66,7 @@ func (m *machine) connect(n *wire.Net) error {
 	if err := wayOut(fd, n.Gateway); err != nil {
 		return fmt.Errorf("give the guest its way out: %w", err)
 	}
-	return m.resolve(n.Resolvers)
+	return errors.Join(m.resolve(n.Resolvers), m.knowHosts(n.Hosts))
 }
 
 // wayOut routes all that is elsewhere by a gateway.
@@ -100,8 +101,31 @@ func (m *machine) resolve(all []netip.Addr) error {
 	for _, a := range all {
 		fmt.Fprintf(&text, "nameserver %s\n", a)
 	}
-	at, ours := filepath.Join(m.root, "etc/resolv.conf"), filepath.Join(m.root, "run/resolv.conf")
-	if err := os.WriteFile(ours, []byte(text.String()), 0o644); err != nil {
+	return m.overlay("resolv.conf", text.String())
+}
+
+// mostHosts bounds what is read of an image's own names, in bytes.
+const mostHosts = 64 << 10
+
+// knowHosts adds names to those that the image has.
+func (m *machine) knowHosts(lines string) error {
+	if lines == "" {
+		return nil
+	}
+	known := []byte("127.0.0.1 localhost\n")
+	at := filepath.Join(m.root, "etc/hosts")
+	if st, err := os.Lstat(at); err == nil && st.Mode().IsRegular() && st.Size() > 0 && st.Size() <= mostHosts {
+		if own, err := os.ReadFile(at); err == nil {
+			known = append(own, '\n')
+		}
+	}
+	return m.overlay("hosts", string(known)+lines)
+}
+
+// overlay puts a file in the place of the image's, in /etc.
+func (m *machine) overlay(name, text string) error {
+	at, ours := filepath.Join(m.root, "etc", name), filepath.Join(m.root, "run", name)
+	if err := os.WriteFile(ours, []byte(text), 0o644); err != nil {
 		return err
 	}
 	if st, err := os.Lstat(at); err != nil || !st.Mode().IsRegular() {
@@ -112,7 +136,7 @@ func (m *machine) resolve(all []netip.Addr) error {
 		}
 	}
 	if err := unix.Mount(ours, at, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("give the guest its resolvers: %w", err)
+		return fmt.Errorf("give the guest its %s: %w", name, err)
 	}
 	return nil
 }

@@ -130,6 +130,8 @@ type Net struct {
 	Address   netip.Prefix `json:"address"`
 	Gateway   netip.Addr   `json:"gateway"`
 	Resolvers []netip.Addr `json:"resolvers,omitempty"`
+	// Hosts are lines of hosts(5), added to the image's own.
+	Hosts string `json:"hosts,omitempty"`
 }
 
 // Failure is why a command was not started.

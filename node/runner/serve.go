@@ -1,0 +1,93 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+
+	"github.com/sovmesh/sovmesh/placement"
+)
+
+// Serve connects to a port of a running task for another task of its tenant. Ports
+// that a service does not declare, and other tenants' tasks, are refused here too,
+// whatever the asking node knows. The connection ends with the task's run here: a
+// guest that is gone, or goes on elsewhere, would leave it open for ever.
+func (r *Runner) Serve(ctx context.Context, id placement.TaskID, tenant placement.TenantID, port int) (net.Conn, error) {
+	r.mu.Lock()
+	t := r.tasks[id]
+	may := t != nil && tenant != "" && t.rec.Tenant == tenant && slices.Contains(t.rec.Serves, port)
+	r.mu.Unlock()
+	if !may {
+		return nil, &NotServedError{id, port}
+	}
+	conn, err := r.Dial(ctx, id, port)
+	if err != nil {
+		return nil, err
+	}
+	s := &servedConn{Conn: conn, r: r, task: t}
+	r.mu.Lock()
+	over, status := t.over(), t.rec.Status
+	if !over {
+		if t.served == nil {
+			t.served = make(map[*servedConn]bool)
+		}
+		t.served[s] = true
+	}
+	r.mu.Unlock()
+	if over {
+		_ = conn.Close()
+		return nil, &NotRunningError{id, status}
+	}
+	return s, nil
+}
+
+// servedConn is known to its task while it is open.
+type servedConn struct {
+	net.Conn
+	r    *Runner
+	task *task
+}
+
+// Close is idempotent, as is that of every connection.
+func (s *servedConn) Close() error {
+	s.r.mu.Lock()
+	delete(s.task.served, s)
+	s.r.mu.Unlock()
+	return s.Conn.Close()
+}
+
+// CloseWrite ends one direction, where the connection can.
+func (s *servedConn) CloseWrite() error {
+	if half, ok := s.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// unserve ends what other tasks have open to a task that is over.
+func (r *Runner) unserve(t *task) {
+	r.mu.Lock()
+	open := t.served
+	t.served = nil
+	r.mu.Unlock()
+	for s := range open {
+		_ = s.Conn.Close()
+	}
+}
+
+// NotServedError is the answer to connecting, as a service's, to what is none.
+type NotServedError struct {
+	Task placement.TaskID
+	Port int
+}
+
+func (e *NotServedError) Error() string {
+	return fmt.Sprintf("task %s serves no port %d to whoever asks", e.Task, e.Port)
+}
+
+// Hint says who may have it.
+func (e *NotServedError) Hint() string {
+	return "a service is reached by tasks of its own tenant, at the ports that its job declares"
+}
