@@ -61,10 +61,10 @@ func TestEveryRoleAndOperation(t *testing.T) {
 }
 
 // A foreign certificate reserves, submits, and reads, logs, stops and reaches
-// into jobs of its own region, reads checkpoints and tiles of hashes, and asks for cosignatures: the list is
+// into jobs of its own region, connects jobs to their tenants' services, reads checkpoints and tiles of hashes, and asks for cosignatures: the list is
 // closed, whatever the table says.
 func TestAForeignCertificateHasNoAdministratorsVerb(t *testing.T) {
-	may := []string{"summary", "reserve", "release", "forward", "foreignJob", "foreignJobs", "stopForeign", "foreignLogs", "reachForeign", "ledgerCheckpoint", "ledgerTile", "witnessAdd", "witnessSeen"}
+	may := []string{"summary", "reserve", "release", "forward", "foreignJob", "foreignJobs", "stopForeign", "foreignLogs", "reachForeign", "foreignService", "ledgerCheckpoint", "ledgerTile", "witnessAdd", "witnessSeen"}
 	_, fra, ber, _ := mesh3(t)
 	as := identity.ID{Region: "ber-1", Mesh: testMesh, Node: "ber-1-n1"}
 	token := fra.token(state.Token{Roles: everyRole()})

@@ -139,6 +139,8 @@ func TestSetupFaults(t *testing.T) {
 		{"a name of a host", process + "network: {allow: [\"example.org:443\"]}\n", "address", 4, 19},
 		{"everything", process + "network: {allow: [\"0.0.0.0/0\"]}\n", "address", 4, 19},
 		{"the machine's metadata", process + "network: {allow: [169.254.169.254]}\n", "address", 4, 19},
+		{"a service of no name", process + "network: {allow: [\"service:a b\"]}\n", "looked up", 4, 19},
+		{"a service with a name for a shell", process + "network: {allow: [\"service:$(x)\"]}\n", "looked up", 4, 19},
 		{"loopback", process + "network: {allow: [\"127.0.0.1:7443\"]}\n", "address", 4, 19},
 		{"a resolver by name", process + "network: {dns: [dns.example]}\n", "resolver", 4, 17},
 		{"health without a command", container + "health: {interval: 1s}\n", "command", 4, 10},
