@@ -82,13 +82,14 @@ func TestAContainerReachesWhatItsListSays(t *testing.T) {
 		w.Serve(t, boundarytest.Far+":81", "far")
 		w.Serve(t, boundarytest.Node+":7443", "the node's door")
 		d := heldDriver(t, e, w, t.TempDir())
-		s := task(0, allow(boundarytest.Far+":80", boundarytest.Node), app("each", "dial 192.0.2.2:80", "dial 192.0.2.2:81", "dial 192.0.2.3:80", "dial 192.0.2.1:7443", "whoami")...)
+		s := task(0, allow(boundarytest.Far+":80", boundarytest.Node, "service:db"), app("each", "dial 192.0.2.2:80", "dial 192.0.2.2:81", "dial 192.0.2.3:80", "dial 192.0.2.1:7443", "dial db.service.sovmesh:5432", "whoami")...)
+		s.Connect = boundarytest.Service
 		h := start(t, d, s)
 		if exit := wait(t, d, h); exit.Code != 0 {
 			t.Fatal(exit, printed(t, d, h))
 		}
 		parts := strings.Split(printed(t, d, h), "== ")
-		if len(parts) != 6 || strings.Contains(parts[1], "error") {
+		if len(parts) != 7 || strings.Contains(parts[1], "error") || !strings.Contains(parts[5], "the service db 5432") {
 			t.Fatalf("%q", parts)
 		}
 		for i, at := range []string{"192.0.2.2:81/tcp", "192.0.2.3:80/tcp", "192.0.2.1:7443/tcp"} {

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovmesh/sovmesh/node/driver/boundary/boundarytest"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -60,6 +61,8 @@ func attackMain(args []string) int {
 	case "connect":
 		var c net.Conn
 		if c, err = net.Dial("tcp", args[1]); err == nil {
+			said, _ := io.ReadAll(c)
+			what += " " + string(said)
 			_ = c.Close()
 		}
 	}
@@ -390,5 +393,37 @@ func TestTwoAgentsGiveNoUserTwice(t *testing.T) {
 	}
 	if _, err := agents[0].takeUser("a.b/9.1"); err == nil || !strings.Contains(err.Error(), "this agent's") {
 		t.Errorf("one more than its part: %v", err)
+	}
+}
+
+// A process finds its services by their names, and reaches no more by them.
+func TestAProcessReachesItsServices(t *testing.T) {
+	d := heldDriver(t, nil)
+	list := func(s *runner.Spec) {
+		s.Setup = &placement.Setup{Network: &placement.Network{Allow: []string{"service:web", "service:db"}}}
+		s.Connect = boundarytest.Service
+	}
+	for n, x := range []struct{ at, says string }{
+		{"db.service.sovmesh:5432", "connect the service db 5432 <nil>"},
+		{"198.19.0.1:80", "connect the service web 80 <nil>"},
+		{"198.19.0.3:80", "refused"},
+		{"192.0.2.1:80", "refused"},
+	} {
+		if text := attack(t, d, n, list, "connect", x.at); !strings.Contains(text, x.says) {
+			t.Errorf("%s: %q", x.at, text)
+		}
+	}
+	if text := attack(t, d, 8, list, "connect", "web.service.sovmesh:81"); strings.Contains(text, "the service") {
+		t.Errorf("%q", text)
+	}
+	h := runner.Handle{Task: placement.JobID("a.b").Task(8, 1)}
+	all, err := d.Denied(t.Context(), h)
+	if err != nil || !slices.ContainsFunc(all, func(x runner.Denial) bool { return x.Destination == "service:web:81/tcp" && x.Packets == 1 }) {
+		t.Errorf("%+v, %v", all, err)
+	}
+	_, err = d.Start(t.Context(), runner.Spec{Task: placement.JobID("a.b").Task(9, 1), Command: []string{"/bin/true"},
+		Setup: &placement.Setup{Network: &placement.Network{Allow: []string{"service:db"}}}, Keep: func(runner.Handle) error { return nil }})
+	if !errors.As(err, new(*runner.StartError)) {
+		t.Errorf("a node that carries no connections: %v", err)
 	}
 }

@@ -39,15 +39,16 @@ func TestAMachineIsHeldToItsList(t *testing.T) {
 	}
 	host := open.Addr().(*net.TCPAddr).Port
 	_ = open.Close()
-	h := start(t, d, spec(21, "serve held 192.0.2.2:80 192.0.2.2:81 192.0.2.3:80 192.0.2.1:7443 198.18.0.1:22", func(s *runner.Spec) {
-		s.Setup.Network = &placement.Network{Allow: []string{boundarytest.Far + ":80", boundarytest.Node}}
+	h := start(t, d, spec(21, "serve held 192.0.2.2:80 192.0.2.2:81 192.0.2.3:80 192.0.2.1:7443 198.18.0.1:22 198.19.0.1:80", func(s *runner.Spec) {
+		s.Setup.Network = &placement.Network{Allow: []string{boundarytest.Far + ":80", boundarytest.Node, "service:db"}}
+		s.Connect = boundarytest.Service
 		s.Setup.Ports = []placement.Port{{Port: 7, Host: host}}
 	}))
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	awaits(t, d, h, "serving\n")
 	text := printed(t, d, h)
-	if strings.Count(text, "reached") != 1 || !strings.Contains(text, "reached 192.0.2.2:80") || strings.Count(text, "at once no") != 4 {
+	if strings.Count(text, "reached") != 2 || !strings.Contains(text, "reached 192.0.2.2:80") || !strings.Contains(text, "reached 198.19.0.1:80") || strings.Count(text, "at once no") != 4 {
 		t.Errorf("the guest says:\n%s", text)
 	}
 	d = agent() // the agent comes back

@@ -8,6 +8,7 @@
 package boundarytest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -175,3 +176,22 @@ func up(name string, addresses ...string) error {
 	}
 	return netlink.LinkSetUp(l)
 }
+
+// Service is a way to services that says which one and which port was asked for,
+// as "the service NAME PORT". None answers at port 81, by a rule.
+func Service(_ context.Context, service string, port int) (net.Conn, error) {
+	if port == 81 {
+		return nil, refusal{}
+	}
+	near, far := net.Pipe()
+	go func() {
+		_, _ = fmt.Fprintf(far, "the service %s %d", service, port)
+		_ = far.Close()
+	}()
+	return near, nil
+}
+
+type refusal struct{}
+
+func (refusal) Error() string { return "a rule says no" }
+func (refusal) Refused() bool { return true }
