@@ -68,7 +68,8 @@ type Config struct {
 	HeartbeatTimeout time.Duration
 	ElectionTimeout  time.Duration
 	LeaseTimeout     time.Duration
-	// CommitTimeout is how late followers learn of a commit on a quiet log.
+	// CommitTimeout is how late followers learn of a commit on a quiet log whose
+	// leader's own word did not reach them: see teller.
 	CommitTimeout time.Duration
 	// SnapshotThreshold is how many log entries are worth a snapshot,
 	// SnapshotInterval how often that is looked at, Trailing how many entries

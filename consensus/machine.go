@@ -35,7 +35,12 @@ type machine struct {
 
 	mu      sync.Mutex
 	changed chan struct{} // closed when the view changes; guarded by mu
+	last    entry         // the one that was applied last; guarded by mu
 }
+
+// entry names one of raft's log: two of the same index and term are the same, and
+// so is all that lies before them. None has term 0.
+type entry struct{ index, term uint64 }
 
 func newMachine(fail func(error)) *machine {
 	m := &machine{state: state.New(), fail: fail, marks: make(chan *state.View, 4), compare: make(chan state.CompareDigest, 4), changed: make(chan struct{})}
@@ -122,7 +127,7 @@ func (m *machine) Apply(l *raft.Log) (answer any) {
 		m.breakOff(err)
 		return m.broken
 	}
-	m.publish()
+	m.publish(entry{l.Index, l.Term})
 	return results
 }
 
@@ -189,9 +194,10 @@ func (m *machine) digest(raw []byte, r state.Result) {
 	}
 }
 
-func (m *machine) publish() {
+func (m *machine) publish(last entry) {
 	m.view.Store(m.state.Freeze())
 	m.mu.Lock()
+	m.last = last
 	close(m.changed)
 	m.changed = make(chan struct{})
 	m.mu.Unlock()
@@ -202,6 +208,14 @@ func (m *machine) watch() (*state.View, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.view.Load(), m.changed
+}
+
+// applied gives the entry that was applied last, and a channel that closes when
+// there is a newer one.
+func (m *machine) applied() (entry, <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.last, m.changed
 }
 
 // Snapshot implements raft.FSM.
@@ -231,7 +245,7 @@ func (m *machine) Restore(r io.ReadCloser) error {
 		m.breakOff(fmt.Errorf("restore snapshot: %w", err))
 		return m.broken
 	}
-	m.publish()
+	m.publish(entry{}) // a snapshot does not say of which term it is
 	return nil
 }
 

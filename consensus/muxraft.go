@@ -19,7 +19,11 @@ func (m *mux) LocalAddr() raft.ServerAddress { return raft.ServerAddress(m.g.cfg
 
 // AppendEntriesPipeline implements raft.Transport.
 func (m *mux) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
-	return m.out.AppendEntriesPipeline(id, at(id, to))
+	p, err := m.out.AppendEntriesPipeline(id, at(id, to))
+	if err != nil {
+		return nil, err
+	}
+	return newTeller(p, m.g.machine.applied), nil
 }
 
 // AppendEntries implements raft.Transport.

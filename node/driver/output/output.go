@@ -161,15 +161,21 @@ func (w *Writer) Close() error {
 	return w.file.Close()
 }
 
-// followEvery is how often a reader that follows looks for more.
-const followEvery = 25 * time.Millisecond
+// A reader that follows looks for more after lookFirst, for the first line of what
+// just began is waited for; then ever later, until it looks every followEvery. What
+// came makes it look again after lookAgain: soon, and not for every line of many.
+const (
+	lookFirst   = time.Millisecond
+	lookAgain   = 5 * time.Millisecond
+	followEvery = 25 * time.Millisecond
+)
 
 // Open reads what a [Writer] keeps, also while it does, from the given byte on;
 // with follow until over says that nothing more will be written. Close ends a
 // read in progress, and so does the end of ctx.
 func Open(ctx context.Context, dir string, from int64, follow bool, over func() bool) io.ReadCloser {
 	ctx, cancel := context.WithCancel(ctx)
-	return &reader{ctx: ctx, cancel: cancel, dir: dir, at: max(from, 0), follow: follow, over: over}
+	return &reader{ctx: ctx, cancel: cancel, dir: dir, at: max(from, 0), follow: follow, over: over, pause: lookFirst}
 }
 
 // reader reads what a Writer keeps.
@@ -183,6 +189,7 @@ type reader struct {
 
 	file  *os.File
 	begin int64
+	pause time.Duration // before the next look
 }
 
 func (r *reader) Read(p []byte) (int, error) {
@@ -192,13 +199,17 @@ func (r *reader) Read(p []byte) (int, error) {
 		}
 		over := r.over() // asked before reading: what came before the end is read
 		n, err := r.some(p)
+		if n > 0 {
+			r.pause = lookAgain
+		}
 		if n > 0 || err != nil {
 			return n, err
 		}
 		if over || !r.follow {
 			return 0, io.EOF
 		}
-		t := time.NewTimer(followEvery)
+		t := time.NewTimer(r.pause)
+		r.pause = min(r.pause*3/2, followEvery)
 		select {
 		case <-t.C:
 		case <-r.ctx.Done():

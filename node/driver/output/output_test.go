@@ -5,6 +5,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/sovmesh/sovmesh/node/driver/output"
 )
@@ -63,4 +65,53 @@ func TestOutputIsTheSameThroughRotation(t *testing.T) {
 	if got := <-followed; !bytes.HasSuffix(all, got[max(0, len(got)-4000):]) {
 		t.Error("a follower that fell behind ends with other bytes")
 	}
+}
+
+// TestAFollowerHearsSoon: the first line of what just began is waited for, and what
+// is printed line by line does not cost a look each.
+func TestAFollowerHearsSoon(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		w := &output.Writer{Dir: dir, FileSize: 1 << 20, Files: 2}
+		defer w.Close()
+		over := make(chan struct{})
+		r := output.Open(t.Context(), dir, 0, true, func() bool {
+			select {
+			case <-over:
+				return true
+			default:
+				return false
+			}
+		})
+		defer r.Close()
+		first := make(chan time.Duration)
+		looks := make(chan int)
+		go func() {
+			n, buf := 0, make([]byte, 1<<10)
+			for {
+				_, err := r.Read(buf)
+				if err != nil {
+					looks <- n
+					return
+				}
+				if n++; n == 1 {
+					first <- time.Since(began)
+				}
+			}
+		}()
+		time.Sleep(8 * time.Millisecond)
+		_, _ = w.Write([]byte("line\n"))
+		if took := <-first; took > 12*time.Millisecond {
+			t.Errorf("a line printed after 8ms is heard after %v", took)
+		}
+		for range 1000 { // a second
+			_, _ = w.Write([]byte("line\n"))
+			time.Sleep(time.Millisecond)
+		}
+		close(over)
+		if n := <-looks; n > 250 {
+			t.Errorf("%d reads of what was printed within a second", n)
+		}
+	})
 }
