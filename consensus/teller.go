@@ -29,12 +29,14 @@ type teller struct {
 	once    sync.Once
 	work    sync.WaitGroup
 
-	mu    sync.Mutex                // held around sends, which leave in order
-	empty raft.AppendEntriesRequest // guarded by mu: an append behind all that was sent
+	// turn holds one token, which is taken for a send: they leave in order. Not a
+	// mutex, since a follower that hangs blocks a send for long.
+	turn  chan struct{}
+	empty raft.AppendEntriesRequest // of whoever has the token: an append behind all that was sent
 }
 
 func newTeller(p raft.AppendPipeline, applied func() (entry, <-chan struct{})) *teller {
-	t := &teller{AppendPipeline: p, applied: applied, answers: make(chan raft.AppendFuture, unreadAnswers), closed: make(chan struct{})}
+	t := &teller{AppendPipeline: p, applied: applied, answers: make(chan raft.AppendFuture, unreadAnswers), closed: make(chan struct{}), turn: make(chan struct{}, 1)}
 	t.work.Go(t.tell)
 	t.work.Go(t.pass)
 	return t
@@ -57,8 +59,12 @@ func (t *teller) tell() {
 
 // say tells the follower of a commit if nothing else will.
 func (t *teller) say(last entry) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	select {
+	case t.turn <- struct{}{}:
+		defer func() { <-t.turn }()
+	case <-t.closed:
+		return raft.ErrPipelineShutdown
+	}
 	if last != (entry{t.empty.PrevLogEntry, t.empty.PrevLogTerm}) || t.empty.LeaderCommitIndex >= last.index {
 		return nil
 	}
@@ -86,8 +92,8 @@ func (t *teller) pass() {
 
 // AppendEntries implements raft.AppendPipeline.
 func (t *teller) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.turn <- struct{}{}
+	defer func() { <-t.turn }()
 	t.empty = *req
 	t.empty.Entries = nil
 	if n := len(req.Entries); n > 0 {

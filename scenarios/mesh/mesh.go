@@ -171,6 +171,9 @@ func (m *Mesh) startRegion(index int, spec Spec) {
 	for _, h := range r.hosts[1:] {
 		h.waitReady()
 	}
+	if len(r.hosts) > 1 {
+		time.Sleep(time.Second) // the leader takes voters into raft's configuration one by one, each within 250 ms
+	}
 }
 
 // addHost adds one machine to a region, with nothing on its disk.
