@@ -89,7 +89,7 @@ func TestAContainerReachesWhatItsListSays(t *testing.T) {
 			t.Fatal(exit, printed(t, d, h))
 		}
 		parts := strings.Split(printed(t, d, h), "== ")
-		if len(parts) != 7 || strings.Contains(parts[1], "error") || !strings.Contains(parts[5], "the service db 5432") {
+		if len(parts) != 7 || strings.Contains(parts[1], "error") || parts[5] != "dial db.service.sovmesh:5432\n" {
 			t.Fatalf("%q", parts)
 		}
 		for i, at := range []string{"192.0.2.2:81/tcp", "192.0.2.3:80/tcp", "192.0.2.1:7443/tcp"} {
