@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus"
@@ -20,6 +21,8 @@ type Deps struct {
 	Socket net.PacketConn
 	// HTTP is the app listener, before TLS.
 	HTTP net.Listener
+	// Resolvers are those in the region that jobs here may name.
+	Resolvers []netip.Addr
 	// Models dials model servers on this node's loopback.
 	Models func(ctx context.Context, addr string) (net.Conn, error)
 	// Dial opens the TCP connections to app listeners of other nodes (joining,

@@ -43,6 +43,11 @@ func takeInventory(ctx context.Context, cfg Config, deps Deps, version uint64) p
 		}
 	}
 	slices.Sort(inv.Drivers)
+	for _, a := range deps.Resolvers {
+		inv.Resolvers = append(inv.Resolvers, placement.CanonicalResolver(a.String()))
+	}
+	slices.Sort(inv.Resolvers)
+	inv.Resolvers = slices.Compact(inv.Resolvers)
 	return inv
 }
 

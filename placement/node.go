@@ -57,6 +57,9 @@ type Inventory struct {
 	Memory  Bytes    `json:"memory"`
 	Devices []Device `json:"devices,omitempty"`
 	Drivers []string `json:"drivers,omitempty"` // sorted names
+	// Resolvers are the addresses of those in the region that tasks here may be let
+	// ask; sorted.
+	Resolvers []string `json:"resolvers,omitempty"`
 	// Moves has, by driver, what another node must have alike for running tasks to
 	// be moved between the two.
 	Moves   map[string]string `json:"moves,omitempty"`

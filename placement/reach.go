@@ -130,3 +130,12 @@ func (n *Network) Regions() (out []RegionID, ok bool) {
 	}
 	return out, len(out) <= MaxReachRegions
 }
+
+// CanonicalResolver is a resolver's address in the one form that it is compared
+// in; what is no address stays as it is.
+func CanonicalResolver(text string) string {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return a.Unmap().String()
+	}
+	return text
+}

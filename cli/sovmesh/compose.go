@@ -153,6 +153,7 @@ func compose(cfg node.Config, s *sockets, o composition) (node.Deps, func(), err
 		}
 		deps.Drivers["process"] = d
 	}
+	deps.Resolvers = o.tasks.resolvers
 	deps.Inputs = o.workloads.inputs(filepath.Join(cfg.Data, "inputs"))
 	if slices.Contains(wanted, "inference") {
 		c := inference.DefaultConfig()

@@ -82,6 +82,8 @@ const (
 	maxDevices = 256 // more than MIG makes of any machine's, and as many as the engine ranks
 	maxDrivers = 64
 	maxMoveKey = 512 // bytes
+
+	maxResolvers = 64
 )
 
 func checkNode(n *placement.Node) *Refused {
@@ -102,6 +104,9 @@ func checkInventory(id placement.NodeID, i *placement.Inventory) *Refused {
 	if len(i.Devices) > maxDevices || len(i.Drivers) > maxDrivers || i.CPU < 0 || i.Memory < 0 ||
 		slices.ContainsFunc(append([]string{i.Program, i.DriverVersion, i.CUDA}, i.Drivers...), tooLong) {
 		return refuse("node.inventory", "a node has at most 256 devices and 64 drivers", "the inventory of node %s is not plausible", id)
+	}
+	if len(i.Resolvers) > maxResolvers || slices.ContainsFunc(i.Resolvers, tooLong) {
+		return refuse("node.inventory", "a node names 64 resolvers at most", "the resolvers of node %s are not plausible", id)
 	}
 	for driver, key := range i.Moves {
 		if len(i.Moves) > maxDrivers || tooLong(driver) || len(key) > maxMoveKey {

@@ -100,6 +100,10 @@ func (r *reasons) explain(j *placement.Job) (scheduler.Explanation, bool) {
 // demand names all that the scheduler looks at.
 func demand(j *placement.Job) string {
 	var b strings.Builder
-	_ = json.NewEncoder(&b).Encode([]any{j.Kind, j.Policy, j.Spec.Resources, j.Spec.Site, j.Spec.NodeName, j.Tenant, j.Spec.Members, j.Spec.Avoid, j.Spec.MaxRuntime})
+	var dns []string
+	if s := j.Spec.Setup; s != nil && s.Network != nil {
+		dns = s.Network.DNS
+	}
+	_ = json.NewEncoder(&b).Encode([]any{j.Kind, j.Spec.ServerKind(), dns, j.Policy, j.Spec.Resources, j.Spec.Site, j.Spec.NodeName, j.Tenant, j.Spec.Members, j.Spec.Avoid, j.Spec.MaxRuntime})
 	return b.String()
 }

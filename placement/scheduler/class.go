@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sovmesh/sovmesh/placement"
@@ -26,6 +27,31 @@ type groupKey struct {
 	server placement.Kind // of the model server that the job brings; empty for none
 	site   string
 	node   placement.NodeID
+	dns    string // the resolvers that its tasks ask, sorted, with spaces between them
+}
+
+// resolversOf are those that a job's tasks ask.
+func resolversOf(job *placement.Job) string {
+	s := job.Spec.Setup
+	if s == nil || s.Network == nil || len(s.Network.DNS) == 0 {
+		return ""
+	}
+	all := make([]string, 0, len(s.Network.DNS))
+	for _, text := range s.Network.DNS {
+		all = append(all, placement.CanonicalResolver(text))
+	}
+	slices.Sort(all)
+	return strings.Join(slices.Compact(all), " ")
+}
+
+// resolves reports whether tasks on a node may be let ask all of them.
+func (k *groupKey) resolves(n *placement.Node) bool {
+	for _, one := range strings.Fields(k.dns) {
+		if !slices.Contains(n.Inventory.Resolvers, one) {
+			return false
+		}
+	}
+	return true
 }
 
 // driver names what a node has to be able to run.
@@ -99,7 +125,7 @@ func (p *planner) class(job *placement.Job) *class { return p.classBut(job, "") 
 // classBut is that class without the devices that are barred to its tenant.
 func (p *planner) classBut(job *placement.Job, barred string) *class {
 	key := classKey{
-		groupKey: groupKey{policyKey(job.Policy), job.Kind, job.Spec.ServerKind(), job.Spec.Site, job.Spec.NodeName},
+		groupKey: groupKey{policyKey(job.Policy), job.Kind, job.Spec.ServerKind(), job.Spec.Site, job.Spec.NodeName, resolversOf(job)},
 		res:      job.Spec.Resources, tenant: job.Tenant, size: job.Spec.Size(), barred: barred, wishes: p.wishes(job),
 	}
 	if p.promises {

@@ -14,6 +14,7 @@ const (
 	NodeContact      Constraint = "node.contact"     // silent
 	NodePinned       Constraint = "node.pinned"      // the job names another node or site
 	NodeDriver       Constraint = "node.driver"      // cannot run this kind
+	NodeResolver     Constraint = "node.resolver"    // does not have a resolver that the job asks for
 	JobBeside        Constraint = "job.avoid"        // it holds a job that this one avoids, or that avoids it
 	GPUCount         Constraint = "gpu.count"        // it has fewer GPUs, were all of them free
 	GPUProfile       Constraint = "gpu.profile"      // it has fewer instances of the MIG profile
@@ -29,7 +30,7 @@ const (
 // chain is the order of the filters, for counting: what the law says, what
 // people decided, what hardware is there, what of it is free.
 var chain = [...]Constraint{
-	ResidencyRefused, ResidencyUnknown, NodeState, NodeContact, NodePinned, NodeDriver, JobBeside,
+	ResidencyRefused, ResidencyUnknown, NodeState, NodeContact, NodePinned, NodeDriver, NodeResolver, JobBeside,
 	GPUCount, GPUProfile, GPUModel, GPUMemory, GPUSealed, FreeCPU, FreeMemory, GPUHealth, GPUFree,
 }
 
@@ -44,6 +45,7 @@ const (
 	failContact
 	failPinned
 	failDriver
+	failResolver
 	failBeside
 	failCount
 	failProfile
@@ -92,6 +94,9 @@ func (k groupKey) filter(n *placement.Node, law *verdict, drives bool) faults {
 	}
 	if !drives {
 		f |= failDriver
+	}
+	if k.dns != "" && !k.resolves(n) {
+		f |= failResolver
 	}
 	return f
 }

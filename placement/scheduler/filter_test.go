@@ -36,6 +36,10 @@ func TestEachFilterNamesItself(t *testing.T) {
 		{"pinned to another node", node("n1"), job("a", func(j *placement.Job) { j.Spec.NodeName = "n2" }), NodePinned, Impossible, "drop the binding to node n2"},
 		{"pinned to another site", node("n1"), job("a", func(j *placement.Job) { j.Spec.Site = "north" }), NodePinned, Impossible, "drop the binding to site north"},
 		{"no driver", node("n1"), job("a", func(j *placement.Job) { j.Kind = placement.KindVM }), NodeDriver, Impossible, "driver vm"},
+		{"no resolver in the region", node("n1"), job("a", asksOf("192.0.2.53")), NodeResolver, Impossible, "tasks.resolvers"},
+		{"another resolver", node("n1", resolves("192.0.2.54", "2001:db8::53")), job("a", asksOf("192.0.2.53")), NodeResolver, Impossible, "name one that the region's operator does: 192.0.2.54, 2001:db8::53"},
+		{"one of two resolvers", node("n1", resolves("192.0.2.53")), job("a", asksOf("192.0.2.53", "192.0.2.54")), NodeResolver, Impossible, "192.0.2.53"},
+		{"its resolvers, as people write them", node("n1", resolves("192.0.2.53", "2001:db8::53")), job("a", asksOf("2001:DB8:0::53", "::ffff:192.0.2.53")), "", Fits, ""},
 		{"no cpu now", node("n1", used(7500, 0)), job("a"), FreeCPU, Full, "ask for cpu 500m"},
 		{"no cpu ever", node("n1"), job("a", asks(placement.Resources{CPU: 9000})), FreeCPU, Impossible, "ask for cpu 8"},
 		{"no memory now", node("n1", used(0, 32*placement.GiB-1)), job("a"), FreeMemory, Full, "ask for less memory"},
@@ -225,4 +229,16 @@ func TestExitCodes(t *testing.T) {
 			t.Errorf("%s ends with %d, want %d", o, o.ExitCode(), want)
 		}
 	}
+}
+
+// asksOf has a job's tasks ask resolvers.
+func asksOf(resolvers ...string) func(*placement.Job) {
+	return func(j *placement.Job) {
+		j.Spec.Setup = &placement.Setup{Network: &placement.Network{DNS: resolvers}}
+	}
+}
+
+// resolves gives a node the region's resolvers.
+func resolves(all ...string) func(*placement.Node) {
+	return func(n *placement.Node) { n.Inventory.Resolvers = all }
 }

@@ -144,7 +144,7 @@ func (v *survey) note(c *class, f faults, id int32) {
 // lost GPU is hardware that is there.
 func (c *class) empty(at *space, seen *sight) faults {
 	n := at.node
-	f := c.fixed[at.index] & (failPinned | failDriver)
+	f := c.fixed[at.index] & (failPinned | failDriver | failResolver)
 	if n.Inventory.CPU < c.res.CPU {
 		f |= failCPU
 	}

@@ -16,6 +16,8 @@ func (c *class) wants(code Constraint) string {
 		return "it is bound to " + c.pin() + ", which is not here or not lawful for it"
 	case NodeDriver:
 		return fmt.Sprintf("none runs jobs of kind %s", c.kind)
+	case NodeResolver:
+		return "none may let its tasks ask the resolvers " + c.dns
 	case FreeCPU:
 		return fmt.Sprintf("none has %s cores", c.res.CPU)
 	case FreeMemory:
@@ -66,6 +68,8 @@ func (c *class) lacks(code Constraint, n int) string {
 		return is + " other than " + c.pin()
 	case NodeDriver:
 		return fmt.Sprintf("%s no driver %s", has, c.driver())
+	case NodeResolver:
+		return has + " not the resolvers " + c.dns
 	case JobBeside:
 		return has + " a job beside which it does not stand"
 	case FreeCPU:
@@ -85,6 +89,19 @@ func (c *class) lacks(code Constraint, n int) string {
 		return has + " no GPU free for it"
 	}
 	return fmt.Sprintf("%s fewer than %d GPUs free", has, c.res.GPUs)
+}
+
+// resolvers says which ones the region's nodes have.
+func (p *planner) resolvers() string {
+	var all []string
+	for _, n := range p.s.Nodes {
+		all = append(all, n.Inventory.Resolvers...)
+	}
+	slices.Sort(all)
+	if all = slices.Compact(all); len(all) == 0 {
+		return "have the operator name the region's in the agents' configuration (tasks.resolvers): none here has any"
+	}
+	return "name one that the region's operator does: " + strings.Join(all, ", ")
 }
 
 // pin names what the job is bound to.
@@ -131,6 +148,8 @@ func (c *class) change(code Constraint, v *survey) string {
 		return "drop the binding to " + c.pin()
 	case NodeDriver:
 		return fmt.Sprintf("give the nodes the driver %s", c.driver())
+	case NodeResolver:
+		return "leave network.dns out, or " + c.p.resolvers()
 	case JobBeside:
 		return "drop avoid, or end the job that stands there"
 	case FreeCPU:
@@ -214,6 +233,8 @@ func (c *class) short(code Constraint, hole int) string {
 		return "not " + c.pin()
 	case NodeDriver:
 		return "no driver " + c.driver()
+	case NodeResolver:
+		return "no such resolver"
 	case GPUCount:
 		return fmt.Sprintf("gpus<%d", c.res.GPUs)
 	case GPUProfile:
@@ -251,6 +272,8 @@ func (c *class) detail(code Constraint, hole int) string {
 		return "bound to " + c.pin()
 	case NodeDriver:
 		return "kind " + string(c.kind)
+	case NodeResolver:
+		return "resolvers " + c.dns
 	case GPUCount:
 		return fmt.Sprintf("fewer than %d", c.res.GPUs)
 	case GPUProfile:
