@@ -17,11 +17,15 @@ func (p *program) agentCommand() *cli.Command {
 	return &cli.Command{
 		Name: "agent", Usage: "run one node of a region",
 		Description: `FILE is YAML. Keys: node, data, listen (HOST:PORT for UDP and TCP), advertise,
-hosts (further names of its certificate), site, join or join_file (the token of a
-new node), gpus (auto, nvml, none, sim:8xH100), cpu, memory, drivers, metrics
-(token, open), witness ('VKEY URL' of an outside witness of the ledger),
-receipts {keep: 8784h, most: 64GiB} (of answers of models: how long, and in how
-many bytes), log {level, format}.
+hosts (further names of its certificate), site, labels {cost: 120, disk: ssd} (what
+jobs are ranked by or near to), join or join_file (the token of a new node), gpus
+(auto, nvml, none, sim:8xH100), cpu, memory, drivers (those of process, inference,
+container, microvm, vm that it may use), images (directories below which jobs name
+images and inputs), engine (the socket of Docker or Podman), registries {auth,
+mirrors, plain, allow} (where images come from), tasks {share, host_network,
+resolvers, moves} (what tasks are given of the node), metrics (token, open), witness
+('VKEY URL' of an outside witness of the ledger), receipts {keep: 8784h, most: 64GiB}
+(of answers of models: how long, and in how many bytes), log {level, format}.
 Relative paths start at the file's folder. A new region's file is written by
 sovmesh region init. SIGTERM ends the agent; its tasks go on and are recovered.`,
 		UsageText: "sovmesh agent --config /etc/sovmesh/agent.yaml",

@@ -3,10 +3,14 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/sovmesh/sovmesh/node/api"
+	"github.com/sovmesh/sovmesh/placement/residency"
 	"github.com/urfave/cli/v2"
 )
 
@@ -44,6 +48,23 @@ func TestGoldenHelp(t *testing.T) {
 		}
 	})
 	golden(t, "help.txt", all.String())
+}
+
+// The help of what reads a file names every key that the file may have.
+func TestHelpNamesEveryKey(t *testing.T) {
+	_, err := api.ReadJob([]byte("no-such-field: 1"), api.JobOptions{Pack: residency.Embedded()})
+	_, list, found := strings.Cut(api.HintOf(err), "are: ")
+	if !found {
+		t.Fatalf("the fields of a job are not told: %v, %s", err, api.HintOf(err))
+	}
+	for command, keys := range map[string][]string{"agent": agentKeys, "job run": strings.Split(list, ", ")} {
+		words := strings.FieldsFunc(newBench(t).run(append(strings.Fields(command), "--help")...).out, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) })
+		for _, key := range keys {
+			if !slices.Contains(words, key) {
+				t.Errorf("sovmesh %s --help does not name %s", command, key)
+			}
+		}
+	}
 }
 
 func TestGoldenResidency(t *testing.T) {

@@ -29,6 +29,16 @@ that the job's tag permits: this client judges by itself, and where home is
 outside it sends the body straight to a front door inside. No byte of it leaves
 before that region has accepted the tag.
 
+A job has a kind (process, container, microvm, vm, inference) and a residency, and
+what else it needs. Of what runs: name, type, command, env, image, image_digest,
+user, workdir, models, upstream, server. Of size and place: resources, gang, site,
+node, spread, avoid, near, rank, priority, preemptible, max_runtime, singleton. Of
+what it has: volumes, inputs, secrets, disks, root_size, ports, network, capabilities,
+pids, writable_root, cloud_init, cloud_network, boot. Of its course: restart, health,
+drift, on_drain, stop_grace, evidence. Beside a tag in the long form: control,
+transit, assurance, on_change, confidential. A field that cannot be read is answered
+with its line and how it is written.
+
 --wait ends at a final status (a service: running): exit 0 if it is complete,
 else 1. It ends with 11 or 20 where the job will not start as things are.
 --wait-placed ends once the job has a place, or with 10, 11, 20 or 30 saying why
