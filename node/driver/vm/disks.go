@@ -187,6 +187,7 @@ func own(m *qemu.Machine, disks []disk) error {
 
 // Kept are the jobs that have disks here.
 func (d *Driver) Kept() (map[placement.JobID]time.Time, error) {
+	_ = d.inputs.Collect() // it is asked now and then: what no task has goes too
 	return keep.Jobs(filepath.Join(d.cfg.Dir, "disks"))
 }
 

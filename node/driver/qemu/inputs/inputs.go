@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -62,6 +63,7 @@ type Config struct {
 type Store struct {
 	cfg   Config
 	turns image.Turns // one at a time makes a disk
+	mu    sync.Mutex  // held while it is seen how old disks are, and they are removed
 }
 
 // fresh is how long a disk stays in any case: between its making and its link.
@@ -71,7 +73,7 @@ const fresh = 10 * time.Minute
 const partial = ".new-"
 
 // New makes the directory, and removes what an agent that was killed had not
-// written whole.
+// written whole, and what nobody has had for long.
 func New(cfg Config) (*Store, error) {
 	if !filepath.IsAbs(cfg.Dir) || cfg.Most <= 0 || cfg.Reserve < 0 || cfg.Keep < 0 {
 		return nil, fmt.Errorf("disks of inputs: %q is no absolute path, or a bound is out of range", cfg.Dir)
@@ -83,7 +85,9 @@ func New(cfg Config) (*Store, error) {
 	for _, f := range left {
 		err = errors.Join(err, os.Remove(f))
 	}
-	return &Store{cfg: cfg}, err
+	s := &Store{cfg: cfg}
+	_ = s.Collect() // what cannot be removed is tried again
+	return s, err
 }
 
 // part is an input on its way to a disk.
@@ -108,9 +112,10 @@ func (s *Store) Disk(ctx context.Context, spec runner.Spec) (name string, err er
 		return "", err
 	}
 	defer release()
-	if now := time.Now(); os.Chtimes(s.path(name), now, now) == nil {
+	if s.has(name) {
 		return name, nil
 	}
+	_ = s.Collect() // what it leaves is counted next
 	// Beside the content there are a table of files and the place that a file's last
 	// block does not fill.
 	size := whole + whole/64 + 16<<20
@@ -125,6 +130,14 @@ func (s *Store) Disk(ctx context.Context, spec runner.Spec) (name string, err er
 		return "", fmt.Errorf("inputs of task %s: %w", spec.Task, err)
 	}
 	return name, nil
+}
+
+// has reports whether a disk is there; from now on it is fresh.
+func (s *Store) has(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	return os.Chtimes(s.path(name), now, now) == nil
 }
 
 // parts are a task's inputs by name, with their sizes, and those together.
@@ -285,6 +298,8 @@ func (s *Store) Link(name, dir string) error {
 
 // Collect removes disks that no task has had for long.
 func (s *Store) Collect() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	entries, err := os.ReadDir(s.cfg.Dir)
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -182,6 +183,19 @@ func TestADiskIsMadeOnceAndGoesWithItsTasks(t *testing.T) {
 		t.Fatal(err)
 	}
 	collect(0, "at the end")
+	// Nobody need be destroyed for that: a new store, and the next disk, see to it.
+	for when, next := range map[string]func() error{
+		"with a new agent": func() error { _, err := New(again.cfg); return err },
+		"with another's":   func() error { _, err := again.Disk(t.Context(), task(t, "other", "words")); return err },
+	} {
+		name, err := again.Disk(t.Context(), s)
+		if err := errors.Join(err, os.Chtimes(again.path(name), long, long), next()); err != nil {
+			t.Fatal(err)
+		}
+		if slices.Contains(names(t, dir), name) {
+			t.Errorf("%s it is there yet", when)
+		}
+	}
 }
 
 func TestADiskThatCannotBeMadeLeavesNothing(t *testing.T) {
