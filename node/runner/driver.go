@@ -53,6 +53,13 @@ type Preparer interface {
 	Prepare(ctx context.Context, spec Spec) error
 }
 
+// InputsPreparer is a driver that makes something of a task's inputs before it can
+// start the task or take it in: a disk. PrepareInputs is called with InputsDir set,
+// may take long, gives up when its context ends, and is idempotent.
+type InputsPreparer interface {
+	PrepareInputs(ctx context.Context, spec Spec) error
+}
+
 // Leaser is a driver that ends a task at a given instant even when no agent
 // is there to ask it. A later instant replaces an earlier one.
 type Leaser interface {

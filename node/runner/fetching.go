@@ -41,7 +41,7 @@ func (r *Runner) fetch(ctx context.Context, t *task, d Driver, spec *Spec) error
 		err = p.Prepare(ctx, *spec)
 	}
 	if err == nil && ctx.Err() == nil {
-		spec.InputsDir, err = r.bringInputs(ctx, t)
+		err = r.bringInputs(ctx, t, d, spec)
 	}
 	if ctx.Err() != nil {
 		return errUnwanted

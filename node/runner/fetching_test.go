@@ -2,10 +2,12 @@ package runner_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
@@ -73,6 +75,90 @@ func TestWhoFetchesKeepsNobodyFromStarting(t *testing.T) {
 		b.kill()
 		if b.status(second).Status != placement.TaskStarting {
 			b.Errorf("an agent that ends gives a task the status %s", b.status(second).Status)
+		}
+	})
+}
+
+// disks is a driver that makes disks of inputs, and is never done with it.
+type disks struct {
+	runner.Driver
+	*slow
+}
+
+func (d disks) PrepareInputs(ctx context.Context, spec runner.Spec) error {
+	if spec.InputsDir == "" {
+		return errors.New("it has no inputs")
+	}
+	_, err := d.Lay(ctx, spec.Task, spec.Tenant, nil)
+	return err
+}
+
+// TestWhoMakesADiskOfInputsKeepsNobodyFromStarting, and is broken off when the job
+// is stopped.
+func TestWhoMakesADiskOfInputsKeepsNobodyFromStarting(t *testing.T) {
+	needs := func(w *runner.Want) {
+		w.Job.Spec.Setup = &placement.Setup{Inputs: []placement.Input{{Name: "model", Digest: "sha256:aa", Source: "/model"}}}
+	}
+	run(t, func(b *bed) {
+		s := &slow{}
+		b.change = func(c *runner.Config) {
+			c.Inputs, c.Starts = &shelf{there: map[placement.TaskID]bool{}}, 1
+			c.Drivers = map[string]runner.Driver{"fake": disks{b.world.Driver(), s}}
+		}
+		b.agent()
+		first := b.region.assign(0, needs, "sleep")
+		synctest.Wait()
+		plain := b.region.assign(1, nil, "sleep")
+		synctest.Wait()
+		b.runs(plain)
+		if now := s.coming(); len(now) != 1 || now[0] != first {
+			b.Errorf("disks are made of %v", now)
+		}
+		b.region.commit(func() { b.region.tasks[first].Task.Stop, b.region.tasks[first].Task.StopReason = true, "not wanted" })
+		synctest.Wait()
+		if got := b.status(first); got.Status != placement.TaskStopped || len(s.coming()) != 0 {
+			b.Errorf("the one that was stopped is %s: %s", got.Status, got.Reason)
+		}
+	})
+}
+
+// comes is a driver that takes tasks in, once their inputs are on a disk.
+type comes struct {
+	runner.Migrator
+	done chan struct{}
+}
+
+func (c comes) PrepareInputs(ctx context.Context, _ runner.Spec) error {
+	select {
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// The other side of a move sends nothing before the disk is there: it would give up.
+func TestATaskComesWhenTheDiskOfItsInputsIsMade(t *testing.T) {
+	run(t, func(b *bed) {
+		b.moves()
+		set, done := b.change, make(chan struct{})
+		b.change = func(c *runner.Config) {
+			set(c)
+			c.Inputs, c.Drivers = &shelf{there: map[placement.TaskID]bool{}}, map[string]runner.Driver{"fake": comes{b.world.Driver(), done}}
+		}
+		b.agent()
+		id := b.region.assign(0, func(w *runner.Want) {
+			w.Task.Move, w.Task.Replaces = placement.MoveLive, job.Task(0, 0)
+			w.Job.Spec.Setup = &placement.Setup{Inputs: []placement.Input{{Name: "model", Digest: "sha256:aa", Source: "/model"}}}
+		}, "sleep")
+		b.pass(time.Hour)
+		if b.r.Expects(id) {
+			b.Error("it is expected before its inputs are on a disk")
+		}
+		close(done)
+		synctest.Wait()
+		if !b.r.Expects(id) {
+			b.Errorf("it is not expected: %+v", b.status(id))
 		}
 	})
 }

@@ -58,7 +58,7 @@ func (r *Runner) receive(ctx context.Context, t *task) (Handle, error) {
 			return Handle{}, cause(ctx, err)
 		}
 	}
-	if spec.InputsDir, err = r.bringInputs(ctx, t); err != nil {
+	if err := r.bringInputs(ctx, t, m, &spec); err != nil {
 		return Handle{}, cause(ctx, err)
 	}
 	if spec.SecretsDir, err = r.bringSecrets(ctx, t); err != nil {

@@ -52,11 +52,12 @@ type brought struct {
 }
 
 var (
-	_ runner.Driver   = (*Servers)(nil)
-	_ runner.Preparer = (*Servers)(nil)
-	_ runner.Dialer   = (*Servers)(nil)
-	_ runner.Delegate = (*Servers)(nil)
-	_ runner.Leaser   = (*Servers)(nil)
+	_ runner.Driver         = (*Servers)(nil)
+	_ runner.Preparer       = (*Servers)(nil)
+	_ runner.InputsPreparer = (*Servers)(nil)
+	_ runner.Dialer         = (*Servers)(nil)
+	_ runner.Delegate       = (*Servers)(nil)
+	_ runner.Leaser         = (*Servers)(nil)
 )
 
 // startWithin bounds the wait for a server that says nothing of it: models of
@@ -124,6 +125,21 @@ func (s *Servers) Prepare(ctx context.Context, spec runner.Spec) error {
 	}
 	if p, ok := d.(runner.Preparer); ok {
 		return p.Prepare(ctx, in)
+	}
+	return nil
+}
+
+// PrepareInputs has the server's driver make of its inputs what it needs.
+func (s *Servers) PrepareInputs(ctx context.Context, spec runner.Spec) error {
+	if spec.Setup == nil || spec.Setup.Server == nil {
+		return nil
+	}
+	d, in, err := s.inner(spec)
+	if err != nil {
+		return err
+	}
+	if p, ok := d.(runner.InputsPreparer); ok {
+		return p.PrepareInputs(ctx, in)
 	}
 	return nil
 }

@@ -112,17 +112,18 @@ type Driver struct {
 }
 
 var (
-	_ runner.Driver    = (*Driver)(nil)
-	_ runner.Leaser    = (*Driver)(nil)
-	_ runner.Preparer  = (*Driver)(nil)
-	_ runner.Measurer  = (*Driver)(nil)
-	_ runner.Execer    = (*Driver)(nil)
-	_ runner.Pauser    = (*Driver)(nil)
-	_ runner.Consoler  = (*Driver)(nil)
-	_ runner.Dialer    = (*Driver)(nil)
-	_ runner.Keeper    = (*Driver)(nil)
-	_ runner.Inspector = (*Driver)(nil)
-	_ runner.Counter   = (*Driver)(nil)
+	_ runner.Driver         = (*Driver)(nil)
+	_ runner.Leaser         = (*Driver)(nil)
+	_ runner.Preparer       = (*Driver)(nil)
+	_ runner.InputsPreparer = (*Driver)(nil)
+	_ runner.Measurer       = (*Driver)(nil)
+	_ runner.Execer         = (*Driver)(nil)
+	_ runner.Pauser         = (*Driver)(nil)
+	_ runner.Consoler       = (*Driver)(nil)
+	_ runner.Dialer         = (*Driver)(nil)
+	_ runner.Keeper         = (*Driver)(nil)
+	_ runner.Inspector      = (*Driver)(nil)
+	_ runner.Counter        = (*Driver)(nil)
 )
 
 // New makes the directories and starts nothing.

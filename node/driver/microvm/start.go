@@ -48,6 +48,12 @@ func (d *Driver) Prepare(ctx context.Context, s runner.Spec) error {
 	return err
 }
 
+// PrepareInputs has the disk of a task's inputs ready, which its start finds.
+func (d *Driver) PrepareInputs(ctx context.Context, s runner.Spec) error {
+	_, err := d.inputs.Disk(ctx, s)
+	return err
+}
+
 func (d *Driver) prepare(ctx context.Context, s runner.Spec) (pin, error) {
 	setup := setupOf(s)
 	d.mu.Lock()

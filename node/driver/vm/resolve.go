@@ -29,6 +29,13 @@ func (d *Driver) Prepare(ctx context.Context, s runner.Spec) error {
 	return err
 }
 
+// PrepareInputs has the disk of a task's inputs ready, which its start or its
+// taking in finds.
+func (d *Driver) PrepareInputs(ctx context.Context, s runner.Spec) error {
+	_, err := d.inputs.Disk(ctx, s)
+	return err
+}
+
 // resolve finds the image that a task names. What is here already is not
 // fetched or read again. The caller holds the store's use.
 func (d *Driver) resolve(ctx context.Context, s runner.Spec) (Image, error) {
