@@ -52,15 +52,17 @@ type Store struct {
 const partial = ".in-"
 
 // begin lets one of a tenant's tasks at a time fetch a digest: done ends its turn.
-// Who comes second waits; there reports that the tenant may have the file as it is.
-func (s *Store) begin(ctx context.Context, tenant placement.TenantID, digest string) (done func(), there bool, err error) {
+// Who comes second waits; given reports that the tenant may have the file as it is,
+// and that it lies at to.
+func (s *Store) begin(ctx context.Context, tenant placement.TenantID, digest, to string) (done func(), given bool, err error) {
 	key := s.shown(tenant, digest)
 	for {
 		s.mu.Lock()
 		s.clear()
 		if s.has(digest) && present(key) {
+			err := s.give(digest, to)
 			s.mu.Unlock()
-			return func() {}, true, nil
+			return func() {}, err == nil, err
 		}
 		other := s.coming[key]
 		if other == nil {
@@ -84,6 +86,16 @@ func (s *Store) begin(ctx context.Context, tenant placement.TenantID, digest str
 			return nil, false, ctx.Err()
 		}
 	}
+}
+
+// give links a file into a task's directory. The caller holds mu since it saw that
+// the file is there: one that no task has may be swept at any other time. Its error
+// keeps the words alone: a directory that is gone is no answer of the source's.
+func (s *Store) give(digest, to string) error {
+	if err := os.Link(s.path(digest), to); err != nil {
+		return fmt.Errorf("lay it into the task's directory: %v", err)
+	}
+	return nil
 }
 
 func (s *Store) has(digest string) bool { return present(s.path(digest)) }
@@ -185,13 +197,17 @@ func (s *Store) lay(ctx context.Context, dir string, id placement.TaskID, tenant
 	if !digestWords.MatchString(in.Digest) || in.Name != filepath.Base(in.Name) || strings.HasPrefix(in.Name, ".") || in.Name == "" {
 		return refuse("write {name: model.bin, digest: sha256:..., source: PATH or URL}", "it has no proper name or digest")
 	}
-	done, there, err := s.begin(ctx, tenant, in.Digest)
+	to := filepath.Join(dir, in.Name)
+	done, given, err := s.begin(ctx, tenant, in.Digest, to)
 	if err != nil {
 		return fmt.Errorf("input %s of task %s: %w", in.Name, id, err)
 	}
 	defer done()
-	if !there {
-		err := s.fetch(ctx, tenant, in)
+	if !given {
+		err := s.fetch(ctx, tenant, in, to)
+		for errors.Is(err, errSwept) {
+			err = s.fetch(ctx, tenant, in, to) // it is not there to be compared any more: now it is kept
+		}
 		var guarded interface {
 			error
 			Hint() string
@@ -210,9 +226,7 @@ func (s *Store) lay(ctx context.Context, dir string, id placement.TaskID, tenant
 			return fmt.Errorf("input %s of task %s: %w", in.Name, id, err)
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return os.Link(s.path(in.Digest), filepath.Join(dir, in.Name))
+	return nil
 }
 
 // Why a file is not the one that is meant, or has no place, for good.
@@ -222,9 +236,12 @@ var (
 	errFull  = errors.New("the node's disk has no room for it")
 )
 
+// errSwept is a file that went, for no task had it, while another's was compared with it.
+var errSwept = errors.New("it was removed while it was compared")
+
 // fetch brings one into the store, or sees that the tenant's source gives what is
-// there already. Nothing is left of what does not fit.
-func (s *Store) fetch(ctx context.Context, tenant placement.TenantID, in placement.Input) error {
+// there already, and gives it to the task. Nothing is left of what does not fit.
+func (s *Store) fetch(ctx context.Context, tenant placement.TenantID, in placement.Input, at string) error {
 	from, size, err := s.open(ctx, in.Source)
 	if err != nil {
 		return err
@@ -266,13 +283,16 @@ func (s *Store) fetch(ctx context.Context, tenant placement.TenantID, in placeme
 	switch {
 	case s.has(in.Digest):
 	case f == nil:
-		return fmt.Errorf("%s was removed while it was compared", in.Digest) // no task had it: the next try fetches it
+		return errSwept
 	default:
 		if err := os.Rename(f.Name(), s.path(in.Digest)); err != nil {
 			return err
 		}
 	}
-	return os.WriteFile(s.shown(tenant, in.Digest), nil, 0o600)
+	if err := os.WriteFile(s.shown(tenant, in.Digest), nil, 0o600); err != nil {
+		return err
+	}
+	return s.give(in.Digest, at)
 }
 
 // readingFor ends with the context, whatever it reads from.
@@ -296,15 +316,17 @@ type roomy struct {
 	until  int64 // how much may be written before it is asked again, in bytes
 }
 
-// askEvery is how much is written between two looks at the room, in bytes.
+// askEvery is how much is written at most between two looks at the room, in bytes;
+// never more than was seen to fit.
 const askEvery = 16 << 20
 
 func (w *roomy) Write(p []byte) (int, error) {
 	if w.until < int64(len(p)) {
-		if err := w.s.room(max(w.coming, int64(len(p)))); err != nil {
+		fits := max(w.coming, int64(len(p)))
+		if err := w.s.room(fits); err != nil {
 			return 0, err
 		}
-		w.until = askEvery
+		w.until = min(fits, askEvery)
 	}
 	n, err := w.f.Write(p)
 	w.until, w.coming = w.until-int64(n), w.coming-int64(n)

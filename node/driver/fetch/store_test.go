@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"io"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -263,6 +264,88 @@ func TestRoomIsKept(t *testing.T) {
 	if err := lay(1, path+"1"); err != nil {
 		t.Errorf("beside one that no task has any more: %v", err)
 	}
+}
+
+// TestRoomIsKeptOfWhatTellsNoLength: no more is written than was seen to fit.
+func TestRoomIsKeptOfWhatTellsNoLength(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "inputs")
+	data := strings.Repeat("x", 1<<20)
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.(http.Flusher).Flush()
+		_, _ = w.Write([]byte(data))
+	}))
+	defer server.Close()
+	s := &Store{Dir: dir, HTTP: server.Client(), Most: 2 << 20, Reserve: 900}
+	s.Free = func(string) (int64, error) {
+		free := s.Reserve + 100<<10
+		begun, _ := filepath.Glob(filepath.Join(dir, partial+"*"))
+		for _, name := range begun {
+			if info, err := os.Stat(name); err == nil {
+				free -= info.Size()
+			}
+		}
+		return free, nil
+	}
+	const job = placement.JobID("fra-1.01jd0000000000000000000000")
+	var refused *runner.StartError
+	_, err := s.Lay(t.Context(), job.Task(0, 1), "acme", []placement.Input{{Name: "data", Digest: digestOf(data), Source: server.URL}})
+	if !errors.As(err, &refused) || !strings.Contains(refused.Reason, "no room") {
+		t.Errorf("1 MiB where there is room for 100 KiB: %v", err)
+	}
+}
+
+// TestAFileThatGoesWhileItIsCompared is fetched: what no task has may go at any time.
+func TestAFileThatGoesWhileItIsCompared(t *testing.T) {
+	s := &Store{Dir: filepath.Join(t.TempDir(), "inputs"), Most: 100, Keep: time.Hour}
+	asked := 0
+	s.HTTP = &http.Client{Transport: answers(func(r *http.Request) io.Reader {
+		asked++
+		if r.URL.Path != "/other" {
+			return strings.NewReader("data")
+		}
+		return io.MultiReader(reads(func() { // when it was seen that the file is there
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if err := s.sweep(0); err != nil {
+				t.Error(err)
+			}
+		}), strings.NewReader("data"))
+	})}
+	const job = placement.JobID("fra-1.01jd0000000000000000000000")
+	in := func(path string) []placement.Input {
+		return []placement.Input{{Name: "data", Digest: digestOf("data"), Source: "https://data.example" + path}}
+	}
+	if _, err := s.Lay(t.Context(), job.Task(0, 1), "acme", in("/mine")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Drop(job.Task(0, 1)); err != nil {
+		t.Fatal(err)
+	}
+	at, err := s.Lay(t.Context(), job.Task(1, 1), "other", in("/other"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(at, "data")); err != nil || string(got) != "data" {
+		t.Errorf("it has %q, %v", got, err)
+	}
+	if asked != 3 {
+		t.Errorf("asked %d times", asked)
+	}
+}
+
+// answers is a server that is asked without a network.
+type answers func(*http.Request) io.Reader
+
+func (a answers) RoundTrip(r *http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(a(r)), ContentLength: -1, Request: r}, nil
+}
+
+// reads is empty, and tells when it is read.
+type reads func()
+
+func (r reads) Read([]byte) (int, error) {
+	r()
+	return 0, io.EOF
 }
 
 // TestAFetchEndsWithTheWantOfIt, and the next one begins anew.
