@@ -428,7 +428,13 @@ func (d *Driver) collect(ctx context.Context) error {
 	}
 	var problems []error
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "sha256-") && !slices.Contains(used, e.Name()) && oldEnough(e) {
+		image, _, isProof := strings.Cut(e.Name(), ".")
+		gone := !slices.Contains(used, e.Name()) && oldEnough(e)
+		if isProof { // it goes with its image, which comes before it here
+			_, err := os.Lstat(filepath.Join(d.images.dir, image))
+			gone = errors.Is(err, fs.ErrNotExist)
+		}
+		if strings.HasPrefix(e.Name(), "sha256-") && gone {
 			problems = append(problems, os.Remove(filepath.Join(d.images.dir, e.Name())))
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
@@ -228,6 +229,61 @@ func TestAJobsDigestStandsForASignature(t *testing.T) {
 	}
 	if _, err := resolves(t, d, v.URL+"/image.qcow2", ""); err == nil || !strings.Contains(err.Error(), "does not say which bytes") {
 		t.Errorf("a URL without digest: %v", err)
+	}
+}
+
+// TestADigestIsNoKeyToAnothersImage: what one tenant's URL gave is another's only
+// after its own gave the same, once; an image of the catalogue is everybody's.
+func TestADigestIsNoKeyToAnothersImage(t *testing.T) {
+	private, public := qcow(t, 1<<20), qcow(t, 2<<20)
+	v := newVendor(t)
+	v.publish(t, public, "", false)
+	v.files["/mine.qcow2"], v.files["/same.qcow2"] = private, private
+	v.files["/other.qcow2"] = public
+	d := newDriver(t, t.TempDir(), func(c *Config) { c.Catalogue = []Vendor{v.entry("")} })
+	try := func(tenant placement.TenantID, image string, data []byte) error {
+		_, err := d.resolve(t.Context(), runner.Spec{
+			Task: testJob.Task(0, 1), Tenant: tenant, Image: image, Setup: &placement.Setup{ImageDigest: "sha256:" + sum256(data)},
+		})
+		return err
+	}
+	for _, step := range []struct {
+		tenant placement.TenantID
+		image  string
+		data   []byte
+		says   string // empty: it is given
+		asked  int    // times in all
+	}{
+		{"acme", v.URL + "/mine.qcow2", private, "", 1},
+		{"acme", v.URL + "/mine.qcow2", private, "", 1},
+		{"other", v.URL + "/other.qcow2", private, "not the file", 2},
+		{"other", v.URL + "/none.qcow2", private, "404", 3},
+		{"other", "acme-1", private, "not the file", 4},
+		{"other", v.URL + "/same.qcow2", private, "", 5},
+		{"other", v.URL + "/same.qcow2", private, "", 5},
+		{"acme", "acme-1", public, "", 6},
+		{"other", "acme-1", public, "", 6},
+		{"other", v.URL + "/none.qcow2", public, "404", 7},
+	} {
+		err := try(step.tenant, step.image, step.data)
+		if (err == nil) != (step.says == "") || err != nil && !strings.Contains(err.Error(), step.says) {
+			t.Errorf("%s names %s: %v; want %q", step.tenant, step.image, err, step.says)
+		}
+		if len(v.asked) != step.asked {
+			t.Errorf("%s names %s: asked for %v", step.tenant, step.image, v.asked)
+		}
+	}
+	// Who has shown to have an image goes with it, and not before.
+	count := func() int { all, _ := filepath.Glob(filepath.Join(d.images.dir, "sha256-*")); return len(all) }
+	if err := d.collect(t.Context()); err != nil || count() != 5 {
+		t.Errorf("%d files are kept, %v", count(), err)
+	}
+	long := time.Now().Add(-2 * imageRest)
+	if err := os.Chtimes(d.images.path("sha256:"+sum256(private)), long, long); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.collect(t.Context()); err != nil || count() != 2 {
+		t.Errorf("%d files are kept when an image went, %v", count(), err)
 	}
 }
 

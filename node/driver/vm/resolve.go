@@ -161,14 +161,33 @@ func (d *Driver) fromURL(ctx context.Context, s runner.Spec, want string) (Image
 	if want == "" {
 		return Image{}, refuse(s, "add image_digest: sha256:...", "image %s comes from afar and the job does not say which bytes it is", s.Image)
 	}
-	if d.images.has(want) {
-		return Image{Digest: want, Format: format}, nil
-	}
-	digest, err := d.fetch(ctx, s.Image, strings.TrimPrefix(want, "sha256:"))
-	if err != nil {
+	if err := d.byDigest(ctx, s.Image, "tenant "+string(s.Tenant), want); err != nil {
 		return Image{}, d.fetchError(s, err)
 	}
-	return Image{Digest: digest, Format: format}, nil
+	return Image{Digest: want, Format: format}, nil
+}
+
+// byDigest has the image of a digest in the store, for those whose source from is.
+// To know a digest is not to have the image: one that lies here for others is given
+// to them only after this source gave the same bytes, once.
+func (d *Driver) byDigest(ctx context.Context, from, whose, want string) error {
+	if d.images.shown(want, whose) {
+		return nil
+	}
+	body, err := d.open(ctx, from)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if d.images.has(want) {
+		err = d.images.compare(ctx, body, want)
+	} else {
+		_, err = d.images.add(ctx, body, strings.TrimPrefix(want, "sha256:"))
+	}
+	if err != nil {
+		return err
+	}
+	return d.images.show(want, whose)
 }
 
 // fetchError tells a file that is wrong from one that could not be had now.
@@ -190,29 +209,24 @@ func (d *Driver) fromVendor(ctx context.Context, s runner.Spec, v Vendor, want s
 	}
 	img := Image{Format: v.Format}
 	note := filepath.Join(d.images.dir, "vendor-"+v.Name)
-	if want != "" && d.images.has(want) {
-		img.Digest = want
-		return img, nil
-	}
 	if readJSON(note, &img.Digest) == nil && d.images.has(img.Digest) && (want == "" || want == img.Digest) {
 		return img, nil
 	}
-	sum := strings.TrimPrefix(want, "sha256:")
-	if want == "" {
-		var err error
-		if sum, err = d.vendorSum(ctx, s, v); err != nil {
-			return img, err
+	if want != "" { // the job's own word, which is none for those who have no such word
+		if err := d.byDigest(ctx, v.URL, "catalogue "+v.URL, want); err != nil {
+			return img, d.fetchError(s, err)
 		}
+		img.Digest = want
+		return img, nil
 	}
-	digest, err := d.fetch(ctx, v.URL, sum)
+	sum, err := d.vendorSum(ctx, s, v)
 	if err != nil {
+		return img, err
+	}
+	if img.Digest, err = d.fetch(ctx, v.URL, sum); err != nil {
 		return img, d.fetchError(s, err)
 	}
-	img.Digest = digest
-	if want != "" {
-		return img, nil // the job's own word for it is none for others
-	}
-	return img, writeJSON(note, digest)
+	return img, writeJSON(note, img.Digest)
 }
 
 // vendorSum asks the vendor which bytes the image is, and checks that it was
