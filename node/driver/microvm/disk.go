@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,21 +19,19 @@ import (
 
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/sovmesh/sovmesh/placement"
 )
 
 // store keeps one read-only disk per flattened image. What is there is whole: a
-// disk is written beside its place and moved there.
+// disk is written beside its place and moved there. An empty file beside a disk,
+// DISK.TENANT, says that the layers of an image of that tenant's were read once: to
+// know what another's layers amount to is not to have them.
 type store struct {
 	dir    string
 	size   int64 // bytes of content that an image may have
 	mu     sync.Mutex
-	making map[string]*making // guarded by mu
-}
-
-// making is a disk that somebody writes; others wait for it.
-type making struct {
-	done chan struct{}
-	err  error
+	making map[string]chan struct{} // guarded by mu: closed when whoever makes it is done
 }
 
 func newStore(dir string, size int64) (*store, error) {
@@ -43,7 +42,7 @@ func newStore(dir string, size int64) (*store, error) {
 	for _, f := range left {
 		err = errors.Join(err, os.Remove(f)) // of an agent that was killed
 	}
-	return &store{dir: dir, size: size, making: make(map[string]*making)}, err
+	return &store{dir: dir, size: size, making: make(map[string]chan struct{})}, err
 }
 
 // diskName is the disk's for what the layers amount to, whatever else differs
@@ -63,35 +62,80 @@ func diskName(img v1.Image) (string, error) {
 
 func (s *store) path(name string) string { return filepath.Join(s.dir, name) }
 
-// disk makes an image's disk, unless it is there, and returns its name.
-func (s *store) disk(ctx context.Context, img v1.Image) (string, error) {
+// shown is the file that says that an image of the tenant's amounts to the disk.
+func shown(name string, tenant placement.TenantID) string {
+	sum := sha256.Sum256([]byte(tenant))
+	return name + "." + hex.EncodeToString(sum[:16])
+}
+
+// disk makes the disk of a tenant's image, unless it is there, and returns its name.
+// What is there for others the tenant has after its own image's layers were read,
+// once. A tenant waits for no other's registry.
+func (s *store) disk(ctx context.Context, tenant placement.TenantID, img v1.Image) (string, error) {
 	name, err := diskName(img)
 	if err != nil {
 		return "", err
 	}
-	return name, s.once(ctx, name, func(w *os.File) error {
-		layers, err := img.Layers()
+	proof := shown(name, tenant)
+	there := func() bool {
+		_, err := os.Lstat(s.path(proof))
+		return err == nil && s.touch(name)
+	}
+	return name, s.turn(ctx, proof, there, func() error {
+		var err error
+		if s.touch(name) {
+			err = s.read(ctx, img, func(r io.Reader) error {
+				_, err := io.Copy(io.Discard, r)
+				return err
+			})
+		} else {
+			err = s.write(name, func(w *os.File) error {
+				return s.read(ctx, img, func(r io.Reader) error {
+					return tar2ext4.ConvertTarToExt4(r, w, tar2ext4.MaximumDiskSize(max(2*s.size, 1<<30)))
+				})
+			})
+		}
 		if err != nil {
 			return err
 		}
-		config, err := img.ConfigFile()
-		if err != nil {
-			return err
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !s.touch(name) {
+			return fmt.Errorf("the disk %s was removed while its image was read", name) // nothing used it: the next try makes it
 		}
-		r, pipe := io.Pipe()
-		read := make(chan error, 1)
-		go func() {
-			err := flatten(layers, config.RootFS.DiffIDs, pipe, s.size)
-			_ = pipe.CloseWithError(err)
-			read <- err
-		}()
-		err = tar2ext4.ConvertTarToExt4(&stoppable{ctx, r}, w, tar2ext4.MaximumDiskSize(max(2*s.size, 1<<30)))
-		_ = r.CloseWithError(err)
-		if cause := <-read; cause != nil && !errors.Is(cause, io.ErrClosedPipe) {
-			return cause // rather than what came of it
-		}
-		return err
+		return os.WriteFile(s.path(proof), nil, 0o600)
 	})
+}
+
+// read hands on what an image's layers amount to, each compared with its digest.
+func (s *store) read(ctx context.Context, img v1.Image, use func(io.Reader) error) error {
+	layers, err := img.Layers()
+	if err != nil {
+		return err
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		return err
+	}
+	r, pipe := io.Pipe()
+	read := make(chan error, 1)
+	go func() {
+		err := flatten(layers, config.RootFS.DiffIDs, pipe, s.size)
+		_ = pipe.CloseWithError(err)
+		read <- err
+	}()
+	err = use(&stoppable{ctx, r})
+	_ = r.CloseWithError(err)
+	if cause := <-read; cause != nil && !errors.Is(cause, io.ErrClosedPipe) {
+		return cause // rather than what came of it
+	}
+	return err
+}
+
+// touch says that a file is wanted, if it is there.
+func (s *store) touch(name string) bool {
+	now := time.Now()
+	return os.Chtimes(s.path(name), now, now) == nil
 }
 
 // stoppable ends a long reading with its context.
@@ -107,35 +151,37 @@ func (s *stoppable) Read(p []byte) (int, error) {
 	return s.in.Read(p)
 }
 
-// once makes a file if it is not there. Of those that want it at the same time
-// one makes it; if that fails, the others have its error.
+// once makes a file if it is not there.
 func (s *store) once(ctx context.Context, name string, write func(*os.File) error) error {
+	return s.turn(ctx, name, func() bool { return s.touch(name) }, func() error { return s.write(name, write) })
+}
+
+// turn makes what is not there. Of those that want it at the same time one makes
+// it; if that fails, it is another's turn: why one could not is no answer to others.
+func (s *store) turn(ctx context.Context, name string, there func() bool, produce func() error) error {
 	for {
 		s.mu.Lock()
 		other := s.making[name]
 		if other == nil {
-			if now := time.Now(); os.Chtimes(s.path(name), now, now) == nil {
+			if there() {
 				s.mu.Unlock()
 				return nil
 			}
-			m := &making{done: make(chan struct{})}
-			s.making[name] = m
+			mine := make(chan struct{})
+			s.making[name] = mine
 			s.mu.Unlock()
-			m.err = s.write(name, write)
+			err := produce()
 			s.mu.Lock()
 			delete(s.making, name)
 			s.mu.Unlock()
-			close(m.done)
-			return m.err
+			close(mine)
+			return err
 		}
 		s.mu.Unlock()
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-other.done:
-			if other.err == nil || !errors.Is(other.err, context.Canceled) {
-				return other.err
-			}
+		case <-other:
 		}
 	}
 }
@@ -158,7 +204,8 @@ func (s *store) write(name string, write func(*os.File) error) (err error) {
 	return err
 }
 
-// collect removes disks that no task uses and that were not asked for since.
+// collect removes disks that no task uses and that were not asked for since, and
+// with them who has shown to have them.
 func (s *store) collect(used []string, since time.Time) error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -170,7 +217,13 @@ func (s *store) collect(used []string, since time.Time) error {
 		if slices.Contains(used, e.Name()) || !strings.HasPrefix(e.Name(), "disk-") {
 			continue
 		}
-		if st, statErr := e.Info(); statErr == nil && st.ModTime().Before(since) {
+		st, statErr := e.Info()
+		old := statErr == nil && st.ModTime().Before(since)
+		if disk, _, isProof := strings.Cut(e.Name(), ".ext4."); isProof { // its disk comes before it here
+			_, statErr := os.Lstat(s.path(disk + ".ext4"))
+			old = errors.Is(statErr, fs.ErrNotExist)
+		}
+		if old {
 			err = errors.Join(err, os.Remove(s.path(e.Name())))
 		}
 	}

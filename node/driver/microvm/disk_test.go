@@ -54,14 +54,14 @@ func TestDiskIsMadeOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for range 16 {
 		all.Go(func() {
-			if _, err := s.disk(t.Context(), img); err != nil {
+			if _, err := s.disk(t.Context(), "acme", img); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	all.Wait()
 	got := names(t, s)
-	if len(got) != 1 {
+	if len(got) != 2 || got[1] != shown(got[0], "acme") {
 		t.Fatalf("there are %v", got)
 	}
 	before, err := os.Stat(s.path(got[0]))
@@ -76,11 +76,11 @@ func TestDiskIsMadeOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := again.disk(t.Context(), img); err != nil {
+	if _, err := again.disk(t.Context(), "acme", img); err != nil {
 		t.Fatal(err)
 	}
 	after, err := os.Stat(s.path(got[0]))
-	if err != nil || !os.SameFile(before, after) || len(names(t, s)) != 1 {
+	if err != nil || !os.SameFile(before, after) || len(names(t, s)) != 2 {
 		t.Errorf("it was made anew, %v: %v", err, names(t, s))
 	}
 	if e2fsck, err := exec.LookPath("e2fsck"); err == nil {
@@ -95,16 +95,93 @@ func TestDiskIsMadeOnce(t *testing.T) {
 func TestDiskThatCannotBeMadeLeavesNothing(t *testing.T) {
 	s := testStore(t)
 	var refused *badImage
-	if _, err := s.disk(t.Context(), imagetest.Image(t, v1.Config{}, imagetest.Layer(t, imagetest.Regular("../file", nil)))); !errors.As(err, &refused) {
+	if _, err := s.disk(t.Context(), "acme", imagetest.Image(t, v1.Config{}, imagetest.Layer(t, imagetest.Regular("../file", nil)))); !errors.As(err, &refused) {
 		t.Errorf("a bad image gives %v", err)
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.disk(gone, testImage(t, "hello")); !errors.Is(err, context.Canceled) {
+	if _, err := s.disk(gone, "acme", testImage(t, "hello")); !errors.Is(err, context.Canceled) {
 		t.Errorf("given up, it gives %v", err)
 	}
 	if got := names(t, s); len(got) != 0 {
 		t.Errorf("left: %v", got)
+	}
+}
+
+// told is an image that tells of the layers of another one.
+type told struct {
+	v1.Image
+	layers func() ([]v1.Layer, error)
+}
+
+func (t *told) Layers() ([]v1.Layer, error) { return t.layers() }
+
+// TestWordsOfLayersAreNoKeyToAnothersDisk: a manifest that lists what another's
+// layers amount to is given nothing before it has shown the layers, once.
+func TestWordsOfLayersAreNoKeyToAnothersDisk(t *testing.T) {
+	s, img := testStore(t), testImage(t, "private")
+	name, err := s.disk(t.Context(), "acme", img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	none := errors.New("there is no such layer")
+	if _, err := s.disk(t.Context(), "other", &told{img, func() ([]v1.Layer, error) { return nil, none }}); !errors.Is(err, none) {
+		t.Errorf("without the layers, it gives %v", err)
+	}
+	var refused *badImage
+	if _, err := s.disk(t.Context(), "other", &told{img, testImage(t, "another").Layers}); err == nil || !errors.As(err, &refused) {
+		t.Errorf("with other layers, it gives %v", err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.disk(gone, "other", img); !errors.Is(err, context.Canceled) {
+		t.Errorf("given up, it gives %v", err)
+	}
+	if got := names(t, s); len(got) != 2 {
+		t.Errorf("there are %v", got)
+	}
+	if same, err := s.disk(t.Context(), "other", img); err != nil || same != name {
+		t.Errorf("with the layers, it gives %s, %v", same, err)
+	}
+	if _, err := s.disk(t.Context(), "other", &told{img, func() ([]v1.Layer, error) { return nil, none }}); err != nil {
+		t.Errorf("it was shown before: %v", err)
+	}
+}
+
+// TestNobodyWaitsForAnothersRegistry, nor has its error.
+func TestNobodyWaitsForAnothersRegistry(t *testing.T) {
+	s, img := testStore(t), testImage(t, "hello")
+	began, end := make(chan struct{}), make(chan struct{})
+	broken := errors.New("the registry is gone")
+	slow := &told{img, func() ([]v1.Layer, error) {
+		close(began)
+		<-end
+		return nil, broken
+	}}
+	first, second := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := s.disk(t.Context(), "acme", slow)
+		first <- err
+	}()
+	<-began
+	if _, err := s.disk(t.Context(), "other", img); err != nil {
+		t.Errorf("another tenant has %v", err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.disk(gone, "acme", img); !errors.Is(err, context.Canceled) {
+		t.Errorf("who waits and gives up has %v", err)
+	}
+	go func() {
+		_, err := s.disk(t.Context(), "acme", img)
+		second <- err
+	}()
+	close(end)
+	if err := <-first; !errors.Is(err, broken) {
+		t.Errorf("whose registry is gone has %v", err)
+	}
+	if err := <-second; err != nil {
+		t.Errorf("who waited has %v", err)
 	}
 }
 
@@ -121,7 +198,7 @@ func TestDiskOnAFullDiskLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.disk(t.Context(), testImage(t, strings.Repeat("0123456789abcdef", 1<<18)))
+	_, err = s.disk(t.Context(), "acme", testImage(t, strings.Repeat("0123456789abcdef", 1<<18)))
 	if !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("a full disk gives %v", err)
 	}
@@ -134,7 +211,7 @@ func TestDisksThatNobodyUsesGo(t *testing.T) {
 	s := testStore(t)
 	var disks []string
 	for _, content := range []string{"used", "unused", "young"} {
-		name, err := s.disk(t.Context(), testImage(t, content))
+		name, err := s.disk(t.Context(), "acme", testImage(t, content))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +226,7 @@ func TestDisksThatNobodyUsesGo(t *testing.T) {
 	if err := s.collect(disks[:1], time.Now().Add(-time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	if got := names(t, s); len(got) != 2 || slices.Contains(got, disks[1]) {
+	if got := names(t, s); len(got) != 4 || slices.Contains(got, disks[1]) || slices.Contains(got, shown(disks[1], "acme")) {
 		t.Errorf("left: %v", got)
 	}
 }
@@ -236,7 +313,7 @@ func BenchmarkDisk(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := s.disk(b.Context(), found.Image); err != nil {
+		if _, err := s.disk(b.Context(), "acme", found.Image); err != nil {
 			b.Fatal(err)
 		}
 		_ = found.Close()

@@ -82,7 +82,7 @@ func (d *Driver) prepare(ctx context.Context, s runner.Spec) (pin, error) {
 		return pin{}, &runner.StartError{Task: s.Task, Reason: fmt.Sprintf("the image is for %s/%s", file.OS, file.Architecture), Advice: "name one for linux/amd64"}
 	}
 	p = pin{Ref: s.Image, Asked: setup.ImageDigest, Digest: img.Digest, Config: file.Config}
-	if p.Disk, err = d.disks.disk(ctx, img.Image); err != nil {
+	if p.Disk, err = d.disks.disk(ctx, s.Tenant, img.Image); err != nil {
 		return pin{}, refused(s.Task, err)
 	}
 	d.mu.Lock()
