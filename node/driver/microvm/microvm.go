@@ -78,7 +78,8 @@ type Config struct {
 	VolumeSize placement.Bytes
 	// ShareServer is virtiofsd's path; empty is where distributions have it. Without
 	// it no volume is shared. ShareUsers is the first of the users of the node's that
-	// stand for those within shared volumes; 0 is for none.
+	// stand for those within shared volumes, 65536 for each of 3584 jobs; 0 is for none.
+	// Of these and of UIDs each agent of a machine has a part: [process.Hold.Part].
 	ShareServer string
 	ShareUsers  int
 	// InputSize bounds what the inputs of one task have together, in bytes; making
@@ -94,7 +95,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Supervisor: []string{"/proc/self/exe", SupervisorCommand}, Cgroup: "sovmesh-microvm", Binary: "qemu-system-x86_64",
-		KernelRoots: []string{"/", "/usr/local/share/sovmesh/kernel"}, UIDs: 1_800_000_000, ShareUsers: 1_810_000_000,
+		KernelRoots: []string{"/", "/usr/local/share/sovmesh/kernel"}, UIDs: 1_800_000_000, ShareUsers: 1_910_000_000,
 		LogFileSize: 8 << 20, LogFiles: 4, ImageSize: 16 << 30, VolumeSize: 32 * placement.GiB, InputSize: 128 << 30, Reserve: 1 << 30, Keep: 24 * time.Hour, Boot: 2 * time.Minute,
 	}
 }

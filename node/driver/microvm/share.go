@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/sovmesh/sovmesh/node/driver/keep"
+	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
@@ -21,10 +22,11 @@ import (
 const shareModule = "virtiofs"
 
 // Every job with shared volumes has so many users of the node's, one for each
-// number that its guests know; mostSharers jobs have them at one time.
+// number that its guests know. mostSharers jobs have them at one time: as many for
+// each agent of the machine, and all below the numbers that systems stop at.
 const (
 	shareUsers  = 1 << 16
-	mostSharers = 4096
+	mostSharers = 56 * process.Parts
 )
 
 // shareDir is where a job's shared volumes are. Copies have theirs beside it: JOB.N.
@@ -95,8 +97,8 @@ func (d *Driver) belongs(dir string, first int) error {
 	return nil
 }
 
-// usersOf is the first of a job's users: as its directory says, or the first that no
-// other job has. The caller holds mu. The directory is whole, with its owner, before
+// usersOf is the first of a job's users: as its directory says, or the first of this
+// agent's part that no other job has. The caller holds mu. The directory is whole, with its owner, before
 // it has its name.
 func (d *Driver) usersOf(top string) (int, error) {
 	owner := func(path string) (int, error) {
@@ -114,6 +116,10 @@ func (d *Driver) usersOf(top string) (int, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return 0, err
 	}
+	base, size, err := d.cfg.Hold.Part("shares", dir, d.cfg.ShareUsers, mostSharers*shareUsers)
+	if err != nil {
+		return 0, err
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return 0, err
@@ -124,8 +130,7 @@ func (d *Driver) usersOf(top string) (int, error) {
 			used[n] = true
 		}
 	}
-	for n := range mostSharers {
-		first := d.cfg.ShareUsers + n*shareUsers
+	for first := base; first < base+size; first += shareUsers {
 		if used[first] {
 			continue
 		}
@@ -138,5 +143,5 @@ func (d *Driver) usersOf(top string) (int, error) {
 		}
 		return first, err
 	}
-	return 0, fmt.Errorf("no users are left for another job's shared volumes on this node: %d jobs have them", mostSharers)
+	return 0, fmt.Errorf("no users are left for another job's shared volumes on this node: %d jobs have them", size/shareUsers)
 }

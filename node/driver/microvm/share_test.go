@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
@@ -205,6 +206,32 @@ func TestSharersHaveUsersOfTheirOwn(t *testing.T) {
 	}
 	if got := users(d, other); got != two {
 		t.Errorf("the other job has %d now, and had %d", got, two)
+	}
+}
+
+// Two agents on one machine give no job the users of the other's.
+func TestTwoAgentsShareNoUsers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives users away: run as root")
+	}
+	hold, err := process.DefaultHold(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = hold.Network.Close() })
+	claims, seen := t.TempDir(), make(map[int]bool)
+	for range 2 {
+		d := newDriver(t, t.TempDir(), func(c *Config) { c.ShareServer, c.Hold.Claims = "/bin/true", claims })
+		if first := d.cfg.ShareUsers; first < hold.FirstUser+hold.Users || first+mostSharers*shareUsers > 1<<31 {
+			t.Errorf("the range from %d on has others' numbers", first)
+		}
+		for _, job := range []placement.JobID{testJob, "fra-1.01jd0000000000000000000001"} {
+			share, err := d.share(runner.Spec{Task: job.Task(0, 1), Job: job}, "volume0", placement.Volume{Name: "data", Path: "/data", Shared: true})
+			if err != nil || seen[share.Users] {
+				t.Errorf("%s has users from %d on, which another job has, %v", job, share.Users, err)
+			}
+			seen[share.Users] = true
+		}
 	}
 }
 

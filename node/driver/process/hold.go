@@ -49,20 +49,20 @@ type Hold struct {
 	Claims string
 }
 
-// parts is how many agents of one machine a range of users is for.
-const parts = 64
+// Parts is how many agents of one machine a range of users is for.
+const Parts = 64
 
 // Part is this agent's part of a range of users: the first, and how many. The range
 // is known by its name, the agent by a directory of its own.
 func (h *Hold) Part(name, owner string, first, size int) (int, int, error) {
-	if h.Claims == "" || size < parts || os.Geteuid() != 0 {
+	if h.Claims == "" || size < Parts || os.Geteuid() != 0 {
 		return first, size, nil
 	}
-	n, err := claims.Block(filepath.Join(h.Claims, name), owner, parts)
+	n, err := claims.Block(filepath.Join(h.Claims, name), owner, Parts)
 	if err != nil {
 		return 0, 0, err
 	}
-	return first + n*(size/parts), size / parts, nil
+	return first + n*(size/Parts), size / Parts, nil
 }
 
 // The range of users, in which systemd and distributions use none.

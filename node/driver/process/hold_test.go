@@ -380,7 +380,7 @@ func TestTwoAgentsGiveNoUserTwice(t *testing.T) {
 	var agents []*Driver
 	for n := range 3 {
 		agents = append(agents, heldDriver(t, func(c *Config) {
-			c.Hold.Claims, c.Hold.FirstUser, c.Hold.Users = shared, firstUser, 3*parts // three for each
+			c.Hold.Claims, c.Hold.FirstUser, c.Hold.Users = shared, firstUser, 3*Parts // three for each
 		}))
 		for i := range 3 {
 			who := start(t, agents[n], func(s *runner.Spec) { s.Task = placement.JobID("a.b").Task(i, 1) }, "/usr/bin/id", "-u")
