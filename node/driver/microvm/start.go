@@ -257,15 +257,15 @@ func (d *Driver) machine(ctx context.Context, s runner.Spec, p pin, shares []qem
 			"-device", "virtio-serial-device", "-device", "virtserialport,chardev=" + channel + ",name=" + wire.Port,
 		},
 	}
-	base := d.cfg.UIDs
+	base, size := d.cfg.UIDs, 0
 	if base > 0 {
-		if base, _, err = d.cfg.Hold.Part("microvms", d.cfg.Dir, base, 1<<16); err != nil {
+		if base, size, err = d.cfg.Hold.Part("microvms", d.cfg.Dir, base, 1<<16); err != nil {
 			return nil, cannot(err)
 		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if m.UID, err = qemu.FreeUID(ctx, d.base, base, slices.Collect(maps.Keys(d.uids))...); err != nil {
+	if m.UID, err = qemu.FreeUID(ctx, d.base, base, size, slices.Collect(maps.Keys(d.uids))...); err != nil {
 		return nil, cannot(err)
 	}
 	d.uids[m.UID] = s.Task

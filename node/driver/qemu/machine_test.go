@@ -62,7 +62,7 @@ const testJob = placement.JobID("fra-1.01jd0000000000000000000000")
 // boot starts a machine that finds nothing to boot from.
 func boot(t *testing.T, d *process.Driver, n int, change func(*Machine)) (runner.Handle, error) {
 	t.Helper()
-	uid, err := FreeUID(t.Context(), d, 1_900_000_000)
+	uid, err := FreeUID(t.Context(), d, 1_900_000_000, 1<<10)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,6 +79,20 @@ func boot(t *testing.T, d *process.Driver, n int, change func(*Machine)) (runner
 		}
 	})
 	return h, err
+}
+
+// A neighbour's numbers begin where this agent's end.
+func TestUsersEndWithTheirPart(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives users away: run as root")
+	}
+	d := newBase(t)
+	if uid, err := FreeUID(t.Context(), d, 100, 2, 100); uid != 101 || err != nil {
+		t.Errorf("the second of two: %d, %v", uid, err)
+	}
+	if uid, err := FreeUID(t.Context(), d, 100, 2, 100, 101); err == nil {
+		t.Errorf("a third of two: %d", uid)
+	}
 }
 
 func TestMachineOutlivesItsAgent(t *testing.T) {
@@ -106,7 +120,7 @@ func TestMachineOutlivesItsAgent(t *testing.T) {
 			t.Errorf("QEMU is in no sandbox: %s", text)
 		}
 	}
-	if uid, err := FreeUID(t.Context(), d, 1_900_000_000); err != nil || uid == 1_900_000_000 {
+	if uid, err := FreeUID(t.Context(), d, 1_900_000_000, 1<<10); err != nil || uid == 1_900_000_000 {
 		t.Errorf("the machine's user is given away again: %d, %v", uid, err)
 	}
 	c, err := DialConsole(t.Context(), d.TaskDir(h.Task))

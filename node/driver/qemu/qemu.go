@@ -144,10 +144,10 @@ func (m *Machine) Own(path string) error {
 	return os.Lchown(path, m.UID, m.UID)
 }
 
-// FreeUID is the first user number from base on that no task of the driver has;
-// and that is not among those taken; 0 where the agent is not root and cannot
-// give users away.
-func FreeUID(ctx context.Context, d *process.Driver, base int, taken ...int) (int, error) {
+// FreeUID is the first user number of the size ones from base on that no task of
+// the driver has, and that is not among those taken; 0 where the agent is not root
+// and cannot give users away.
+func FreeUID(ctx context.Context, d *process.Driver, base, size int, taken ...int) (int, error) {
 	if os.Geteuid() != 0 || base <= 0 {
 		return 0, nil
 	}
@@ -164,12 +164,12 @@ func FreeUID(ctx context.Context, d *process.Driver, base int, taken ...int) (in
 			used = append(used, m.Machine.UID)
 		}
 	}
-	for uid := base; uid < base+1<<16; uid++ {
+	for uid := base; uid < base+size; uid++ {
 		if !slices.Contains(used, uid) {
 			return uid, nil
 		}
 	}
-	return 0, fmt.Errorf("no user number is free from %d on", base)
+	return 0, fmt.Errorf("no user number is free for another machine: this agent's end at %d", base+size-1)
 }
 
 // Told is what a machine's supervisor is told: the [process.Order].Told of every

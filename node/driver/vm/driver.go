@@ -318,17 +318,17 @@ func userClaim(uid int) string { return fmt.Sprint("user ", uid) }
 
 // claimUser finds a user number that no other machine has or is about to have.
 func (d *Driver) claimUser(ctx context.Context, id placement.TaskID) (int, error) {
-	base := d.cfg.UIDBase
+	base, size := d.cfg.UIDBase, 0
 	if base > 0 {
 		var err error
-		if base, _, err = d.cfg.Hold.Part("vms", d.cfg.Dir, base, 1<<16); err != nil {
+		if base, size, err = d.cfg.Hold.Part("vms", d.cfg.Dir, base, 1<<16); err != nil {
 			return 0, err
 		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for {
-		uid, err := qemu.FreeUID(ctx, d.Driver, base)
+	for end := base + size; ; {
+		uid, err := qemu.FreeUID(ctx, d.Driver, base, end-base)
 		if err != nil || uid == 0 {
 			return 0, err
 		}
