@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/sovmesh/sovmesh/node/driver/claims"
@@ -64,7 +65,8 @@ type Boundary struct {
 	cfg    Config
 	host   *os.File // the node's own namespace
 	spares spares
-	turn   chan struct{} // has one in it while a task's state is read, changed and written
+	turn   chan struct{}             // has one in it while a task's state is read, changed and written
+	handed atomic.Pointer[time.Time] // when a turn was last over
 
 	serving  serving
 	refusals refusals

@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sovmesh/sovmesh/node/driver/claims"
@@ -96,6 +98,42 @@ func TestAgentsShareTheSwitches(t *testing.T) {
 	if err := os.MkdirAll(others, 0o700); err != nil { // for the end of the test
 		t.Fatal(err)
 	}
+}
+
+// TestAQueueOfTasksIsNoHang: all of many tasks that end at once get their turn, and
+// they are told when somebody does not let go.
+func TestAQueueOfTasksIsNoHang(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := &Boundary{cfg: Config{Dir: dir}, turn: make(chan struct{}, 1)}
+		var all sync.WaitGroup
+		for range 100 {
+			all.Go(func() {
+				unlock, err := b.lock()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				time.Sleep(time.Second)
+				unlock()
+			})
+		}
+		all.Wait()
+		unlock, err := b.lock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unlock()
+		began := time.Now()
+		for range 3 {
+			all.Go(func() {
+				if _, err := b.lock(); err == nil || time.Since(began) > claims.Patience {
+					t.Errorf("beside one that hangs: %v after %s", err, time.Since(began))
+				}
+			})
+		}
+		all.Wait()
+	})
 }
 
 // TestALockIsHeldByOneAtATime: how long it is waited for is for the claims to test.

@@ -118,21 +118,44 @@ func (b *Boundary) save(s state) error {
 
 // lock is held while a task's state is read, changed and written: by this
 // agent's goroutines, and by the supervisors that have a part in it. The wait for
-// it is bounded.
+// one that has it is bounded, and not the wait in a queue that goes on.
 func (b *Boundary) lock() (unlock func(), err error) {
-	timer := time.NewTimer(claims.Patience)
-	defer timer.Stop()
-	select {
-	case b.turn <- struct{}{}:
-	case <-timer.C:
-		return nil, fmt.Errorf("lock the networks of tasks: another task's network of this agent has been changed for more than %s", claims.Patience)
+	if err := b.awaitTurn(); err != nil {
+		return nil, err
 	}
 	free, err := claims.Lock(b.cfg.Dir, claims.Patience)
 	if err != nil {
 		<-b.turn
 		return nil, fmt.Errorf("lock the networks of tasks: %w", err)
 	}
-	return func() { free(); <-b.turn }, nil
+	return func() {
+		free()
+		now := time.Now()
+		b.handed.Store(&now)
+		<-b.turn
+	}, nil
+}
+
+// awaitTurn waits until nobody else of this agent has the turn. Turns of those who
+// did not get the lock between processes are none: nothing went on by them.
+func (b *Boundary) awaitTurn() error {
+	timer := time.NewTimer(claims.Patience)
+	defer timer.Stop()
+	for {
+		select {
+		case b.turn <- struct{}{}:
+			return nil
+		case <-timer.C:
+		}
+		left := time.Duration(0)
+		if handed := b.handed.Load(); handed != nil {
+			left = claims.Patience - time.Since(*handed)
+		}
+		if left <= 0 {
+			return fmt.Errorf("lock the networks of tasks: whoever changes another task's network of this agent has not finished for more than %s", claims.Patience)
+		}
+		timer.Reset(left)
+	}
 }
 
 // List is every network that is there, known to the caller or not.

@@ -28,7 +28,8 @@ import (
 // Dir is where the agents of a machine find each other.
 const Dir = "/run/sovmesh"
 
-// Patience bounds the wait for a lock, far above what anybody holds one for.
+// Patience bounds the wait for one that holds a lock, far above what anybody holds
+// one for. A queue may take longer.
 const Patience = 30 * time.Second
 
 // LockedError is a lock that somebody holds for longer than was waited.
@@ -48,7 +49,9 @@ func (e *LockedError) Hint() string {
 }
 
 // Lock locks a file or a directory against other processes, and against other
-// locks of this one, for at most so long as within.
+// locks of this one. It gives up once one process was the holder for so long as
+// within, and at the latest when that has passed again: who waits in a queue that
+// goes on is not told that somebody hangs.
 func Lock(path string, within time.Duration) (unlock func(), err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -64,20 +67,37 @@ func Lock(path string, within time.Duration) (unlock func(), err error) {
 	// The kernel lets in who waited first; who asked again and again would starve.
 	locked := make(chan error, 1)
 	go func() { locked <- flock(f, unix.LOCK_EX) }()
-	timer := time.NewTimer(within)
-	defer timer.Stop()
-	select {
-	case err := <-locked:
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
-		}
-		return func() { _ = f.Close() }, nil
-	case <-timer.C:
+	who, err := await(locked, within, func() string { return holder(f) })
+	switch {
+	case who != "":
 		go func() { // it ends with the holder
 			<-locked
 			_ = f.Close()
 		}()
-		return nil, &LockedError{Path: path, Within: within, Holder: holder(f)}
+		return nil, &LockedError{Path: path, Within: within, Holder: who}
+	case err != nil:
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// await waits for the lock until the holder stayed the same for so long as within:
+// it is then who.
+func await(locked <-chan error, within time.Duration, holder func() string) (who string, err error) {
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	for had := holder(); ; {
+		select {
+		case err := <-locked:
+			return "", err
+		case <-timer.C:
+		}
+		now := holder()
+		if now == had || now == unknown {
+			return now, nil
+		}
+		had = now
+		timer.Reset(within)
 	}
 }
 
@@ -89,9 +109,10 @@ func flock(f *os.File, how int) error {
 	}
 }
 
+const unknown = "a process that is not known"
+
 // holder says who holds the lock of a file (proc_locks(5)).
 func holder(f *os.File) string {
-	const unknown = "a process that is not known"
 	info, err := f.Stat()
 	if err != nil {
 		return unknown

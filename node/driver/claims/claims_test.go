@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -51,6 +52,34 @@ func TestBlocksAreTakenOnce(t *testing.T) {
 	if b, err := Block(dir, got[1], blocks); err != nil || b != 1 {
 		t.Errorf("the other ones: %d, %v", b, err)
 	}
+}
+
+// TestAQueueIsNoHang: a lock that goes from one to the next is waited for, however
+// long that takes, and one who does not let go is named.
+func TestAQueueIsNoHang(t *testing.T) {
+	wait := func(t *testing.T, among, turns int) (string, time.Duration) {
+		began, locked := time.Now(), make(chan error)
+		turn := func() int { return int(time.Since(began) / (Patience - time.Second)) }
+		if turns > 0 {
+			go func() {
+				time.Sleep(time.Duration(turns)*(Patience-time.Second) + time.Millisecond)
+				locked <- nil
+			}()
+		}
+		who, err := await(locked, Patience, func() string { return fmt.Sprint("process ", min(turn(), among)) })
+		if err != nil {
+			t.Error(err)
+		}
+		return who, time.Since(began)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		if who, _ := wait(t, 100, 100); who != "" {
+			t.Errorf("in a queue of 100 it waits for %s alone", who)
+		}
+		if who, took := wait(t, 2, 0); who != "process 2" || took > 4*Patience {
+			t.Errorf("it waits %s for %q, who hangs", took, who)
+		}
+	})
 }
 
 func TestALockIsWaitedForAndItsHolderNamed(t *testing.T) {
