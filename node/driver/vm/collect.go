@@ -5,7 +5,9 @@ package vm
 import (
 	"context"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -16,6 +18,32 @@ const imageRest = 7 * 24 * time.Hour
 func oldEnough(e fs.DirEntry) bool {
 	info, err := e.Info()
 	return err == nil && time.Since(info.ModTime()) > imageRest
+}
+
+// signRest is how long a sign of a move, or a name that is being given, may lie where
+// disks are: a move waits half an hour for its answer, a name is given at once.
+const signRest = time.Hour
+
+// sweepSigns removes what agents that were killed left of those. Other nodes may keep
+// their disks in the same place, so it is what is old alone; what cannot be removed
+// is in nobody's way.
+func sweepSigns(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		id, sign := strings.CutPrefix(e.Name(), probeName)
+		if !sign {
+			id, sign = strings.CutPrefix(e.Name(), storageFile+"-")
+		}
+		if !sign || !isID(id) || !e.Type().IsRegular() {
+			continue
+		}
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > signRest {
+			_ = os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
 }
 
 // usedImages are the names of the store's files that something needs.

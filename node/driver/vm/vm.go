@@ -169,6 +169,7 @@ func New(cfg Config) (*Driver, error) {
 			return nil, fmt.Errorf("vm driver: %w", err)
 		}
 	}
+	sweepSigns(filepath.Join(cfg.Dir, "disks"))
 	given, err := inputs.New(inputs.Config{Dir: filepath.Join(cfg.Dir, "inputs"), Most: int64(cfg.MaxInputs), Reserve: int64(cfg.Reserve), Keep: imageRest})
 	if err != nil {
 		return nil, fmt.Errorf("vm driver: %w", err)
