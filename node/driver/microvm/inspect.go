@@ -60,7 +60,7 @@ func (d *Driver) Inspect(_ context.Context, h runner.Handle) (runner.Actual, err
 		volumes = fmt.Sprintf("%d disks more, of its own job", n)
 	}
 	if n := len(m.Shares); n > 0 {
-		volumes += fmt.Sprintf(", %d directories that the copies of its job share; %s serves them, sees nothing else of the node and is user %d of it and those that follow", n, filepath.Base(m.Shares[0].Server), m.Shares[0].Users)
+		volumes += fmt.Sprintf(", %d directories that the copies of its job share; %s serves each with it as its root, and is user %d of the node and those that follow", n, filepath.Base(m.Shares[0].Server), m.Shares[0].Users)
 	}
 	if len(g.Command.Root.Disks) > len(a.Mounts) {
 		volumes += ", a read-only one with the inputs of its job"

@@ -16,10 +16,14 @@ import (
 	"github.com/sovmesh/sovmesh/placement"
 )
 
-// Share is a directory that a guest has by virtiofs. Its server sees nothing but
-// that directory, of which it is the root by [Share].Users: its numbers of users are
-// so many of the node's, from Users on, and none of them is anybody there. Whoever
-// takes the server over from within the guest gains what is in the directory.
+// Share is a directory that a guest has by virtiofs. It is its server's root, which is
+// root there by [Share].Users: its numbers of users are so many of the node's, from
+// Users on, and none of them is anybody there. Whoever takes the server over from
+// within the guest gains what is in the directory, and more: the server keeps a
+// descriptor of the node's /proc, from which the node's files are walked to. So it
+// reads what every user of the node may read, the list of its processes with it, and
+// writes where every user may, /tmp for one. It stays in the machine's network and
+// cgroup, and may call what its seccomp filter lets it: no program, no new connection.
 type Share struct {
 	Name   string `json:"name"`   // of the chardev, and in the guest
 	Dir    string `json:"dir"`    // belongs to one of its users
