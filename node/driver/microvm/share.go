@@ -64,6 +64,12 @@ func (d *Driver) share(s runner.Spec, name string, v placement.Volume) (qemu.Sha
 	if err != nil {
 		return qemu.Share{}, fmt.Errorf("start task %s: volume %s: %w", s.Task, v.Name, err)
 	}
+	if !d.firstOfJob(first) {
+		return qemu.Share{}, &runner.StartError{
+			Task: s.Task, Reason: fmt.Sprintf("volume %s: the directory of its job's volumes on this node has the group %d, with which no job's users begin", v.Name, first),
+			Advice: "let the node's operator restore it with its owners and groups (volumes/" + string(s.Job) + " of its micro-VMs), or remove it",
+		}
+	}
 	at := filepath.Join(top, v.Name)
 	err = os.Mkdir(at, 0o755)
 	if err == nil {
@@ -76,6 +82,13 @@ func (d *Driver) share(s runner.Spec, name string, v placement.Volume) (qemu.Sha
 	}
 	keep.Touch(top)
 	return qemu.Share{Name: name, Dir: at, Server: server, Users: first}, nil
+}
+
+// firstOfJob reports whether a job's users can begin with that number. What was
+// restored without its owners is root's, and its server would be root on the node.
+func (d *Driver) firstOfJob(first int) bool {
+	n := first - d.cfg.ShareUsers
+	return n >= 0 && n%shareUsers == 0 && n/shareUsers < mostSharers
 }
 
 // belongs makes sure that a directory is one, and of the range that begins with

@@ -201,6 +201,17 @@ func TestSharersHaveUsersOfTheirOwn(t *testing.T) {
 	if _, err := d.share(runner.Spec{Task: testJob.Task(0, 1), Job: testJob}, "volume0", v); err == nil || !strings.Contains(err.Error(), "no directory") {
 		t.Errorf("a link gives %v", err)
 	}
+	// What was restored without its owners is root's, as its server would be.
+	v.Name = "data"
+	for _, group := range []int{0, os.Getegid(), two + 1, d.cfg.ShareUsers - shareUsers, d.cfg.ShareUsers + mostSharers*shareUsers} {
+		if err := os.Lchown(filepath.Join(dir, "volumes", string(testJob)), 0, group); err != nil {
+			t.Fatal(err)
+		}
+		var refused *runner.StartError
+		if s, err := d.share(runner.Spec{Task: testJob.Task(0, 1), Job: testJob}, "volume0", v); !errors.As(err, &refused) || !strings.Contains(refused.Advice, "restore it with its owners") {
+			t.Errorf("with the group %d it is served by %d, %v", group, s.Users, err)
+		}
+	}
 	if err := d.Forget(testJob); err != nil {
 		t.Fatal(err)
 	}
