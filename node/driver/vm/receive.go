@@ -95,7 +95,10 @@ func (r *receiver) run(ctx context.Context) error {
 		return fmt.Errorf("keep the handle: %w", err)
 	}
 	r.spec.Keep = func(runner.Handle) error { return nil } // it was
-	a := answer{Shared: r.d.sees(o.Storage, o.Probe)}
+	var a answer
+	if a.Shared, err = r.d.sees(o.Storage, o.Probe); err != nil {
+		return err
+	}
 	for i, one := range o.Disks {
 		if !a.Shared || !one.Kept {
 			a.Disks = append(a.Disks, i)

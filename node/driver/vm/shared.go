@@ -90,15 +90,31 @@ func (d *Driver) shows() (storage, probe string, done func(), err error) {
 	return storage, probe, func() { _ = os.Remove(path) }, nil
 }
 
-// sees reports whether this node keeps disks where another says that it does.
-func (d *Driver) sees(storage, probe string) bool {
-	if !isID(storage) || !isID(probe) {
-		return false
+// sees reports whether this node keeps disks where another says that it does. What
+// cannot be told is an error: where a place that both see is taken for two, the end
+// of the move at its source removes the only disks that there are.
+func (d *Driver) sees(storage, probe string) (bool, error) {
+	if storage == "" && probe == "" {
+		return false, nil // nothing of it is kept
 	}
-	mine, err := named(filepath.Join(d.disks(), storageFile))
-	if err != nil || mine != storage {
-		return false
+	if !isID(storage) || !isID(probe) {
+		return false, fmt.Errorf("the other node names the place of its disks %.80q, and its sign there %.80q", storage, probe)
+	}
+	at := filepath.Join(d.disks(), storageFile)
+	mine, err := named(at)
+	if err != nil {
+		return false, fmt.Errorf("tell whether both nodes keep disks in the same place: %w", err)
+	}
+	if mine != storage {
+		return false, nil
 	}
 	_, err = os.Lstat(filepath.Join(d.disks(), probeName+probe))
-	return err == nil
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return false, fmt.Errorf("both nodes' disks lie in a place of the same name, and what the other node put there is not seen here: "+
+			"if one was made from a copy of the other, remove %s on this node, which writes a new one; if both see one directory, mount it so that what one writes the other sees at once", at)
+	}
+	return false, fmt.Errorf("tell whether both nodes keep disks in the same place: %w", err)
 }

@@ -61,20 +61,33 @@ func TestWhoSharesDisks(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(copied.disks(), storageFile), []byte(storage), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if !beside.sees(storage, probe) {
-		t.Error("it does not see the disks of the node beside it")
+	if shared, err := beside.sees(storage, probe); !shared || err != nil {
+		t.Errorf("it does not see the disks of the node beside it: %v", err)
 	}
-	if copied.sees(storage, probe) {
-		t.Error("a copy of a node sees disks that it does not have")
+	if shared, err := copied.sees(storage, probe); shared || err == nil || !strings.Contains(err.Error(), filepath.Join(copied.disks(), storageFile)) {
+		t.Errorf("a copy of a node sees disks that it may not have: %t, %v", shared, err)
 	}
-	for _, wrong := range [][2]string{{"", ""}, {storage, ""}, {storage, "../" + storageFile}, {randomID(), probe}, {storage, randomID()}} {
-		if beside.sees(wrong[0], wrong[1]) {
-			t.Errorf("it sees %q", wrong)
+	for _, other := range [][2]string{{"", ""}, {randomID(), probe}} {
+		if shared, err := beside.sees(other[0], other[1]); shared || err != nil {
+			t.Errorf("it sees %q: %t, %v", other, shared, err)
+		}
+	}
+	for _, wrong := range [][2]string{{storage, ""}, {"", probe}, {storage, "../" + storageFile}, {storage, randomID()}} {
+		if shared, err := beside.sees(wrong[0], wrong[1]); shared || err == nil {
+			t.Errorf("it sees %q: %t, %v", wrong, shared, err)
 		}
 	}
 	done()
-	if beside.sees(storage, probe) {
-		t.Error("it sees what is gone")
+	if shared, err := beside.sees(storage, probe); shared || err == nil {
+		t.Errorf("it sees what is gone: %t, %v", shared, err)
+	}
+	// A name that cannot be read says nothing.
+	name := filepath.Join(beside.disks(), storageFile)
+	if err := errors.Join(os.Remove(name), os.Mkdir(name, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if shared, err := beside.sees(storage, probe); shared || err == nil {
+		t.Errorf("its place has no name, and it sees %t, %v", shared, err)
 	}
 }
 
