@@ -3,7 +3,10 @@
 package process
 
 import (
+	"encoding/json"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -79,5 +82,51 @@ func TestFreeze(t *testing.T) {
 				t.Errorf("what has ended is frozen: %v", err)
 			}
 		})
+	}
+}
+
+// What runs outside the cgroup that was made for it is held all the same; and of
+// what is not known nothing is said to stand.
+func TestFreezeOutsideOfItsCgroup(t *testing.T) {
+	d := newDriver(t, t.TempDir(), func(c *Config) { c.Cgroup = "" })
+	h := start(t, d, nil, shell(`while :; do echo x; sleep 0.01; done`)...)
+	var what child
+	for deadline := time.Now().Add(time.Minute); d.dir(h.Task).readJSON("child", &what) != nil; <-time.After(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("what was launched is not written down")
+		}
+	}
+	// A directory that looks as the kernel's does for an empty cgroup which is frozen.
+	empty := t.TempDir()
+	for name, text := range map[string]string{freezeFile: "1", "cgroup.procs": "", "cgroup.events": "populated 0\nfrozen 1\n"} {
+		if err := os.WriteFile(filepath.Join(empty, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	what.Cgroups = []string{empty}
+	data, err := json.Marshal(what)
+	if err == nil {
+		err = os.WriteFile(d.dir(h.Task).path("child"), data, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Freeze(t.Context(), h.Task); err != nil {
+		t.Fatal(err)
+	}
+	if state, _, _, err := stat(what.PID); state != 'T' || err != nil || !d.Frozen(h.Task) {
+		t.Errorf("frozen, its state is %c, %v", state, err)
+	}
+	if err := d.Thaw(h.Task); err != nil || d.Frozen(h.Task) {
+		t.Errorf("it does not go on: %v", err)
+	}
+	if err := os.Remove(d.dir(h.Task).path("child")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Freeze(t.Context(), h.Task); err == nil {
+		t.Error("what is not known is frozen")
+	}
+	if err := d.Thaw(h.Task); err != nil {
+		t.Errorf("what was not frozen does not go on: %v", err)
 	}
 }
