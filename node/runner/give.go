@@ -340,9 +340,11 @@ var (
 	errAgentAnew   = errors.New("its agent started anew before all of it was sent")
 )
 
-// blameless reports whether a move that ended so might have ended well.
+// blameless reports whether a move that ended so might have ended well. One whose
+// target did not come to it in time counts: what that node fetched for it is thrown
+// away, so the same move, tried again, may end so for ever.
 func blameless(err error) bool {
-	return errors.Is(err, errAgentAnew) || errors.Is(err, errNoTurn) || errors.Is(err, errMoveStopped) || errors.As(err, new(*UnlawfulError))
+	return errors.Is(err, errAgentAnew) || errors.Is(err, errMoveStopped) || errors.As(err, new(*UnlawfulError))
 }
 
 // bound is the context of a move: it ends when the ledger has decided, when the

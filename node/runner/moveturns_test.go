@@ -132,6 +132,13 @@ func TestWhoseFaultItWasThatAMoveEnded(t *testing.T) {
 			})
 			return b.sent(nil)
 		}, true},
+		"its target is not there in time": {func(b *bed, o *other) placement.TaskID {
+			b.change = func(c *runner.Config) { c.Moves, c.MoveWithin = never{o}, 20*time.Second }
+			b.agent()
+			id := b.sent(nil)
+			b.pass(20 * time.Second)
+			return id
+		}, false},
 		"its agent starts anew": {func(b *bed, _ *other) placement.TaskID {
 			b.world.OnMove(func(ctx context.Context, _ string, _ placement.TaskID) error { <-ctx.Done(); return ctx.Err() })
 			id := b.sent(nil)
@@ -176,3 +183,8 @@ func TestTheTimeToRunGoesOnAfterAMove(t *testing.T) {
 		}
 	})
 }
+
+// never is a node that does not come to take anything in.
+type never struct{ *other }
+
+func (never) Ready(context.Context, placement.Task) (bool, error) { return false, nil }
