@@ -184,6 +184,49 @@ func TestTheTimeToRunGoesOnAfterAMove(t *testing.T) {
 	})
 }
 
+// An agent that was killed after the task went on here, and before it kept since
+// when it runs, reads that in the next view.
+func TestTheTimeToRunSurvivesAnAgentKilledAtTheSwitch(t *testing.T) {
+	run(t, func(b *bed) {
+		full := &fullDisk{Store: b.store}
+		b.store = full
+		b.moves()
+		b.agent()
+		id := b.received(func(w *runner.Want) { w.Job.Spec.MaxRuntime = placement.Duration(time.Hour) })
+		full.is = true // nothing is kept from here on
+		b.region.commit(func() {
+			w := b.region.tasks[id]
+			w.Task.Status, w.Task.StartedAt, w.Task.RunsSince = placement.TaskRunning, time.Now(), time.Now().Add(-50*time.Minute)
+		})
+		b.pass(time.Second)
+		b.kill()
+		full.is = false
+		b.region.isolate()
+		b.agent()
+		b.pass(time.Minute) // it has taken up what it found
+		b.region.commit(func() { b.region.cut = false })
+		b.pass(5 * time.Minute)
+		b.runs(id)
+		b.pass(5 * time.Minute)
+		if s := b.status(id); s.Status != placement.TaskStopped || !strings.Contains(s.Reason, "max_runtime") {
+			t.Errorf("it is %+v", s)
+		}
+	})
+}
+
+// fullDisk keeps nothing while it is full.
+type fullDisk struct {
+	runner.Store
+	is bool
+}
+
+func (f *fullDisk) Save(rec runner.Record) error {
+	if f.is {
+		return errors.New("no space left on the device")
+	}
+	return f.Store.Save(rec)
+}
+
 // never is a node that does not come to take anything in.
 type never struct{ *other }
 

@@ -110,6 +110,7 @@ func (t *task) decide(v verdict) {
 // followMove reads in a committed view where a move of the task stands. The
 // caller holds mu.
 func (r *Runner) followMove(ctx context.Context, index uint64, want Want, t *task) {
+	r.followRunsSince(want, t)
 	m := t.rec.Move
 	switch {
 	case m == nil:
@@ -123,8 +124,22 @@ func (r *Runner) followMove(ctx context.Context, index uint64, want Want, t *tas
 	case m.Away && (want.MovesTo == nil || want.MovesTo.ID != m.With):
 		t.decide(here)
 	case !m.Away && !want.Task.StartedAt.IsZero():
-		t.rec.RunsSince = want.Task.RunsSince
 		t.decide(here)
+	}
+}
+
+// followRunsSince takes from a view since when a task runs that was moved here. It
+// never changes, and every view may be the first that has it: an agent may have
+// been killed before it kept it. The caller holds mu.
+func (r *Runner) followRunsSince(want Want, t *task) {
+	since := want.Task.RunsSince
+	if since.IsZero() || since.Equal(t.rec.RunsSince) {
+		return
+	}
+	t.rec.RunsSince = since
+	if !t.runEnds.IsZero() {
+		t.setRunEnds()
+		r.poke()
 	}
 }
 

@@ -303,17 +303,23 @@ func (r *Runner) running(ctx context.Context, t *task, h Handle, since time.Time
 	if t.rec.StartedAt.IsZero() {
 		t.rec.StartedAt = since
 	}
-	if most := time.Duration(t.rec.MaxRuntime); most > 0 {
-		began := t.rec.StartedAt
-		if !t.rec.RunsSince.IsZero() {
-			began = t.rec.RunsSince
-		}
-		t.runEnds = time.Now().Add(most - time.Since(began))
+	if t.rec.MaxRuntime > 0 {
+		t.setRunEnds()
 		r.poke()
 	}
 	r.mu.Unlock()
 	r.report(t, placement.TaskRunning, "")
 	r.carryOut(ctx, t)
+}
+
+// setRunEnds bounds the time of a task that has a max_runtime, which began where
+// the task did. The caller holds mu.
+func (t *task) setRunEnds() {
+	began := t.rec.StartedAt
+	if !t.rec.RunsSince.IsZero() {
+		began = t.rec.RunsSince
+	}
+	t.runEnds = time.Now().Add(time.Duration(t.rec.MaxRuntime) - time.Since(began))
 }
 
 // ended notes how the task ended.
