@@ -356,7 +356,7 @@ func (r *Runner) bound(ctx context.Context, t *task) (way context.Context, stall
 	r.mu.Lock()
 	decided := t.move.decided
 	t.move.hurry = func() { cancel(errMoveStopped) }
-	stopped := t.stop != ""
+	stopped := t.stop != "" || t.dead // it may have ended before there was a hurry
 	r.mu.Unlock()
 	if stopped {
 		cancel(errMoveStopped)

@@ -24,7 +24,7 @@ func (r *Runner) turn(ctx context.Context, t *task, turns chan struct{}, why str
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r.mu.Lock()
-	decided, stopped := t.move.decided, t.stop != ""
+	decided, stopped := t.move.decided, t.stop != "" || t.dead
 	t.move.hurry = func() { cancel(errMoveStopped) }
 	r.mu.Unlock()
 	if stopped {

@@ -231,3 +231,48 @@ func (f *fullDisk) Save(rec runner.Record) error {
 type never struct{ *other }
 
 func (never) Ready(context.Context, placement.Task) (bool, error) { return false, nil }
+
+// A task that ends in the first moment of its move is not held back by what the
+// move would wait for.
+func TestAnEndIsToldThoughItsMoveHadNotBegunToWait(t *testing.T) {
+	for name, out := range map[string]int{"its turn": 1, "the other node": 2} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(b *bed) {
+				ends := &endsEarly{Driver: b.world.Driver(), world: b.world, id: job.Task(1, 1)}
+				o := b.moves()
+				b.change = func(c *runner.Config) {
+					c.Moves, c.MovesOut, c.Drivers = never{o}, out, map[string]runner.Driver{"fake": ends}
+				}
+				b.agent()
+				b.movesTo(0)
+				if ended := b.movesTo(1); ended != ends.id || !ends.done {
+					t.Fatalf("%s did not end as it was to", ended)
+				}
+				b.pass(10 * time.Second)
+				o.mu.Lock()
+				defer o.mu.Unlock()
+				if len(o.ends) == 0 || o.ends[0].Commit {
+					t.Errorf("its move is not given up: %+v", o.ends)
+				}
+			})
+		})
+	}
+}
+
+// endsEarly has a task end right after it was asked whether it can be moved.
+type endsEarly struct {
+	*fake.Driver
+	world *fake.World
+	id    placement.TaskID
+	done  bool
+}
+
+func (e *endsEarly) CanMove(ctx context.Context, h runner.Handle) ([]string, error) {
+	why, err := e.Driver.CanMove(ctx, h)
+	if h.Task == e.id {
+		e.done = true
+		e.world.Finish(h.Task, 0)
+		time.Sleep(time.Second) // of virtual time: the agent hears of it
+	}
+	return why, err
+}
