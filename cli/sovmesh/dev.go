@@ -82,10 +82,12 @@ func (p *program) devConfig() devmesh.Config {
 	cfg.Program = version
 	cfg.Progress = func(line string) { fmt.Fprintln(p.err, clean(line)) }
 	try, rules := newProber(), devTasks()
+	images := workloadRules{images: rules.share}
+	cfg.Inputs = func(c node.Config) runner.Inputs { return images.inputs(filepath.Join(c.Data, "inputs")) }
 	cfg.Drivers = func(c node.Config, _ devmesh.Dialer) (map[string]runner.Driver, error) {
 		// The mesh ends what the drivers keep.
 		deps, _, err := compose(c, &sockets{}, composition{gpus: "none", log: slog.New(slog.DiscardHandler), now: p.now, stopTasks: true, tasks: rules,
-			workloads: workloadRules{images: rules.share}, probe: try})
+			workloads: images, probe: try})
 		return deps.Drivers, err
 	}
 	return cfg

@@ -2,10 +2,16 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/sovmesh/sovmesh/node"
+	"github.com/sovmesh/sovmesh/placement"
 )
 
 // A mesh that was killed leaves its contexts behind: the next one takes them
@@ -51,4 +57,23 @@ func TestContextsOfAKilledMeshAreTakenOver(t *testing.T) {
 		t.Errorf("%d contexts are left, expected those of the other two", count())
 	}
 	_ = cmd.Wait() // killed
+}
+
+// Files that jobs need are taken from where a developer has them.
+func TestADevNodeHasInputs(t *testing.T) {
+	dir, text := t.TempDir(), []byte("a model")
+	source := filepath.Join(dir, "model")
+	if err := os.WriteFile(source, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", dir)
+	p := newBench(t).program(&bytes.Buffer{}, &bytes.Buffer{})
+	inputs := p.devConfig().Inputs(node.Config{Data: t.TempDir()})
+	at, err := inputs.Lay(t.Context(), "task", "tenant", []placement.Input{{Name: "m", Digest: fmt.Sprintf("sha256:%x", sha256.Sum256(text)), Source: source}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(at, "m")); err != nil || !bytes.Equal(got, text) {
+		t.Errorf("the task has %q, %v", got, err)
+	}
 }

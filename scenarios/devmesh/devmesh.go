@@ -53,6 +53,8 @@ type Config struct {
 	Memory placement.Bytes
 	// Drivers makes the drivers of one node; models dials its model servers.
 	Drivers func(cfg node.Config, models Dialer) (map[string]runner.Driver, error)
+	// Inputs, if set, is where a node has the files from that jobs name by digest.
+	Inputs func(cfg node.Config) runner.Inputs
 	// Tune, if set, changes a node's configuration before it is used.
 	Tune func(*node.Config)
 	// Severable lets [Mesh.Cut] and [Mesh.Kill] work. It costs speed: packets

@@ -12,8 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sovmesh/sovmesh/node"
 	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/node/driver/process"
+	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/placement/residency"
 )
@@ -109,8 +111,17 @@ func submitAndWait(t *testing.T, c *api.Client, text string) (placement.Job, str
 
 // TestRealSocketsAndProcesses starts two regions on loopback, runs real
 // processes here and across the border, stops everything and starts it again.
+// shelf tells every task what it was asked for, and has nothing.
+type shelf struct{}
+
+func (shelf) Lay(_ context.Context, id placement.TaskID, _ placement.TenantID, inputs []placement.Input) (string, error) {
+	return "", &runner.StartError{Task: id, Reason: "there is no " + inputs[0].Name}
+}
+func (shelf) Drop(placement.TaskID) error { return nil }
+
 func TestRealSocketsAndProcesses(t *testing.T) {
 	cfg := DefaultConfig()
+	cfg.Inputs = func(node.Config) runner.Inputs { return shelf{} }
 	cfg.Regions, cfg.Nodes, cfg.Dir = regionsOf(t, "fra-1:FR,ber-1:DE"), 2, t.TempDir()
 	m, end := running(t, cfg)
 	fr := clientOf(t, m.Access(m.Nodes("fra-1")[1]))
@@ -122,6 +133,12 @@ func TestRealSocketsAndProcesses(t *testing.T) {
 	job, out = submitAndWait(t, fr, `{kind: process, residency: DE, command: [/bin/echo, there]}`)
 	if job.Status != placement.JobComplete || job.Region != "ber-1" || out != "there\n" {
 		t.Errorf("a job tagged DE: %s in %q (%s), output %q", job.Status, job.Region, job.Reason, out)
+	}
+
+	needs := `inputs: [{name: model, digest: "sha256:` + strings.Repeat("0", 64) + `", source: /images/model}]`
+	poor, _ := submitAndWait(t, fr, `{kind: process, residency: FR, command: [/bin/true], `+needs+`}`)
+	if poor.Status != placement.JobFailed || !strings.Contains(poor.Reason, "there is no model") {
+		t.Errorf("a job that needs a file is %s: %s", poor.Status, poor.Reason)
 	}
 
 	long, err := fr.Submit(t.Context(), jobOf(t, `{kind: process, type: service, residency: FR, command: [/bin/sleep, "3600"]}`), api.SubmitOptions{})

@@ -124,11 +124,15 @@ func (n *Node) deps(c node.Config) (node.Deps, error) {
 	if err != nil {
 		return node.Deps{}, fmt.Errorf("node %s: %w", n.Name, err)
 	}
+	var inputs runner.Inputs
+	if n.mesh.cfg.Inputs != nil {
+		inputs = n.mesh.cfg.Inputs(c)
+	}
 	return node.Deps{
 		Socket: n.socket, HTTP: n.http, Models: models, Dial: n.mesh.Dial(n.Region), Drivers: drivers,
-		GPUs: gpu.Fixed(pretended),
-		Log:  slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: n.mesh.cfg.Level})),
-		Now:  time.Now, StopTasksOnExit: true,
+		GPUs: gpu.Fixed(pretended), Inputs: inputs,
+		Log: slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: n.mesh.cfg.Level})),
+		Now: time.Now, StopTasksOnExit: true,
 	}, nil
 }
 
