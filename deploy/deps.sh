@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What the tests need of the machine besides Go. On Debian and Ubuntu, as root,
+# What the tests and the README's examples need of the machine besides Go. On Debian and Ubuntu, as root,
 # what is missing is installed: no daemon is started by it, no rule of the network
 # changed, and the kernel for guests is unpacked beside the system, so that the
 # machine boots as it did. Elsewhere what is missing is named, and the tests that
 # need it skip. It is quick where all is there.
 set -euo pipefail
 programs=(dockerd:docker.io podman:podman runc:runc nft:nftables ip:iproute2 qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils
-	mmdebstrap:mmdebstrap mke2fs:e2fsprogs ssh:openssh-client cpio:cpio)
+	mmdebstrap:mmdebstrap mke2fs:e2fsprogs ssh:openssh-client cpio:cpio busybox:busybox-static)
 kernel=/usr/local/share/sovmesh/kernel
 export PATH=$PATH:/usr/sbin:/sbin
 

@@ -6,7 +6,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -49,6 +51,41 @@ func readAll(img v1.Image) error {
 		}
 	}
 	return nil
+}
+
+// The image of the README's examples is one, and the same each time.
+func TestTheImageOfTheScript(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the script makes images of Linux, with its tools")
+	}
+	dir := t.TempDir()
+	program := filepath.Join(dir, "program")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var digests []string
+	for _, name := range []string{"one", "two"} {
+		if said, err := exec.Command("../../../deploy/image.sh", filepath.Join(dir, name), program).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, said)
+		}
+		s := Source{Dirs: []string{dir}, Platform: v1.Platform{OS: "linux", Architecture: runtime.GOARCH}}
+		img, err := s.Open(t.Context(), LayoutPrefix+filepath.Join(dir, name), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer img.Close()
+		if err := readAll(img.Image); err != nil {
+			t.Error(err)
+		}
+		config, err := img.ConfigFile()
+		if err != nil || config.Architecture != runtime.GOARCH || len(config.Config.Env) != 1 {
+			t.Errorf("its configuration is %+v, %v", config, err)
+		}
+		digests = append(digests, img.Digest)
+	}
+	if digests[0] != digests[1] {
+		t.Errorf("made twice it has the digests %v", digests)
+	}
 }
 
 func TestImagesOnDisk(t *testing.T) {
