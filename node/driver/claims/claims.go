@@ -4,8 +4,9 @@
 // of user numbers, and what of the machine's own settings they share.
 //
 // The rule: what is claimed is written below one directory in memory that goes with
-// a boot, and belongs to a directory of the claimant's. Whoever finds that gone may
-// take the claim over, so that nothing has to be given back. Waits are bounded, and
+// a boot, and belongs to a directory of the claimant's. Whoever finds that gone, or
+// for long without anything in it, may take the claim over, so that nothing has to be
+// given back. Waits are bounded, and
 // an end of one says who was waited for. Drivers rely on it.
 package claims
 
@@ -137,8 +138,14 @@ func holder(f *os.File) string {
 	return unknown
 }
 
-// Block claims one of so many blocks for the owner, a directory of its own: the
-// one that it has, or else one that nobody has any more. The claim lies in dir.
+// Unasked is how long a claim is not asked for before another may have it: far above
+// what passes between an owner's asking and something of it in its directory.
+const Unasked = time.Hour
+
+// Block claims one of so many blocks for the owner, a directory of its own with
+// something in it for as long as a number of the block is in use: the one that it
+// has, or else one that nobody has any more, or else one that its owner uses for
+// nothing. The owner asks each time before it uses a number. The claim lies in dir.
 func Block(dir, owner string, blocks int) (int, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return 0, fmt.Errorf("claim a range of %s: %w", dir, err)
@@ -148,7 +155,7 @@ func Block(dir, owner string, blocks int) (int, error) {
 		return 0, err
 	}
 	defer unlock()
-	var free []int
+	var free, unused []int
 	sum := fnv.New64a()
 	_, _ = sum.Write([]byte(owner))
 	first := int(sum.Sum64() % uint64(blocks)) // the same after a boot, where nobody else has it
@@ -156,15 +163,22 @@ func Block(dir, owner string, blocks int) (int, error) {
 		n := (first + i) % blocks
 		switch has, err := os.ReadFile(filepath.Join(dir, strconv.Itoa(n))); {
 		case err == nil && string(has) == owner:
+			now := time.Now()
+			if err := os.Chtimes(filepath.Join(dir, strconv.Itoa(n)), now, now); err != nil {
+				return 0, fmt.Errorf("claim a range: %w", err)
+			}
 			return n, nil
 		case errors.Is(err, fs.ErrNotExist), err == nil && gone(string(has)):
 			free = append(free, n)
 		case err != nil:
 			return 0, fmt.Errorf("claim a range: %w", err)
+		case unusedBy(string(has), filepath.Join(dir, strconv.Itoa(n))):
+			unused = append(unused, n)
 		}
 	}
+	free = append(free, unused...)
 	if len(free) == 0 {
-		return 0, fmt.Errorf("claim a range: all %d of %s are other agents' on this machine", blocks, dir)
+		return 0, fmt.Errorf("claim a range: all %d of %s are in use by other agents on this machine", blocks, dir)
 	}
 	at := filepath.Join(dir, strconv.Itoa(free[0]))
 	if err := os.WriteFile(at+".new", []byte(owner), 0o600); err != nil {
@@ -179,4 +193,15 @@ func Block(dir, owner string, blocks int) (int, error) {
 func gone(owner string) bool {
 	_, err := os.Lstat(owner)
 	return errors.Is(err, fs.ErrNotExist)
+}
+
+// unusedBy reports whether the owner has nothing in its directory, and has not asked
+// for the claim of late.
+func unusedBy(owner, claim string) bool {
+	st, err := os.Stat(claim)
+	if err != nil || time.Since(st.ModTime()) < Unasked {
+		return false
+	}
+	within, err := os.ReadDir(owner)
+	return err == nil && len(within) == 0
 }

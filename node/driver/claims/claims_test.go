@@ -54,6 +54,53 @@ func TestBlocksAreTakenOnce(t *testing.T) {
 	}
 }
 
+// TestAnUnusedBlockIsTakenOver: of an owner that has nothing, and has not just asked.
+func TestAnUnusedBlockIsTakenOver(t *testing.T) {
+	dir, idle, busy, late := t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir()
+	if err := os.Mkdir(filepath.Join(busy, "task"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	age := func() {
+		t.Helper()
+		then := time.Now().Add(-2 * Unasked)
+		for _, n := range []string{"0", "1"} {
+			if err := os.Chtimes(filepath.Join(dir, n), then, then); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	take := func(owner string) int {
+		t.Helper()
+		n, err := Block(dir, owner, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	one, two := take(idle), take(busy)
+	age()
+	if got := take(idle); got != one || one == two {
+		t.Fatalf("it has %d, then %d; the other %d", one, got, two)
+	}
+	if n, err := Block(dir, late, 2); err == nil {
+		t.Errorf("one that has just asked may be about to use it, and another has %d", n)
+	}
+	age()
+	if got := take(late); got != one {
+		t.Errorf("a third has %d, which is in use", got)
+	}
+	if n, err := Block(dir, idle, 2); err == nil {
+		t.Errorf("whose block was taken over has %d", n)
+	}
+	age()
+	if err := os.Remove(filepath.Join(busy, "task")); err != nil {
+		t.Fatal(err)
+	}
+	if got := take(busy); got != two {
+		t.Errorf("who asks again has %d, and had %d", got, two)
+	}
+}
+
 // TestAQueueIsNoHang: a lock that goes from one to the next is waited for, however
 // long that takes, and one who does not let go is named.
 func TestAQueueIsNoHang(t *testing.T) {

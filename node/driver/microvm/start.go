@@ -259,7 +259,7 @@ func (d *Driver) machine(ctx context.Context, s runner.Spec, p pin, shares []qem
 	}
 	base, size := d.cfg.UIDs, 0
 	if base > 0 {
-		if base, size, err = d.cfg.Hold.Part("microvms", d.cfg.Dir, base, 1<<16); err != nil {
+		if base, size, err = d.cfg.Hold.Part("microvms", filepath.Join(d.cfg.Dir, "tasks"), base, 1<<16); err != nil {
 			return nil, cannot(err)
 		}
 	}

@@ -53,7 +53,9 @@ type Hold struct {
 const Parts = 64
 
 // Part is this agent's part of a range of users: the first, and how many. The range
-// is known by its name, the agent by a directory of its own.
+// is known by its name, the agent by a directory of its own, which has something in
+// it for as long as a number of the part is in use. It is asked for again before each
+// use: a part that was for nothing may have gone to another agent.
 func (h *Hold) Part(name, owner string, first, size int) (int, int, error) {
 	if h.Claims == "" || size < Parts || os.Geteuid() != 0 {
 		return first, size, nil

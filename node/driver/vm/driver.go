@@ -321,7 +321,7 @@ func (d *Driver) claimUser(ctx context.Context, id placement.TaskID) (int, error
 	base, size := d.cfg.UIDBase, 0
 	if base > 0 {
 		var err error
-		if base, size, err = d.cfg.Hold.Part("vms", d.cfg.Dir, base, 1<<16); err != nil {
+		if base, size, err = d.cfg.Hold.Part("vms", filepath.Join(d.cfg.Dir, "tasks"), base, 1<<16); err != nil {
 			return 0, err
 		}
 	}
