@@ -252,15 +252,17 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// discard removes the file of a segment that promised nothing.
+// discard removes the file of a segment that promised nothing. The one before says
+// so first: a file that it speaks of and that is not there has been lost.
 func (k *Keeper) discard(s *segment) {
 	if s == nil {
 		return
 	}
-	err := errors.Join(s.file.Close(), os.Remove(s.file.Name()))
-	if before := appendTo(k.cfg.Dir, s.seq-1, begunRecord(0)); !errors.Is(before, fs.ErrNotExist) {
-		err = errors.Join(err, before)
+	err := appendTo(k.cfg.Dir, s.seq-1, begunRecord(0))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
 	}
+	err = errors.Join(err, s.file.Close(), os.Remove(s.file.Name()))
 	if err != nil {
 		k.cfg.Logger.Warn("an unused file of receipts stays", "err", err)
 	}
