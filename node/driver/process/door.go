@@ -103,9 +103,7 @@ func (s *supervisor) attendDoor(conn *net.UnixConn, key string, places chan stru
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
-	started := make(chan *execution, 1)
-	s.tidings <- func() { started <- s.execute(conn, c, files) } // once the task has ended, for nobody
-	e := <-started
+	e := s.execute(conn, c, files)
 	if e == nil {
 		return
 	}

@@ -125,13 +125,13 @@ func TestAnInterruptReachesACommandOnATerminal(t *testing.T) {
 	_ = keys.Close()
 }
 
-var statusLines = regexp.MustCompile(`(?m)^(Uid|Gid|Groups|CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp|Seccomp_filters|NSpid):.*$`)
+var statusLines = regexp.MustCompile(`(?m)^(Uid|Gid|Groups|CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp|Seccomp_filters|NSpid|SigBlk):.*$|^Max open files.*$`)
 
 // TestAnExecutedCommandIsHeldAsTheTaskIs: the same namespaces, user, privileges,
 // filters and groups, and what no task can do it cannot do either.
 func TestAnExecutedCommandIsHeldAsTheTaskIs(t *testing.T) {
 	d := heldDriver(t, nil)
-	look := `for n in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$n; done; cat /proc/self/status; cat /proc/self/cgroup`
+	look := `for n in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$n; done; cat /proc/self/status /proc/self/limits; cat /proc/self/cgroup`
 	h := start(t, d, nil, shell(look+`; echo ready; sleep 1000`)...)
 	var own string
 	eventually(t, "the task has looked at itself", func() bool {
@@ -156,7 +156,7 @@ func TestAnExecutedCommandIsHeldAsTheTaskIs(t *testing.T) {
 		}
 		mine, its := statusLines.FindAllString(out, -1), statusLines.FindAllString(own, -1)
 		drop := func(s string) bool { return strings.HasPrefix(s, "NSpid") } // that is its number
-		if mine, its = slices.DeleteFunc(mine, drop), slices.DeleteFunc(its, drop); len(mine) < 10 || !slices.Equal(mine, its) {
+		if mine, its = slices.DeleteFunc(mine, drop), slices.DeleteFunc(its, drop); len(mine) < 12 || !slices.Equal(mine, its) {
 			t.Errorf("it is held by\n%s, the task by\n%s", mine, its)
 		}
 	}
@@ -341,6 +341,39 @@ func TestADoorIsOpenedByItsKey(t *testing.T) {
 	}
 	if info, err := os.Stat(d.dir(h.Task).path(doorKey)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the key: %v, %v", info, err)
+	}
+}
+
+// TestATaskThatStopsWhatIsStartedInItIsEnded: a command can be stopped before its
+// program begins, and that holds up nobody but who wants it.
+func TestATaskThatStopsWhatIsStartedInItIsEnded(t *testing.T) {
+	d := heldDriver(t, nil)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := start(t, d, nil, self, attackCommand, "stopall")
+	eventually(t, "it stops whatever there is", func() bool {
+		r, err := d.Logs(t.Context(), h, 0, false)
+		if err != nil {
+			return false
+		}
+		defer r.Close()
+		data, _ := io.ReadAll(r)
+		return strings.Contains(string(data), "ready")
+	})
+	for range 64 {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		_, _ = d.Exec(ctx, h, runner.ExecRequest{Command: []string{"true"}})
+		cancel()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := d.Stop(ctx, h, 0); err != nil {
+		t.Errorf("it is not ended: %v", err)
+	}
+	if left := marked("SOVMESH_TASK=" + string(h.Task)); len(left) != 0 {
+		t.Errorf("left: %v", left)
 	}
 }
 

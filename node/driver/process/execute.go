@@ -3,6 +3,7 @@
 package process
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -19,12 +20,15 @@ import (
 
 // execs are the commands that run in a task beside its own.
 type execs struct {
-	mu      sync.Mutex // held around a start, an end and a kill
+	starting sync.Mutex // held before mu, and by nobody that the task's end waits for
+	cell     *cell      // where they are started if the task is not held in; guarded by starting
+
+	mu      sync.Mutex // held around a copy, an end and a kill: never for as long as the task likes
 	running map[int]*execution
+	over    bool // the task ends, and nothing is started any more; guarded by mu
 	// starved is how often the kernel ended one for want of memory: those are not
 	// the task's own end. Guarded by mu.
 	starved int64
-	cell    *cell // where they are started if the task is not held in; owned by watch
 }
 
 // execution is one of them.
@@ -32,24 +36,29 @@ type execution struct {
 	pid    int
 	pidfd  int
 	conn   *net.UnixConn
+	told   bool          // the agent knows that it was started; guarded by execs.mu
+	exit   *runner.Exit  // how it ended; guarded by execs.mu
 	unsent bool          // it was killed because nobody wants it any more
 	over   chan struct{} // closed when it has ended
 }
 
+// errOver is that nothing is started any more.
+var errOver = errors.New("the task ends")
+
 // execute starts a command where the task is, and answers. Nil is that there is
-// none. It is called by watch, or after it, when nothing is started any more.
+// none. It is called by the door, and may take as long as the task's files do.
 func (s *supervisor) execute(conn *net.UnixConn, c call, files []*os.File) *execution {
 	refuse := func(reason, advice string) *execution {
 		_ = conn.SetWriteDeadline(time.Now().Add(callTimeout))
 		_ = send(conn, answer{Reason: reason, Advice: advice})
 		return nil
 	}
-	if s.over {
-		return refuse("the task ends", "")
-	}
 	if len(c.Command) == 0 || c.TTY == (len(files) == 3) {
 		return refuse("there is no command to run", "write one: sovmesh job exec ID -- /bin/program")
 	}
+	s.execs.starting.Lock()
+	copied := sync.OnceFunc(s.execs.starting.Unlock)
+	defer copied()
 	at := s.cell
 	if at == nil {
 		if s.execs.cell == nil {
@@ -86,19 +95,57 @@ func (s *supervisor) execute(conn *net.UnixConn, c call, files []*os.File) *exec
 		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: c.TTY, Pdeathsig: syscall.SIGKILL, PidFD: &e.pidfd},
 	}
 	at.apply(attr.Sys)
-	s.execs.mu.Lock() // an end is not heard of before the start is known
-	defer s.execs.mu.Unlock()
-	if e.pid, err = s.forkMore(at, path, c.Command, attr); err != nil {
+	begun, err := s.bring(e, at, path, c.Command, attr)
+	copied()
+	if err == nil {
+		err = begun()
+	}
+	if errors.Is(err, errOver) {
+		return refuse(err.Error(), "")
+	}
+	if err != nil {
+		s.execs.kill(e)
 		return refuse(fmt.Sprintf("%s cannot be run: %v", path, err), "check that it is an executable for this machine, and that the task may have another process")
 	}
-	s.execs.running[e.pid] = e
-	_ = conn.SetWriteDeadline(time.Now().Add(callTimeout))
-	if c.TTY {
-		_ = send(conn, answer{Started: true}, master)
-	} else {
-		_ = send(conn, answer{Started: true})
-	}
+	s.execs.tell(e, master)
 	return e
+}
+
+// bring starts a command, which may not have begun its program by then: begun waits for that.
+func (s *supervisor) bring(e *execution, at *cell, path string, argv []string, attr *syscall.ProcAttr) (begun func() error, err error) {
+	s.execs.mu.Lock() // an end is not heard of before the start is known
+	defer s.execs.mu.Unlock()
+	if s.execs.over {
+		return nil, errOver
+	}
+	if begun, err = s.forkMore(e, at, path, argv, attr); err == nil {
+		s.execs.running[e.pid] = e
+	}
+	return begun, err
+}
+
+// tell has the agent know that a command was started, and of its end if that has
+// come. The master is that of its terminal, or nil.
+func (x *execs) tell(e *execution, master *os.File) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e.told = true
+	var rights []*os.File
+	if master != nil {
+		rights = append(rights, master)
+	}
+	_ = e.conn.SetWriteDeadline(time.Now().Add(callTimeout))
+	_ = send(e.conn, answer{Started: true}, rights...)
+	if e.exit != nil {
+		_ = send(e.conn, answer{Exit: e.exit})
+	}
+}
+
+// shut has nothing started any more.
+func (x *execs) shut() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.over = true
 }
 
 // bareCell is a thread that starts commands of a task that is not held in: what
@@ -120,22 +167,29 @@ func bareCell() *cell {
 
 // forkMore starts a command inside all groups of the task, from its first instant
 // on: one that could not be put there is not started, for it would be under no limit.
-func (s *supervisor) forkMore(at *cell, path string, argv []string, attr *syscall.ProcAttr) (pid int, err error) {
+func (s *supervisor) forkMore(e *execution, at *cell, path string, argv []string, attr *syscall.ProcAttr) (begun func() error, err error) {
 	if s.group.v2 != "" {
 		fd, err := unix.Open(s.group.v2, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return 0, fmt.Errorf("open the task's group: %w", err)
+			return nil, fmt.Errorf("open the task's group: %w", err)
 		}
 		defer unix.Close(fd)
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, fd
 	}
-	lent := s.group.lend(at.tid, func() {
-		at.run(func() { pid, err = syscall.ForkExec(path, argv, attr) })
-	})
-	if lent != nil {
-		return 0, lent
+	begun = func() error { return nil }
+	fork := func() { e.pid, err = syscall.ForkExec(path, argv, attr) }
+	if copies(attr) {
+		fork = func() {
+			var u unborn
+			if u, err = bear(path, argv, attr, s.nofile); err == nil {
+				e.pid, e.pidfd, begun = u.pid, u.pidfd, u.begun
+			}
+		}
 	}
-	return pid, err
+	if lent := s.group.lend(at.tid, func() { at.run(fork) }); lent != nil {
+		return nil, lent
+	}
+	return begun, err
 }
 
 // openTerminal makes a pair in the devices that the calling thread sees, for a user.
@@ -184,8 +238,10 @@ func (x *execs) ended(pid int, status unix.WaitStatus, g *group) {
 			exit.OOM = true
 		}
 	}
-	_ = e.conn.SetWriteDeadline(time.Now().Add(time.Second))
-	_ = send(e.conn, answer{Exit: exit})
+	if e.exit = exit; e.told {
+		_ = e.conn.SetWriteDeadline(time.Now().Add(time.Second))
+		_ = send(e.conn, answer{Exit: exit})
+	}
 	_ = unix.Close(e.pidfd)
 	close(e.over)
 	_ = e.conn.SetReadDeadline(time.Unix(1, 0)) // nobody need wait for the agent's word any more

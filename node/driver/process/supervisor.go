@@ -136,7 +136,7 @@ type supervisor struct {
 	offAt     <-chan time.Time // when what it ran in is ended after that
 	failed    *ready           // the work could not be started after all
 	execs     execs            // the commands that run beside the task's own
-	over      bool             // the command has ended; owned by run
+	nofile    *unix.Rlimit     // of open files, as the command was started with
 }
 
 func (s *supervisor) say(r ready) {
@@ -198,7 +198,7 @@ func (s *supervisor) run() error {
 	s.setLease(s.spec.LeaseUntil)
 	s.obey()
 	status := s.watch()
-	s.over = true
+	s.execs.shut()
 	s.endRest()
 	s.settle(written)
 	s.finish(status)
@@ -251,6 +251,10 @@ func (s *supervisor) start() (*os.File, ready, error) {
 	if err != nil {
 		_ = r.Close()
 		return failed(err, fmt.Sprintf("%s cannot be run: %v", path, err), "check that it is an executable for this machine")
+	}
+	var files unix.Rlimit // Go gives what it starts another one than its own
+	if unix.Prlimit(s.pid, unix.RLIMIT_NOFILE, nil, &files) == nil {
+		s.nofile = &files
 	}
 	s.describe()
 	return r, ready{}, nil
