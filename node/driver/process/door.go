@@ -40,9 +40,22 @@ const (
 	callTimeout = 10 * time.Second
 )
 
+// Bounds of those who have not shown the key: how many are attended to at once, of
+// how many bytes what they show may be, and how long it may take. Others wait before
+// the door.
+const (
+	maxStrangers = 16
+	maxKey       = 64
+	keyTimeout   = 5 * time.Second
+)
+
+// opening is the first that an agent sends; what it asks for comes after it.
+type opening struct {
+	Key string `json:"key"`
+}
+
 // call is what an agent asks for.
 type call struct {
-	Key     string            `json:"key"`
 	Command []string          `json:"command"`
 	Env     map[string]string `json:"env,omitempty"`
 	TTY     bool              `json:"tty,omitempty"`
@@ -70,29 +83,36 @@ func (s *supervisor) openDoor() {
 		return
 	}
 	go func() {
-		places := make(chan struct{}, maxExecs)
+		places, strangers := make(chan struct{}, maxExecs), make(chan struct{}, maxStrangers)
 		for {
+			strangers <- struct{}{}
 			conn, err := l.Accept()
 			if err != nil {
+				<-strangers
 				if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
 					time.Sleep(100 * time.Millisecond)
 					continue
 				}
 				return
 			}
-			go s.attendDoor(conn.(*net.UnixConn), key, places)
+			go s.attendDoor(conn.(*net.UnixConn), key, strangers, places)
 		}
 	}()
 }
 
 // attendDoor is one connection's life.
-func (s *supervisor) attendDoor(conn *net.UnixConn, key string, places chan struct{}) {
+func (s *supervisor) attendDoor(conn *net.UnixConn, key string, strangers, places chan struct{}) {
 	defer conn.Close()
+	known := knows(conn, key)
+	<-strangers
+	if !known {
+		return
+	}
 	_ = conn.SetDeadline(time.Now().Add(callTimeout))
 	var c call
 	files, err := receive(conn, &c, maxCall)
 	defer closeAll(files)
-	if err != nil || subtle.ConstantTimeCompare([]byte(c.Key), []byte(key)) != 1 {
+	if err != nil {
 		return
 	}
 	select {
@@ -111,6 +131,15 @@ func (s *supervisor) attendDoor(conn *net.UnixConn, key string, places chan stru
 	_, _ = conn.Read(make([]byte, 1))
 	s.execs.kill(e) // the agent wants it no more, or has ended
 	<-e.over
+}
+
+// knows reports whether who connected shows the key.
+func knows(conn *net.UnixConn, key string) bool {
+	_ = conn.SetDeadline(time.Now().Add(keyTimeout))
+	var o opening
+	files, err := receive(conn, &o, maxKey)
+	closeAll(files)
+	return err == nil && subtle.ConstantTimeCompare([]byte(o.Key), []byte(key)) == 1
 }
 
 func closeAll(files []*os.File) {

@@ -39,9 +39,12 @@ func (d *Driver) Exec(ctx context.Context, h runner.Handle, req runner.ExecReque
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	p := &pipes{req: req}
 	defer p.close()
+	if err := send(conn, opening{Key: string(key)}); err != nil && ctx.Err() == nil {
+		return runner.Exit{}, fmt.Errorf("execute in task %s: %w", h.Task, err)
+	}
 	theirs, err := p.open()
 	if err == nil {
-		err = send(conn, call{Key: string(key), Command: req.Command, Env: req.Env, TTY: req.TTY, Columns: short(req.Size.Columns), Rows: short(req.Size.Rows)}, theirs...)
+		err = send(conn, call{Command: req.Command, Env: req.Env, TTY: req.TTY, Columns: short(req.Size.Columns), Rows: short(req.Size.Rows)}, theirs...)
 	}
 	closeAll(theirs)
 	var said answer

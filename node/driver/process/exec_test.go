@@ -329,9 +329,10 @@ func TestADoorIsOpenedByItsKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := send(conn.(*net.UnixConn), call{Key: key, Command: []string{"true"}}, r, w, w); err != nil {
+		if err := send(conn.(*net.UnixConn), opening{Key: key}); err != nil {
 			t.Fatal(err)
 		}
+		_ = send(conn.(*net.UnixConn), call{Command: []string{"true"}}, r, w, w) // it may have been shut by then
 		var said answer
 		if _, err := receive(conn.(*net.UnixConn), &said, maxCall); err == nil {
 			t.Errorf("with the key %q: %+v", key, said)
@@ -341,6 +342,41 @@ func TestADoorIsOpenedByItsKey(t *testing.T) {
 	}
 	if info, err := os.Stat(d.dir(h.Task).path(doorKey)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the key: %v, %v", info, err)
+	}
+}
+
+// TestADoorIsNotFilledByStrangers: who does not show the key waits outside once there
+// are some, and keeps the agent waiting for no longer than they may take.
+func TestADoorIsNotFilledByStrangers(t *testing.T) {
+	d := newDriver(t, t.TempDir(), nil)
+	h := start(t, d, nil, "sleep", "1000")
+	var c claim
+	if err := d.dir(h.Task).readJSON("claim", &c); err != nil {
+		t.Fatal(err)
+	}
+	sockets := func() (n int) {
+		all, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", c.PID))
+		for _, at := range all {
+			if to, _ := os.Readlink(at); strings.HasPrefix(to, "socket:") {
+				n++
+			}
+		}
+		return n
+	}
+	before := sockets()
+	for range maxStrangers + 8 {
+		conn, err := DialUnix(t.Context(), string(d.dir(h.Task)), doorSocket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	eventually(t, "some are let in", func() bool { return sockets() >= before+maxStrangers })
+	if n := sockets(); n > before+maxStrangers {
+		t.Errorf("%d strangers are let in, of whom %d may be", n-before, maxStrangers)
+	}
+	if _, exit, err := execute(t, d, h, runner.ExecRequest{}, "true"); err != nil || exit.Code != 0 {
+		t.Errorf("the agent: %+v, %v", exit, err)
 	}
 }
 

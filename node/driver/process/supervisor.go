@@ -137,6 +137,7 @@ type supervisor struct {
 	failed    *ready           // the work could not be started after all
 	execs     execs            // the commands that run beside the task's own
 	nofile    *unix.Rlimit     // of open files, as the command was started with
+	obeyAt    <-chan time.Time // when the orders are read again
 }
 
 func (s *supervisor) say(r ready) {
@@ -412,6 +413,8 @@ func (s *supervisor) watch() unix.WaitStatus {
 			s.kill()
 		case tell := <-s.tidings:
 			tell()
+		case <-s.obeyAt:
+			s.obey()
 		case <-s.offAt:
 			s.kill()
 		case who := <-s.deserted:
@@ -431,10 +434,16 @@ func (s *supervisor) watch() unix.WaitStatus {
 	}
 }
 
-// obey reads the orders.
+// obey reads the orders. Where there is no descriptor left to read them with, there
+// may be one soon, and nobody says again that there are some.
 func (s *supervisor) obey() {
 	var o orders
-	if ok, err := s.dir.readSlot("orders", &o); !ok || err != nil {
+	s.obeyAt = nil
+	ok, err := s.dir.readSlot("orders", &o)
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+		s.obeyAt = time.After(100 * time.Millisecond)
+	}
+	if !ok || err != nil {
 		return
 	}
 	s.setLease(o.LeaseUntil)
