@@ -185,8 +185,11 @@ func TestAnExecutedCommandIsHeldAsTheTaskIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/cgroup", c.PID))
+	if len(threads) == 0 {
+		t.Error("the supervisor's threads are not seen")
+	}
 	for _, at := range threads {
-		if data, _ := os.ReadFile(at); len(threads) == 0 || strings.Contains(string(data), "sovmesh-test") {
+		if data, _ := os.ReadFile(at); strings.Contains(string(data), "sovmesh-test") {
 			t.Errorf("a thread of the supervisor stayed in the task's groups:\n%s", data)
 		}
 	}
@@ -413,12 +416,29 @@ func TestATaskThatStopsWhatIsStartedInItIsEnded(t *testing.T) {
 	}
 }
 
-// FuzzReceive: whatever comes to a door is bounded and leaves no descriptor.
+// FuzzReceive: whatever comes to a door is bounded, and so are the files that come
+// along, none of which is left once the caller has closed what it was given.
 func FuzzReceive(f *testing.F) {
-	f.Add([]byte("\x00\x00\x00\x02{}"))
-	f.Add([]byte("\x00\x00\x00\x10{\"key\":\"a\"}     "))
-	f.Add([]byte("\xff\xff\xff\xff{}"))
-	f.Fuzz(func(t *testing.T, data []byte) {
+	f.Add(uint8(0), []byte("\x00\x00\x00\x02{}"))
+	f.Add(uint8(3), []byte("\x00\x00\x00\x10{\"key\":\"a\"}     "))
+	f.Add(uint8(5), []byte("\x00\x00\x00\x02{}"))
+	f.Add(uint8(2), []byte("\xff\xff\xff\xff{}"))
+	f.Add(uint8(4), []byte("\x00"))
+	handed, err := os.Create(filepath.Join(f.TempDir(), "handed"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = handed.Close() })
+	open := func() (n int) {
+		all, _ := filepath.Glob("/proc/self/fd/*")
+		for _, at := range all {
+			if to, _ := os.Readlink(at); to == handed.Name() {
+				n++
+			}
+		}
+		return n
+	}
+	f.Fuzz(func(t *testing.T, count uint8, data []byte) {
 		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -432,12 +452,24 @@ func FuzzReceive(f *testing.F) {
 			_ = file.Close()
 		}
 		defer ends[1].Close()
-		_, _ = ends[0].Write(data[:min(len(data), 4<<10)])
+		var along []int
+		for range count % 8 {
+			along = append(along, int(handed.Fd()))
+		}
+		var rights []byte
+		if len(along) > 0 {
+			rights = unix.UnixRights(along...)
+		}
+		_, _, _ = ends[0].(*net.UnixConn).WriteMsgUnix(data[:min(len(data), 4<<10)], rights, nil)
 		_ = ends[0].Close()
 		var c call
 		files, err := receive(ends[1].(*net.UnixConn), &c, maxCall)
-		if len(files) != 0 {
-			t.Errorf("files from nowhere: %v, %v", files, err)
+		if len(files) > min(len(along), 4) { // room for three is room for four
+			t.Errorf("%d files of %d: %v", len(files), len(along), err)
+		}
+		closeAll(files)
+		if n := open(); n != 1 {
+			t.Errorf("%d descriptors are left of %d that came along", n-1, len(along))
 		}
 	})
 }
