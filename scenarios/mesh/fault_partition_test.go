@@ -63,7 +63,7 @@ func TestGossipHealsAfterAMinute(t *testing.T) {
 		m := New(t, Region("fra-1", "FR", 3))
 		lost := m.follower("fra-1")
 		m.CutOff("fra-1", lost)
-		m.Within(10*time.Second, "it counts as unknown", func() bool { return m.contact("fra-1", lost) == placement.ContactUnknown })
+		m.Within(20*time.Second, "it counts as unknown", func() bool { return m.contact("fra-1", lost) == placement.ContactUnknown })
 		time.Sleep(60 * time.Second)
 		m.Heal()
 		m.Within(30*time.Second, "it counts as alive", func() bool { return m.contact("fra-1", lost) == placement.ContactAlive })

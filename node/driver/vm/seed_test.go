@@ -166,7 +166,7 @@ func TestWhatIsAskedForIsGivenOrRefused(t *testing.T) {
 		`disk "../x"`:                     func(s *runner.Spec) { s.Setup.Disks = []placement.Disk{{Name: "../x", Size: 1 << 20}} },
 		`disk "root"`:                     func(s *runner.Spec) { s.Setup.Disks = []placement.Disk{{Name: "root", Size: 1 << 20}} },
 		"has the digest":                  func(s *runner.Spec) { s.Setup.ImageDigest = "sha256:" + sum256(nil) },
-		"is not usable: it is not Y":      func(s *runner.Spec) { s.Setup.CloudInit = "#cloud-config\na: [\n" },
+		"it is not YAML":                  func(s *runner.Spec) { s.Setup.CloudInit = "#cloud-config\na: [\n" },
 	} {
 		s := runner.Spec{Task: testJob.Task(0, 1), Image: "./a.raw", Setup: &placement.Setup{}, Keep: func(runner.Handle) error { return nil }}
 		change(&s)
