@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"net"
 	"net/http"
 	"time"
 
@@ -25,7 +25,7 @@ func (s *Server) tunnel() (release func(), err error) {
 }
 
 // serviceCall reads the head of a connection, has it opened and carries it.
-func (s *Server) serviceCall(c *call, open func(ctx context.Context, head ServiceHead) (io.ReadWriteCloser, error)) error {
+func (s *Server) serviceCall(c *call, open func(ctx context.Context, head ServiceHead) (net.Conn, error)) error {
 	release, err := s.tunnel()
 	if err != nil {
 		return err
@@ -45,7 +45,7 @@ func (s *Server) serviceCall(c *call, open func(ctx context.Context, head Servic
 	if err != nil {
 		return c.ending(c.serviceProblem(err))
 	}
-	s.converse(ctx, cancel, c, conn, frames, true)
+	s.carryService(ctx, cancel, c, conn, frames)
 	return nil
 }
 
@@ -66,7 +66,7 @@ func (c *call) serviceProblem(err error) error {
 
 // callService is for the node of a task whose list names the service.
 func callService(s *Server, c *call) error {
-	return s.serviceCall(c, func(ctx context.Context, head ServiceHead) (io.ReadWriteCloser, error) {
+	return s.serviceCall(c, func(ctx context.Context, head ServiceHead) (net.Conn, error) {
 		return s.CallService(ctx, c.caller.Node, c.taskInPath(), c.r.PathValue("name"), head.Port)
 	})
 }
@@ -77,7 +77,7 @@ func serveTask(s *Server, c *call) error {
 	if err := s.fromVoter(c); err != nil {
 		return err
 	}
-	return s.serviceCall(c, func(ctx context.Context, head ServiceHead) (io.ReadWriteCloser, error) {
+	return s.serviceCall(c, func(ctx context.Context, head ServiceHead) (net.Conn, error) {
 		return s.cfg.Inside.Serve(ctx, c.taskInPath(), head.Tenant, head.Port)
 	})
 }
@@ -85,7 +85,7 @@ func serveTask(s *Server, c *call) error {
 // foreignService is for another region: the one that runs a job of ours, or the
 // home of a job that reaches for its tenant's services here.
 func foreignService(s *Server, c *call) error {
-	return s.serviceCall(c, func(ctx context.Context, head ServiceHead) (io.ReadWriteCloser, error) {
+	return s.serviceCall(c, func(ctx context.Context, head ServiceHead) (net.Conn, error) {
 		v, err := s.fresh(ctx)
 		if err != nil {
 			return nil, err

@@ -25,21 +25,17 @@ func (s *Server) reachHere(c *call, what string, head ReachHead, frames *frameRe
 	if err != nil {
 		return reachProblem(err)
 	}
-	s.converse(ctx, cancel, c, conn, frames, false)
+	s.converse(ctx, cancel, c, conn, frames)
 	return nil
 }
 
 // converse carries a session between its caller and a connection until either ends.
-// With open the caller is told that the connection is there before it says anything.
-func (s *Server) converse(ctx context.Context, cancel func(), c *call, conn io.ReadWriteCloser, frames *frameReader, open bool) {
+func (s *Server) converse(ctx context.Context, cancel func(), c *call, conn io.ReadWriteCloser, frames *frameReader) {
 	defer conn.Close()
 	// A task that goes on talking, or says nothing, does not keep a session whose
 	// caller has gone.
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	out := c.answerFrames()
-	if open {
-		_ = out.write(frameOut, nil) // the caller is gone: nobody to tell
-	}
 	pumped := c.pump(cancel, frames, connSink{conn})
 	_, err := io.Copy(out.as(frameOut), conn)
 	end := ReachEnd{}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
+	"sync/atomic"
 
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -26,7 +28,7 @@ func (r *Runner) Serve(ctx context.Context, id placement.TaskID, tenant placemen
 	if err != nil {
 		return nil, err
 	}
-	s := &servedConn{Conn: conn, r: r, task: t}
+	s := newServedConn(r, t, conn)
 	r.mu.Lock()
 	over, status := t.over(), t.rec.Status
 	if !over {
@@ -43,15 +45,42 @@ func (r *Runner) Serve(ctx context.Context, id placement.TaskID, tenant placemen
 	return s, nil
 }
 
-// servedConn is known to its task while it is open.
+// servedConn is known to its task while it is open. One that ends before both of its
+// ends have said so is reset, where the connection can be, and so is one whose agent
+// dies: the service does not take half a request for a whole one.
 type servedConn struct {
 	net.Conn
-	r    *Runner
-	task *task
+	r     *Runner
+	task  *task
+	heard atomic.Bool // the service has ended what it says
+	told  atomic.Bool // it was told the end of what it hears
+}
+
+func newServedConn(r *Runner, t *task, conn net.Conn) *servedConn {
+	s := &servedConn{Conn: conn, r: r, task: t}
+	s.linger(0)
+	return s
+}
+
+func (s *servedConn) linger(seconds int) {
+	if c, ok := s.Conn.(interface{ SetLinger(int) error }); ok {
+		_ = c.SetLinger(seconds) // it is gone already
+	}
+}
+
+func (s *servedConn) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	if errors.Is(err, io.EOF) {
+		s.heard.Store(true)
+	}
+	return n, err
 }
 
 // Close is idempotent, as is that of every connection.
 func (s *servedConn) Close() error {
+	if s.heard.Load() && s.told.Load() {
+		s.linger(-1)
+	}
 	s.r.mu.Lock()
 	delete(s.task.served, s)
 	s.r.mu.Unlock()
@@ -60,10 +89,15 @@ func (s *servedConn) Close() error {
 
 // CloseWrite ends one direction, where the connection can.
 func (s *servedConn) CloseWrite() error {
-	if half, ok := s.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
+	half, ok := s.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
 	}
-	return errors.ErrUnsupported
+	err := half.CloseWrite()
+	if err == nil {
+		s.told.Store(true)
+	}
+	return err
 }
 
 // unserve ends what other tasks have open to a task that is over.

@@ -279,7 +279,13 @@ func (a *attendant) carry(ctx context.Context, conn *net.TCPConn) {
 		return
 	}
 	defer context.AfterFunc(ctx, func() { _, _ = conn.Close(), far.Close() })()
-	join(conn, far)
+	// Whatever ends the connection but its two ends resets it, the death of this
+	// process too: half an answer is not taken for a whole one.
+	_ = conn.SetLinger(0)
+	if join(conn, far) {
+		_ = conn.SetLinger(-1)
+	}
+	_, _ = conn.Close(), far.Close()
 }
 
 // refuse ends a connection as one that was never wanted, and counts it.
@@ -297,22 +303,25 @@ func (a *attendant) refuse(conn *net.TCPConn, count bool) {
 	_ = conn.Close()
 }
 
-// join carries bytes both ways. The end of one direction is passed on as such; a
-// break ends both.
-func join(a, b net.Conn) {
-	one := func(to, from net.Conn) {
+// join carries bytes both ways until both ends have ended, or something broke. The
+// end of one direction is passed on as such; a break closes both. It reports whether
+// each end has told its own.
+func join(a, b net.Conn) bool {
+	one := func(to, from net.Conn) bool {
 		_, err := io.Copy(to, from)
 		half, can := to.(interface{ CloseWrite() error })
 		if err == nil && can && half.CloseWrite() == nil {
-			return
+			return true
 		}
 		_, _ = to.Close(), from.Close()
+		return false
 	}
 	var both sync.WaitGroup
-	both.Go(func() { one(a, b) })
-	one(b, a)
+	var back bool
+	both.Go(func() { back = one(a, b) })
+	there := one(b, a)
 	both.Wait()
-	_, _ = a.Close(), b.Close()
+	return there && back
 }
 
 // meant is the address that a connection was made to, before it was led to us.

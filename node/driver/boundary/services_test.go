@@ -213,6 +213,37 @@ func TestServicesAfterARestartOfTheAgent(t *testing.T) {
 	}
 }
 
+// breaks is a service whose node is lost in the middle of an answer.
+type breaks struct {
+	net.Conn
+	said bool
+}
+
+func (b *breaks) Read(p []byte) (int, error) {
+	if b.said {
+		return 0, io.ErrUnexpectedEOF
+	}
+	b.said = true
+	return copy(p, "half"), nil
+}
+
+func (b *breaks) Write(p []byte) (int, error) { return len(p), nil }
+func (b *breaks) CloseWrite() error           { return nil }
+
+// A task does not take half an answer for a whole one.
+func TestAServiceThatBreaksOffIsReset(t *testing.T) {
+	w := newWorld(t)
+	n, p := w.services("a.b/0.1", "service:db")
+	w.b.Serve(n.Task, p.Services, func(context.Context, string, int) (net.Conn, error) {
+		near, far := net.Pipe()
+		_ = far.Close()
+		return &breaks{Conn: near}, nil
+	})
+	if got, err := w.talk(n, "198.19.0.1:80", "all"); err == nil {
+		t.Errorf("an answer that broke off ends as a whole one: %q", got)
+	}
+}
+
 // One task cannot have as many connections as it likes.
 func TestConnectionsToServicesAreBounded(t *testing.T) {
 	w := newWorld(t)
