@@ -234,7 +234,10 @@ func (s *Server) tryReplica(ctx context.Context, v *state.View, w seeker, r repl
 
 // lawfulService judges both directions between a task and one replica.
 func (s *Server) lawfulService(ctx context.Context, v *state.View, w seeker, r replica) error {
-	law := v.Law(residency.DateOf(s.now()))
+	law, own := v.Law(residency.DateOf(s.now())), ""
+	if n := v.Node(s.cfg.Self); n != nil {
+		own = n.Site
+	}
 	from := w.via // where the task's bytes come from, and the answers go
 	if from == nil {
 		from = v.Self()
@@ -249,7 +252,11 @@ func (s *Server) lawfulService(ctx context.Context, v *state.View, w seeker, r r
 	if r.region != nil {
 		back.From = r.region
 	}
+	end := w.via == nil && w.node == s.cfg.Self || r.node != nil && r.node.ID == s.cfg.Self
 	for what, x := range map[string]placement.Crossing{"what the job says": to, "what the service answers": back} {
+		if !end { // the bytes pass this node, wherever it stands
+			x.Via, x.ViaSite = v.Self(), own
+		}
 		if ruling := x.Judge(); !ruling.Permitted() {
 			return s.unlawful(what, ruling.Decision)
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +30,7 @@ type callers struct {
 }
 
 // newCallers is a mesh whose jobs may say what processes may. Only Germany has GPUs.
+// The eighth node stands at the site edge, those before it in the hall.
 func newCallers(t *testing.T, nodes int) *callers {
 	c := &callers{way: map[string]runner.Connector{}}
 	watch := func(h *host) {
@@ -41,6 +43,9 @@ func newCallers(t *testing.T, nodes int) *callers {
 	}
 	fr, de, us := Region("fra-1", "FR", nodes), Region("ber-1", "DE", 2), Region("iad-1", "US", 1)
 	de.GPUs = []placement.Device{h200, h200, h200, h200}
+	if nodes == 8 {
+		fr.Sites = append(slices.Repeat([]string{"hall"}, 7), "edge")
+	}
 	for _, s := range []*Spec{&fr, &de, &us} {
 		s.Processes, s.Machine = true, watch
 	}
@@ -141,6 +146,10 @@ func TestAServiceInAListIsReachedWithinARegion(t *testing.T) {
 		if _, err := c.connect("theirs", "db", 7); api.CodeOf(err) != api.CodeNotRunning {
 			t.Errorf("another tenant's service: %v", err)
 		}
+		// What passes a node on its way is at that node's site.
+		c.runs(fr, "edge-db", `"residency":"FR,!site:hall","node":"n8",`+portSeven)
+		c.runs(fr, "edge", `"residency":"FR,!site:hall","node":"n8",`+lists("edge-db"))
+		c.refused("edge", "edge-db", fake.EchoPort, "residency.")
 		// A node connects no task but its own, and only for one that the region runs.
 		liar := c.rogue(c.stolen("fra-1", "n4"), outside(1))
 		defer liar.stop()
