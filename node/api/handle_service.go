@@ -12,33 +12,19 @@ import (
 	"github.com/sovmesh/sovmesh/placement"
 )
 
-// maxServices bounds the connections to services that go through one node.
-const maxServices = 4096
-
-// tunnel takes one of the places for connections to services.
-func (s *Server) tunnel() (release func(), err error) {
-	if s.tunnels.Add(1) > maxServices {
-		s.tunnels.Add(-1)
-		return nil, newProblem(http.StatusTooManyRequests, "streams.full", "too many connections to services at once on this node", "ask again in a moment").retry(time.Second)
+// serviceCall reads the head of a connection, has it opened and carries it. whose
+// says who pays for its place.
+func (s *Server) serviceCall(c *call, whose func(head ServiceHead) []share, open func(ctx context.Context, head ServiceHead) (net.Conn, error)) error {
+	frames := &frameReader{r: c.r.Body}
+	head, err := s.serviceHead(c, frames)
+	if err != nil {
+		return err
 	}
-	return func() { s.tunnels.Add(-1) }, nil
-}
-
-// serviceCall reads the head of a connection, has it opened and carries it.
-func (s *Server) serviceCall(c *call, open func(ctx context.Context, head ServiceHead) (net.Conn, error)) error {
-	release, err := s.tunnel()
+	release, err := s.tunnels.take(whose(head)...)
 	if err != nil {
 		return err
 	}
 	defer release()
-	frames := &frameReader{r: c.r.Body}
-	var head ServiceHead
-	if err := c.firstFrame(frames, &head); err != nil {
-		return err
-	}
-	if err := head.validate(); err != nil {
-		return err
-	}
 	ctx, cancel := context.WithCancel(c.r.Context())
 	defer cancel()
 	conn, err := open(ctx, head)
@@ -47,6 +33,19 @@ func (s *Server) serviceCall(c *call, open func(ctx context.Context, head Servic
 	}
 	s.carryService(ctx, cancel, c, conn, frames)
 	return nil
+}
+
+// serviceHead reads the head. Of those that have not sent theirs there are few.
+func (s *Server) serviceHead(c *call, frames *frameReader) (head ServiceHead, err error) {
+	release, err := s.tunnels.take(share{"head", maxServiceHeads})
+	if err != nil {
+		return head, err
+	}
+	defer release()
+	if err := c.firstFrame(frames, &head); err != nil {
+		return head, err
+	}
+	return head, head.validate()
 }
 
 // serviceProblem is why a service was not reached, as the asking side may know it:
@@ -66,7 +65,8 @@ func (c *call) serviceProblem(err error) error {
 
 // callService is for the node of a task whose list names the service.
 func callService(s *Server, c *call) error {
-	return s.serviceCall(c, func(ctx context.Context, head ServiceHead) (net.Conn, error) {
+	whose := func(ServiceHead) []share { return ofTenant(s.tenantOf(c.caller.Node, c.taskInPath())) }
+	return s.serviceCall(c, whose, func(ctx context.Context, head ServiceHead) (net.Conn, error) {
 		return s.CallService(ctx, c.caller.Node, c.taskInPath(), c.r.PathValue("name"), head.Port)
 	})
 }
@@ -77,7 +77,8 @@ func serveTask(s *Server, c *call) error {
 	if err := s.fromVoter(c); err != nil {
 		return err
 	}
-	return s.serviceCall(c, func(ctx context.Context, head ServiceHead) (net.Conn, error) {
+	whose := func(head ServiceHead) []share { return ofTenant(head.Tenant) }
+	return s.serviceCall(c, whose, func(ctx context.Context, head ServiceHead) (net.Conn, error) {
 		return s.cfg.Inside.Serve(ctx, c.taskInPath(), head.Tenant, head.Port)
 	})
 }
@@ -85,7 +86,8 @@ func serveTask(s *Server, c *call) error {
 // foreignService is for another region: the one that runs a job of ours, or the
 // home of a job that reaches for its tenant's services here.
 func foreignService(s *Server, c *call) error {
-	return s.serviceCall(c, func(ctx context.Context, head ServiceHead) (net.Conn, error) {
+	whose := func(ServiceHead) []share { return ofRegion(c.caller.Region) }
+	return s.serviceCall(c, whose, func(ctx context.Context, head ServiceHead) (net.Conn, error) {
 		v, err := s.fresh(ctx)
 		if err != nil {
 			return nil, err

@@ -183,7 +183,7 @@ type Server struct {
 	quic    http.Handler
 	openapi []byte
 	streams chan struct{} // one place for each stream
-	tunnels atomic.Int64  // connections to services that go through here
+	tunnels places        // of connections to services that go through here
 	turn    atomic.Uint64 // counts them, for those that are as near as others
 	reads   auditReads
 	ahead   ahead
