@@ -140,7 +140,7 @@ func (n *Node) buildWork() (err error) {
 	cfg.Assignments, cfg.Reporter, cfg.Noter = n.ledger, n.ledger, n.ledger
 	cfg.Gate = runner.Gates(runner.ClockGate(maxSkew), n.lawful, n.devices.sound)
 	cfg.Moves, cfg.MovesOut, cfg.MovesIn = moves{n}, n.cfg.Moves, n.cfg.Moves
-	cfg.Resolve, cfg.Connect = n.standsFor, services{n}.Connect
+	cfg.Resolve, cfg.Connect = n.standsFor, (&services{n: n}).Connect
 	cfg.StopOnExit = n.deps.StopTasksOnExit
 	cfg.Secrets, cfg.SecretsDir = n.secrets, n.secretsDir()
 	cfg.Inputs = n.deps.Inputs
