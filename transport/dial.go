@@ -15,11 +15,12 @@ import (
 )
 
 // poolKey tells apart what must not share a connection: two classes, two
-// addresses, or two expectations of who is there.
+// addresses, two expectations of who is there, or requests and what lasts.
 type poolKey struct {
-	class identity.Class
-	addr  string
-	id    identity.ID
+	class   identity.Class
+	addr    string
+	id      identity.ID
+	lasting bool
 }
 
 // dialing is a connection that is there or on its way. Those who want it wait
@@ -39,7 +40,7 @@ func (d *dialing) usable(now time.Time) bool {
 
 // connect gives a pooled connection to the peer, or a fresh one; concurrent
 // callers share one dial. fresh reports whether this call waited for a dial.
-func (e *Endpoint) connect(ctx context.Context, class identity.Class, p Peer) (d *dialing, fresh bool, err error) {
+func (e *Endpoint) connect(ctx context.Context, class identity.Class, p Peer, lasting bool) (d *dialing, fresh bool, err error) {
 	if err := e.permitClass(class, p); err != nil {
 		return nil, false, err
 	}
@@ -50,7 +51,7 @@ func (e *Endpoint) connect(ctx context.Context, class identity.Class, p Peer) (d
 	case <-ctx.Done():
 		return nil, false, context.Cause(ctx)
 	}
-	d, fresh, err = e.record(poolKey{class, p.Addr, p.ID})
+	d, fresh, err = e.record(poolKey{class, p.Addr, p.ID, lasting})
 	if err != nil {
 		return nil, false, err
 	}
@@ -216,9 +217,9 @@ func resolve(ctx context.Context, addr string) (*net.UDPAddr, error) {
 // could not be opened, or when stale says that what use met is a dead connection
 // which has done nothing with what use sent.
 func (e *Endpoint) openStream(ctx context.Context, class identity.Class, p Peer, stale func(error) bool, use func(*quic.Stream) error) (*quic.Conn, error) {
-	key := poolKey{class, p.Addr, p.ID}
+	key := poolKey{class, p.Addr, p.ID, false}
 	for attempt := 1; ; attempt++ {
-		d, fresh, err := e.connect(ctx, class, p)
+		d, fresh, err := e.connect(ctx, class, p, false)
 		if err != nil {
 			return nil, err
 		}

@@ -95,7 +95,7 @@ func (e *Endpoint) Do(ctx context.Context, p Peer, cargo Cargo, req *http.Reques
 		req.URL.Host = p.Addr
 	}
 	for attempt := 1; ; attempt++ {
-		d, fresh, err := e.connect(ctx, identity.ClassHTTP, p)
+		d, fresh, err := e.connect(ctx, identity.ClassHTTP, p, cargo.Lasting)
 		if err != nil {
 			return nil, err
 		}
@@ -113,7 +113,7 @@ func (e *Endpoint) Do(ctx context.Context, p Peer, cargo Cargo, req *http.Reques
 		if !isConnError(err) && d.conn.Context().Err() == nil {
 			return nil, fmt.Errorf("ask %s: %w", p.ID, err)
 		}
-		e.forget(poolKey{identity.ClassHTTP, p.Addr, p.ID}, d)
+		e.forget(poolKey{identity.ClassHTTP, p.Addr, p.ID, cargo.Lasting}, d)
 		if fresh || attempt == 2 || !rewind(req, sent.Load()) {
 			return nil, &UnreachableError{Peer: p, Class: identity.ClassHTTP, Err: err}
 		}

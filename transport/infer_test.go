@@ -239,7 +239,7 @@ func TestInferCutRequestIsSeen(t *testing.T) {
 		}
 		send := func(end func(*quic.Stream), body string) error {
 			ctx := ctxFor(t, 5*time.Second)
-			d, _, err := a.connect(ctx, identity.ClassInfer, b.peer())
+			d, _, err := a.connect(ctx, identity.ClassInfer, b.peer(), false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -316,7 +316,7 @@ func TestInferGarbageHeads(t *testing.T) {
 		for _, junk := range []string{"\x00\x00\x00\x00", string(huge), string(good[:10]), "GET / HTTP/1.1\r\n\r\n",
 			string(good[:4]) + "\x09" + string(good[5:])} {
 			ctx := ctxFor(t, 10*time.Second)
-			d, _, err := a.connect(ctx, identity.ClassInfer, b.peer())
+			d, _, err := a.connect(ctx, identity.ClassInfer, b.peer(), false)
 			if err != nil {
 				t.Fatal(err)
 			}
