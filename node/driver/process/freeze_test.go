@@ -49,8 +49,12 @@ func TestFreeze(t *testing.T) {
 				t.Fatal(err)
 			}
 			settled := soFar(t, d) // what it wrote before may still be read
-			for last := -1; last != settled; <-time.After(50 * time.Millisecond) {
-				last, settled = settled, soFar(t, d)
+			for same := 0; same < 20; <-time.After(50 * time.Millisecond) {
+				if now := soFar(t, d); now == settled {
+					same++
+				} else {
+					same, settled = 0, now
+				}
 			}
 			again := newDriver(t, dir, func(c *Config) { c.Cgroup = cgroup })
 			if !again.Frozen(h.Task) {
