@@ -200,12 +200,12 @@ func (b *bench) moves(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	still, err1 := got.of("Move", "ms-still/op")
-	qemu, err2 := got.of("Move", "ms-still-qemu/op")
+	idle, err1 := got.of("Move/idle", "ms-still/op")
+	writing, err2 := got.of("Move/writing", "ms-still/op")
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
-	b.report.add(Row{Name: "live migration, 512 MB guest: stands still", Nomad: "moves none", Reach: "150 ms", Measured: fmt.Sprintf("%.0f ms (by QEMU's own count %.0f ms)", still, qemu), Reached: still <= 150,
-		Figures: map[string]float64{"ms": still, "qemu_ms": qemu}, Note: "BenchmarkMove in node/driver/vm: a guest that writes to its memory, its disk mirrored, to and fro between two drivers of one machine; until it is told to go on at the target, without the region's decision in between; the mean"})
+	b.report.add(Row{Name: "live migration, 512 MB guest: stands still", Nomad: "moves none", Reach: "150 ms", Measured: fmt.Sprintf("%.0f ms (64 MiB of its memory written all the time: %.0f ms)", idle, writing), Reached: max(idle, writing) <= 150,
+		Figures: map[string]float64{"ms": idle, "writing_ms": writing}, Note: "BenchmarkMove in node/driver/vm: the whole standstill, its disk mirrored, to and fro between two drivers of one machine; until it is told to go on at the target, without the region's decision in between; the mean"})
 	return nil
 }
