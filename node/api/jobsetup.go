@@ -2,9 +2,7 @@ package api
 
 import (
 	"fmt"
-	"net/url"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -106,15 +104,6 @@ func (r *jobReader) setupField(name string, v residency.Value) (err error) {
 	return err
 }
 
-// workload is the kind of what is started for the job, and its image: an
-// inference job's are those of its server.
-func workload(s *placement.JobSpec) (placement.Kind, string) {
-	if s.Kind == placement.KindInference && s.Setup != nil && s.Setup.Server != nil {
-		return s.Setup.Server.Kind, s.Setup.Server.Image
-	}
-	return s.Kind, s.Image
-}
-
 // checkSetup looks at what these keys say together with others.
 func (r *jobReader) checkSetup(at func(string) residency.Value) error {
 	kind, image := workload(&r.spec)
@@ -144,63 +133,6 @@ func joinKinds(kinds []placement.Kind) string {
 	}
 	return strings.Join(words, " or ")
 }
-
-// checkImage looks at how the image of a kind is named, before any node does.
-func checkImage(kind placement.Kind, image string, s *placement.Setup, at func(string) residency.Value) error {
-	if image == "" {
-		return nil
-	}
-	where := at("image")
-	wanted := ""
-	if s != nil {
-		wanted = s.ImageDigest
-		if s.Server != nil {
-			where = at("server")
-		}
-	}
-	switch kind {
-	case placement.KindContainer, placement.KindMicroVM:
-		scheme, file, local := strings.Cut(image, ":")
-		if local && (scheme == "oci-archive" || scheme == "oci-layout") {
-			if !plainPath(file) {
-				return jobError(where, "write "+scheme+":/path/of/it, below the image directory of the node", "%s names no absolute path", quoteWord(image))
-			}
-			return nil
-		}
-		if !imageReference.MatchString(image) {
-			return jobError(where, "write registry.example/app@sha256:..., oci-archive:/path/image.tar or oci-layout:/path", "image cannot be %s", quoteWord(image))
-		}
-		if _, pinned, ok := strings.Cut(image, "@"); ok && wanted != "" && pinned != wanted {
-			return jobError(at("image_digest"), "write one digest", "image and image_digest name two digests")
-		}
-	case placement.KindVM:
-		switch u, err := url.Parse(image); {
-		case strings.HasPrefix(image, "/"):
-			if !plainPath(image) {
-				return jobError(where, "write the path as it is, without .. and //", "image cannot be %s", quoteWord(image))
-			}
-		case strings.Contains(image, "://"):
-			if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil {
-				return jobError(where, "write https://host/path", "image cannot be %s", quoteWord(image))
-			}
-			if wanted == "" {
-				return jobError(where, "add image_digest: sha256:... of the file", "an image from a URL needs the digest of its bytes")
-			}
-		case !catalogueName.MatchString(image):
-			return jobError(where, "write a name of the catalogue such as debian-12, a path below the node's image directory, or a URL with image_digest", "image cannot be %s", quoteWord(image))
-		}
-	}
-	return nil
-}
-
-// An image reference: registry and repository, with a tag or a digest.
-// https://github.com/opencontainers/distribution-spec
-var (
-	imageReference = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._:/-]{0,511}(@sha256:[0-9a-f]{64})?$`)
-	catalogueName  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
-	fileName       = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
-	digestWords    = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-)
 
 // plainPath reports whether a path is absolute and says what it means.
 func plainPath(p string) bool {
@@ -311,171 +243,6 @@ func fields(name, help string, v residency.Value, valid []string, read func(fiel
 		}
 	}
 	return nil
-}
-
-// hidden are places of a workload's own kernel, over which nothing is laid.
-var hidden = []string{"/proc", "/sys", "/dev"}
-
-func volume(v residency.Value) (out placement.Volume, err error) {
-	err = fields("a volume", "write {name: data, path: /data}", v, []string{"name", "path", "read_only", "shared"}, func(f string, v residency.Value) (err error) {
-		switch f {
-		case "name":
-			out.Name, err = placeName(f, v)
-		case "path":
-			if out.Path, err = inside(f, v, false); err == nil {
-				for _, h := range hidden {
-					if out.Path == h || strings.HasPrefix(out.Path, h+"/") {
-						return jobError(v, "write another path, such as /data", "a volume cannot lie at %s", quoteWord(out.Path))
-					}
-				}
-			}
-		case "read_only":
-			out.ReadOnly, err = boolean(f, v)
-		case "shared":
-			out.Shared, err = boolean(f, v)
-		}
-		return err
-	})
-	if err == nil && (out.Name == "" || out.Path == "") {
-		err = jobError(v, "write {name: data, path: /data}", "a volume needs a name and a path")
-	}
-	return out, err
-}
-
-const inputHelp = "write inputs: [{name: model.bin, digest: \"sha256:...\", source: https://host/path}]"
-
-// input is a file that is known by what it is, wherever it comes from.
-func input(v residency.Value) (out placement.Input, err error) {
-	err = fields("an input", inputHelp, v, []string{"name", "digest", "source"}, func(f string, v residency.Value) (err error) {
-		switch f {
-		case "name":
-			if out.Name, err = text(f, v, 64); err == nil && !fileName.MatchString(out.Name) {
-				err = jobError(v, "use letters, digits, '.', '-' and '_', and begin with a letter or a digit", "name cannot be %s: it becomes a file's", quoteWord(out.Name))
-			}
-		case "digest":
-			out.Digest, err = digest(f, v)
-		case "source":
-			if out.Source, err = text(f, v, 2048); err == nil && !plainPath(out.Source) {
-				if u, urlErr := url.Parse(out.Source); urlErr != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
-					err = jobError(v, "write https://host/path, or an absolute path below the node's image directory", "a source cannot be %s", quoteWord(out.Source))
-				}
-			}
-		}
-		return err
-	})
-	if err == nil && (out.Name == "" || out.Digest == "" || out.Source == "") {
-		err = jobError(v, inputHelp, "an input needs a name, a digest and a source")
-	}
-	return out, err
-}
-
-func disk(v residency.Value) (out placement.Disk, err error) {
-	err = fields("a disk", "write {name: data, size: 20GiB}", v, []string{"name", "size"}, func(f string, v residency.Value) (err error) {
-		if f == "name" {
-			out.Name, err = placeName(f, v)
-		} else {
-			out.Size, err = diskSize(f, v)
-		}
-		return err
-	})
-	if err == nil && (out.Name == "" || out.Size == 0) {
-		err = jobError(v, "write {name: data, size: 20GiB}", "a disk needs a name and a size")
-	}
-	return out, err
-}
-
-func diskSize(name string, v residency.Value) (placement.Bytes, error) {
-	n, err := memory(name, v)
-	if err == nil && (n < placement.MiB || n > maxDiskSize) {
-		err = jobError(v, "write 1MiB to 64TiB", "%s cannot be %s", name, quoteWord(v.Text))
-	}
-	return n, err
-}
-
-func ports(v residency.Value) ([]placement.Port, error) {
-	const help = "write ports: [8080], or ports: [{name: http, port: 8080}]"
-	return rows("ports", v, maxPorts, help, func(v residency.Value) (out placement.Port, err error) {
-		if v.Kind == residency.Number {
-			out.Port, err = integer("port", v, 1, 65535)
-			return out, err
-		}
-		err = fields("a port", help, v, []string{"name", "port", "host"}, func(f string, v residency.Value) (err error) {
-			switch f {
-			case "name":
-				out.Name, err = placeName(f, v)
-			case "port":
-				out.Port, err = integer(f, v, 1, 65535)
-			case "host":
-				out.Host, err = integer(f, v, lowestHost, 65535)
-			}
-			return err
-		})
-		if err == nil && out.Port == 0 {
-			err = jobError(v, help, "a port needs its number")
-		}
-		return out, err
-	})
-}
-
-func healthCheck(v residency.Value) (*placement.Health, error) {
-	const help = `write health: {command: ["/bin/check"], interval: 30s}`
-	out := new(placement.Health)
-	err := fields("health", help, v, []string{"command", "interval", "timeout", "start", "retries"}, func(f string, v residency.Value) (err error) {
-		switch f {
-		case "command":
-			out.Command, err = texts(f, v)
-		case "interval":
-			out.Interval, err = duration(f, v)
-		case "timeout":
-			out.Timeout, err = duration(f, v)
-		case "start":
-			out.Start, err = duration(f, v)
-		case "retries":
-			out.Retries, err = integer(f, v, 1, 100)
-		}
-		return err
-	})
-	if err == nil && len(out.Command) == 0 {
-		err = jobError(v, help, "health needs a command")
-	}
-	return out, err
-}
-
-func modelServer(v residency.Value) (*placement.Server, error) {
-	const help = "write server: {kind: container, image: ..., port: 8000}"
-	out := new(placement.Server)
-	err := fields("server", help, v, []string{"kind", "command", "env", "image", "port", "start"}, func(f string, v residency.Value) (err error) {
-		switch f {
-		case "kind":
-			out.Kind, err = word(f, v, placement.KindProcess, placement.KindContainer, placement.KindMicroVM, placement.KindVM, placement.KindFake)
-		case "command":
-			out.Command, err = texts(f, v)
-		case "env":
-			out.Env, err = environment(v)
-		case "image":
-			out.Image, err = text(f, v, 1024)
-		case "port":
-			out.Port, err = integer(f, v, 1, 65535)
-		case "start":
-			out.Start, err = duration(f, v)
-		}
-		return err
-	})
-	process := out.Kind == placement.KindProcess
-	switch {
-	case err != nil:
-	case out.Kind == "":
-		err = jobError(v, help, "server needs a kind: process, container, microvm or vm")
-	case out.Port == 0:
-		err = jobError(v, help, "server needs the port that it listens on")
-	case process && len(out.Command) == 0:
-		err = jobError(v, `add command: ["/usr/bin/server"]`, "a server of kind process needs a command")
-	case process && out.Image != "":
-		err = jobError(v, "write kind: container, or leave the image out", "a server of kind process takes no image")
-	case !process && out.Image == "" && out.Kind != placement.KindFake:
-		err = jobError(v, "add image: and what to start", "a server of kind %s needs an image", out.Kind)
-	}
-	return out, err
 }
 
 // checkNamesDiffer refuses two things of one name, and two at one place.
