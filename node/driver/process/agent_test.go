@@ -18,7 +18,7 @@ import (
 // directory "shared" is what tasks and tests both see.
 func buildForAgent(dir string, _ []string) (runner.Driver, error) {
 	cfg := DefaultConfig()
-	cfg.Dir, cfg.Cgroup = filepath.Join(dir, "tasks"), "sovmesh-test"
+	cfg.Dir, cfg.Cgroup = filepath.Join(dir, "tasks"), testCgroup
 	cfg.Hold.Paths = []string{filepath.Join(dir, "shared")}
 	return New(cfg)
 }

@@ -57,7 +57,7 @@ func printed(t *testing.T, d *Driver, h runner.Handle) string {
 // TestTheWholeTreeEnds starts processes that leave their group, their session
 // and their parent; all are gone when the command ends or is killed.
 func TestTheWholeTreeEnds(t *testing.T) {
-	for _, cgroup := range []string{"sovmesh-test", ""} {
+	for _, cgroup := range []string{testCgroup, ""} {
 		for _, stop := range []bool{true, false} {
 			t.Run(fmt.Sprintf("cgroup=%s,stop=%v", cgroup, stop), func(t *testing.T) {
 				d := newDriver(t, t.TempDir(), func(c *Config) { c.Cgroup = cgroup })
@@ -133,7 +133,7 @@ func TestOutOfMemoryIsTold(t *testing.T) {
 }
 
 func TestAKilledSupervisorLeavesNothingRunning(t *testing.T) {
-	for _, cgroup := range []string{"sovmesh-test", ""} {
+	for _, cgroup := range []string{testCgroup, ""} {
 		t.Run("cgroup="+cgroup, func(t *testing.T) {
 			d := newDriver(t, t.TempDir(), func(c *Config) { c.Cgroup = cgroup })
 			h := start(t, d, nil, shell(`setsid sleep 1000 & echo ready; wait`)...)
@@ -282,7 +282,7 @@ func TestStatsAndFingerprint(t *testing.T) {
 // first line.
 func BenchmarkStart(b *testing.B) {
 	for _, off := range []bool{true, false} {
-		for _, cgroup := range []string{"sovmesh-test", ""} {
+		for _, cgroup := range []string{testCgroup, ""} {
 			b.Run(fmt.Sprintf("held=%v/cgroup=%s", !off, cgroup), func(b *testing.B) { benchmarkStart(b, off, cgroup) })
 		}
 	}

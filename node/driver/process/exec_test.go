@@ -178,7 +178,7 @@ func TestAnExecutedCommandIsHeldAsTheTaskIs(t *testing.T) {
 	}
 	eventually(t, "all of the task is in its groups", func() bool {
 		at := groups(what.PID)
-		return strings.Contains(at, "sovmesh-test") && !slices.ContainsFunc(marked("SOVMESH_TASK="+string(h.Task)), func(p process) bool { return groups(p.PID) != at })
+		return strings.Contains(at, testCgroup) && !slices.ContainsFunc(marked("SOVMESH_TASK="+string(h.Task)), func(p process) bool { return groups(p.PID) != at })
 	})
 	var c claim
 	if err := d.dir(h.Task).readJSON("claim", &c); err != nil {
@@ -189,7 +189,7 @@ func TestAnExecutedCommandIsHeldAsTheTaskIs(t *testing.T) {
 		t.Error("the supervisor's threads are not seen")
 	}
 	for _, at := range threads {
-		if data, _ := os.ReadFile(at); strings.Contains(string(data), "sovmesh-test") {
+		if data, _ := os.ReadFile(at); strings.Contains(string(data), testCgroup) {
 			t.Errorf("a thread of the supervisor stayed in the task's groups:\n%s", data)
 		}
 	}
@@ -257,7 +257,7 @@ func TestAnExecutedCommandIsWithinTheTasksMemory(t *testing.T) {
 
 // TestAnExecutedCommandEndsWithTheTask, and who runs it is told.
 func TestAnExecutedCommandEndsWithTheTask(t *testing.T) {
-	for _, cgroup := range []string{"sovmesh-test", ""} {
+	for _, cgroup := range []string{testCgroup, ""} {
 		d := newDriver(t, t.TempDir(), func(c *Config) { c.Cgroup = cgroup })
 		h := start(t, d, nil, "sleep", "1000")
 		type end struct {

@@ -30,7 +30,7 @@ func soFar(t *testing.T, d *Driver) int {
 // What is frozen does nothing, for whichever agent, until it is let go on; and it
 // can be ended as it stands.
 func TestFreeze(t *testing.T) {
-	for _, cgroup := range []string{"sovmesh-test", ""} {
+	for _, cgroup := range []string{testCgroup, ""} {
 		t.Run("cgroup="+cgroup, func(t *testing.T) {
 			dir := t.TempDir()
 			d := newDriver(t, dir, func(c *Config) { c.Cgroup = cgroup })

@@ -13,6 +13,10 @@ import (
 )
 
 // TestMain makes the test binary a supervisor, or an agent, when it is started as one.
+// testCgroup is that of the tasks of these tests. Two runs at one time on one
+// machine need two names: go test -ldflags "-X github.com/sovmesh/sovmesh/node/driver/process.testCgroup=NAME".
+var testCgroup = "sovmesh-test"
+
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
@@ -44,7 +48,7 @@ func network(t testing.TB, dir string) *boundary.Boundary {
 func newDriver(t *testing.T, dir string, change func(*Config)) *Driver {
 	t.Helper()
 	cfg := DefaultConfig()
-	cfg.Dir, cfg.Cgroup, cfg.Supervisor = dir, "sovmesh-test", lightSupervisor(t)
+	cfg.Dir, cfg.Cgroup, cfg.Supervisor = dir, testCgroup, lightSupervisor(t)
 	if os.Geteuid() == 0 {
 		cfg.Hold.Network = network(t, dir)
 	}
@@ -75,7 +79,7 @@ func shell(script string, args ...string) []string {
 }
 
 func TestConformance(t *testing.T) {
-	for _, cgroup := range []string{"sovmesh-test", ""} {
+	for _, cgroup := range []string{testCgroup, ""} {
 		t.Run("cgroup="+cgroup, func(t *testing.T) {
 			dirs := make(map[*testing.T]string) // one machine per test
 			drivertest.Run(t, drivertest.Harness{
