@@ -9,10 +9,9 @@ import (
 	"net/http"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	tree "github.com/sovmesh/sovmesh/consensus/ledger"
 	"github.com/sovmesh/sovmesh/node/api"
+	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/node/witness"
 )
 
@@ -47,11 +46,11 @@ func (n *Node) roomToSign() error {
 			return fmt.Errorf("the ledger cannot be written: %w; make room on its disk", err)
 		}
 	}
-	var st unix.Statfs_t
-	if unix.Statfs(string(n.dir), &st) != nil {
+	free, err := runner.Free(string(n.dir))
+	if err != nil {
 		return nil // a system that does not tell
 	}
-	if free := uint64(st.Bavail) * uint64(st.Bsize); free < roomKept {
+	if free < roomKept {
 		return fmt.Errorf("the disk of %s has %d MiB left, and the last %d MiB are for placing; make room", string(n.dir), free>>20, roomKept>>20)
 	}
 	return nil

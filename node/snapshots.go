@@ -8,7 +8,7 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/sovmesh/sovmesh/node/runner"
 )
 
 // snapshots are those of tasks, from their making until they are sent. They lie on
@@ -29,7 +29,7 @@ const (
 )
 
 func newSnapshots(dir string) *snapshots {
-	return &snapshots{dir: dir, slots: make(chan struct{}, snapshotsMost), reserve: snapshotReserve, free: freeBytes, look: 200 * time.Millisecond}
+	return &snapshots{dir: dir, slots: make(chan struct{}, snapshotsMost), reserve: snapshotReserve, free: runner.Free, look: 200 * time.Millisecond}
 }
 
 // snapshotError is a snapshot that this node has no room for.
@@ -108,14 +108,6 @@ func (s *snapshots) room() error {
 		}
 	}
 	return nil
-}
-
-func freeBytes(dir string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, err
-	}
-	return int64(st.Bavail) * int64(st.Bsize), nil
 }
 
 // clear removes snapshots that an agent left which died while it sent them.

@@ -79,7 +79,7 @@ const (
 // inputs is where the files come from that jobs name by digest.
 func (w workloadRules) inputs(dir string) *fetch.Store {
 	return &fetch.Store{
-		Dir: dir, Local: fetch.Below(w.images), Most: mostInput, Keep: keepInput, Reserve: reserveInputs, Free: fetch.Free,
+		Dir: dir, Local: fetch.Below(w.images), Most: mostInput, Keep: keepInput, Reserve: reserveInputs, Free: runner.Free,
 		HTTP: &http.Client{Transport: w.reach(), Timeout: 2 * time.Hour},
 	}
 }

@@ -21,12 +21,3 @@ func links(info fs.FileInfo) uint64 {
 	}
 	return 2
 }
-
-// Free is what whoever writes into dir may still write there, in bytes.
-func Free(dir string) (int64, error) {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err != nil {
-		return 0, err
-	}
-	return int64(st.Bavail) * st.Bsize, nil
-}

@@ -29,7 +29,6 @@ import (
 	"time"
 
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
-	"golang.org/x/sys/unix"
 
 	"github.com/sovmesh/sovmesh/node/driver/image"
 	"github.com/sovmesh/sovmesh/node/runner"
@@ -174,11 +173,11 @@ func (s *Store) path(name string) string { return filepath.Join(s.cfg.Dir, name)
 
 // room refuses a disk that would fill the node's.
 func (s *Store) room(size int64) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(s.cfg.Dir, &st); err != nil {
+	free, err := runner.Free(s.cfg.Dir)
+	if err != nil {
 		return err
 	}
-	if free := int64(st.Bavail) * st.Bsize; free-size < s.cfg.Reserve {
+	if free-size < s.cfg.Reserve {
 		return fmt.Errorf("their disk takes %d MiB, and the node's has %d MiB free, of which %d MiB stay free: %w", size>>20, free>>20, s.cfg.Reserve>>20, syscall.ENOSPC)
 	}
 	return nil
