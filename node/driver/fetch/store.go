@@ -55,11 +55,11 @@ const partial = ".in-"
 // Who comes second waits; given reports that the tenant may have the file as it is,
 // and that it lies at to.
 func (s *Store) begin(ctx context.Context, tenant placement.TenantID, digest, to string) (done func(), given bool, err error) {
-	key := s.shown(tenant, digest)
+	key := Proof(s.path(digest), string(tenant))
 	for {
 		s.mu.Lock()
 		s.clear()
-		if s.has(digest) && present(key) {
+		if Proven(s.path(digest), string(tenant)) {
 			err := s.give(digest, to)
 			s.mu.Unlock()
 			return func() {}, err == nil, err
@@ -99,17 +99,6 @@ func (s *Store) give(digest, to string) error {
 }
 
 func (s *Store) has(digest string) bool { return present(s.path(digest)) }
-
-func present(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
-}
-
-// shown is the file that says that a tenant's source gave what has the digest.
-func (s *Store) shown(tenant placement.TenantID, digest string) string {
-	sum := sha256.Sum256([]byte(tenant))
-	return s.path(digest) + "." + hex.EncodeToString(sum[:16])
-}
 
 // clear removes once what was left half fetched. The caller holds mu.
 func (s *Store) clear() {
@@ -289,7 +278,7 @@ func (s *Store) fetch(ctx context.Context, tenant placement.TenantID, in placeme
 			return err
 		}
 	}
-	if err := os.WriteFile(s.shown(tenant, in.Digest), nil, 0o600); err != nil {
+	if err := Prove(s.path(in.Digest), string(tenant)); err != nil {
 		return err
 	}
 	return s.give(in.Digest, at)
@@ -419,13 +408,13 @@ func (s *Store) sweep(keep time.Duration) error {
 	}
 	for _, e := range entries {
 		info, statErr := e.Info()
-		digest, proof, isProof := strings.Cut(e.Name(), ".")
+		proof, alone := Leftover(filepath.Join(s.Dir, e.Name()))
 		switch {
 		case statErr != nil || !strings.HasPrefix(e.Name(), "sha256-"):
 			continue
-		case isProof && (proof == "" || present(filepath.Join(s.Dir, digest))):
+		case proof && !alone:
 			continue
-		case !isProof && (links(info) != 1 || time.Since(changed(info)) < keep):
+		case !proof && (links(info) != 1 || time.Since(changed(info)) < keep):
 			continue
 		}
 		err = errors.Join(err, os.Remove(filepath.Join(s.Dir, e.Name())))

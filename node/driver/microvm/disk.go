@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +19,7 @@ import (
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/sovmesh/sovmesh/node/driver/fetch"
 	"github.com/sovmesh/sovmesh/placement"
 )
 
@@ -62,12 +62,6 @@ func diskName(img v1.Image) (string, error) {
 
 func (s *store) path(name string) string { return filepath.Join(s.dir, name) }
 
-// shown is the file that says that an image of the tenant's amounts to the disk.
-func shown(name string, tenant placement.TenantID) string {
-	sum := sha256.Sum256([]byte(tenant))
-	return name + "." + hex.EncodeToString(sum[:16])
-}
-
 // disk makes the disk of a tenant's image, unless it is there, and returns its name.
 // What is there for others the tenant has after its own image's layers were read,
 // once. A tenant waits for no other's registry.
@@ -76,12 +70,8 @@ func (s *store) disk(ctx context.Context, tenant placement.TenantID, img v1.Imag
 	if err != nil {
 		return "", err
 	}
-	proof := shown(name, tenant)
-	there := func() bool {
-		_, err := os.Lstat(s.path(proof))
-		return err == nil && s.touch(name)
-	}
-	return name, s.turn(ctx, proof, there, func() error {
+	there := func() bool { return fetch.Proven(s.path(name), string(tenant)) && s.touch(name) }
+	return name, s.turn(ctx, fetch.Proof(name, string(tenant)), there, func() error {
 		var err error
 		if s.touch(name) {
 			err = s.read(ctx, img, func(r io.Reader) error {
@@ -103,7 +93,7 @@ func (s *store) disk(ctx context.Context, tenant placement.TenantID, img v1.Imag
 		if !s.touch(name) {
 			return fmt.Errorf("the disk %s was removed while its image was read", name) // nothing used it: the next try makes it
 		}
-		return os.WriteFile(s.path(proof), nil, 0o600)
+		return fetch.Prove(s.path(name), string(tenant))
 	})
 }
 
@@ -219,9 +209,8 @@ func (s *store) collect(used []string, since time.Time) error {
 		}
 		st, statErr := e.Info()
 		old := statErr == nil && st.ModTime().Before(since)
-		if disk, _, isProof := strings.Cut(e.Name(), ".ext4."); isProof { // its disk comes before it here
-			_, statErr := os.Lstat(s.path(disk + ".ext4"))
-			old = errors.Is(statErr, fs.ErrNotExist)
+		if proof, alone := fetch.Leftover(s.path(e.Name())); proof { // its disk comes before it here
+			old = alone
 		}
 		if old {
 			err = errors.Join(err, os.Remove(s.path(e.Name())))

@@ -17,6 +17,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 
+	"github.com/sovmesh/sovmesh/node/driver/fetch"
 	"github.com/sovmesh/sovmesh/node/driver/image"
 	"github.com/sovmesh/sovmesh/node/driver/image/imagetest"
 )
@@ -61,7 +62,7 @@ func TestDiskIsMadeOnce(t *testing.T) {
 	}
 	all.Wait()
 	got := names(t, s)
-	if len(got) != 2 || got[1] != shown(got[0], "acme") {
+	if len(got) != 2 || got[1] != fetch.Proof(got[0], "acme") {
 		t.Fatalf("there are %v", got)
 	}
 	before, err := os.Stat(s.path(got[0]))
@@ -226,7 +227,7 @@ func TestDisksThatNobodyUsesGo(t *testing.T) {
 	if err := s.collect(disks[:1], time.Now().Add(-time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	if got := names(t, s); len(got) != 4 || slices.Contains(got, disks[1]) || slices.Contains(got, shown(disks[1], "acme")) {
+	if got := names(t, s); len(got) != 4 || slices.Contains(got, disks[1]) || slices.Contains(got, fetch.Proof(disks[1], "acme")) {
 		t.Errorf("left: %v", got)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sovmesh/sovmesh/node/driver/fetch"
 	"github.com/sovmesh/sovmesh/node/driver/keep"
 	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
@@ -428,11 +429,9 @@ func (d *Driver) collect(ctx context.Context) error {
 	}
 	var problems []error
 	for _, e := range entries {
-		image, _, isProof := strings.Cut(e.Name(), ".")
 		gone := !slices.Contains(used, e.Name()) && oldEnough(e)
-		if isProof { // it goes with its image, which comes before it here
-			_, err := os.Lstat(filepath.Join(d.images.dir, image))
-			gone = errors.Is(err, fs.ErrNotExist)
+		if proof, alone := fetch.Leftover(filepath.Join(d.images.dir, e.Name())); proof { // it goes with its image, which comes before it here
+			gone = alone
 		}
 		if strings.HasPrefix(e.Name(), "sha256-") && gone {
 			problems = append(problems, os.Remove(filepath.Join(d.images.dir, e.Name())))

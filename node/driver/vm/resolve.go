@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/sovmesh/sovmesh/node/driver/fetch"
 	"github.com/sovmesh/sovmesh/node/runner"
 )
 
@@ -171,7 +172,7 @@ func (d *Driver) fromURL(ctx context.Context, s runner.Spec, want string) (Image
 // To know a digest is not to have the image: one that lies here for others is given
 // to them only after this source gave the same bytes, once.
 func (d *Driver) byDigest(ctx context.Context, from, whose, want string) error {
-	if d.images.shown(want, whose) {
+	if d.images.has(want) && fetch.Proven(d.images.path(want), whose) {
 		return nil
 	}
 	body, err := d.open(ctx, from)
@@ -187,7 +188,7 @@ func (d *Driver) byDigest(ctx context.Context, from, whose, want string) error {
 	if err != nil {
 		return err
 	}
-	return d.images.show(want, whose)
+	return fetch.Prove(d.images.path(want), whose)
 }
 
 // fetchError tells a file that is wrong from one that could not be had now.

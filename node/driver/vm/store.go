@@ -53,8 +53,8 @@ type Image struct {
 	Virtual int64  `json:"virtual"` // bytes, as a guest sees it
 }
 
-// store keeps files by their digest, as "sha256-HEX"; an empty "sha256-HEX.WHO"
-// beside one says that WHO's own source gave it.
+// store keeps files by their digest, as "sha256-HEX"; beside one lies a
+// [fetch.Proof] for each whose own source gave it.
 type store struct {
 	dir  string
 	most int64 // of a file, in bytes
@@ -75,17 +75,6 @@ func (s *store) has(digest string) bool {
 	st, err := os.Lstat(s.path(digest))
 	return err == nil && st.Mode().IsRegular()
 }
-
-func (s *store) proof(digest, who string) string { return s.path(digest) + "." + shortHash(who) }
-
-// shown reports whether the file of that digest is there and who's source gave it.
-func (s *store) shown(digest, who string) bool {
-	_, err := os.Lstat(s.proof(digest, who))
-	return err == nil && s.has(digest)
-}
-
-// show says that who's source gave the file of that digest.
-func (s *store) show(digest, who string) error { return os.WriteFile(s.proof(digest, who), nil, 0o600) }
 
 // compare reads a file to its end and fails if it has another digest.
 func (s *store) compare(ctx context.Context, src io.Reader, want string) error {
