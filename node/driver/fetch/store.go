@@ -253,7 +253,7 @@ func (s *Store) fetch(ctx context.Context, tenant placement.TenantID, in placeme
 		to = &roomy{s: s, f: f, coming: max(size, 0)}
 	}
 	sum := sha256.New()
-	n, err := io.Copy(io.MultiWriter(to, sum), readingFor{ctx, io.LimitReader(from, s.Most+1)})
+	n, err := io.Copy(io.MultiWriter(to, sum), Reading(ctx, io.LimitReader(from, s.Most+1)))
 	switch got := "sha256:" + hex.EncodeToString(sum.Sum(nil)); {
 	case err != nil:
 		return err
@@ -282,19 +282,6 @@ func (s *Store) fetch(ctx context.Context, tenant placement.TenantID, in placeme
 		return err
 	}
 	return s.give(in.Digest, at)
-}
-
-// readingFor ends with the context, whatever it reads from.
-type readingFor struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r readingFor) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.r.Read(p)
 }
 
 // roomy writes a file for as long as there is room beside what is kept free.

@@ -114,7 +114,7 @@ func (s *store) read(ctx context.Context, img v1.Image, use func(io.Reader) erro
 		_ = pipe.CloseWithError(err)
 		read <- err
 	}()
-	err = use(&stoppable{ctx, r})
+	err = use(fetch.Reading(ctx, r))
 	_ = r.CloseWithError(err)
 	if cause := <-read; cause != nil && !errors.Is(cause, io.ErrClosedPipe) {
 		return cause // rather than what came of it
@@ -126,19 +126,6 @@ func (s *store) read(ctx context.Context, img v1.Image, use func(io.Reader) erro
 func (s *store) touch(name string) bool {
 	now := time.Now()
 	return os.Chtimes(s.path(name), now, now) == nil
-}
-
-// stoppable ends a long reading with its context.
-type stoppable struct {
-	ctx context.Context
-	in  io.Reader
-}
-
-func (s *stoppable) Read(p []byte) (int, error) {
-	if err := s.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return s.in.Read(p)
 }
 
 // once makes a file if it is not there.

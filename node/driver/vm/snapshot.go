@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sovmesh/sovmesh/node/driver/fetch"
 	"github.com/sovmesh/sovmesh/node/driver/qemu/qmp"
 	"github.com/sovmesh/sovmesh/node/runner"
 )
@@ -338,7 +339,7 @@ func (c *copier) sum(ctx context.Context) error {
 			return err
 		}
 		hash := sha256.New()
-		p.Size, err = io.Copy(hash, until{ctx, f})
+		p.Size, err = io.Copy(hash, fetch.Reading(ctx, f))
 		if err = errors.Join(err, f.Close()); err != nil {
 			return err
 		}

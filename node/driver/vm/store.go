@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovmesh/sovmesh/node/driver/fetch"
 	"github.com/sovmesh/sovmesh/node/driver/image"
 )
 
@@ -79,7 +80,7 @@ func (s *store) has(digest string) bool {
 // compare reads a file to its end and fails if it has another digest.
 func (s *store) compare(ctx context.Context, src io.Reader, want string) error {
 	sum := sha256.New()
-	n, err := io.CopyBuffer(struct{ io.Writer }{sum}, io.LimitReader(until{ctx, src}, s.most+1), make([]byte, 1<<20))
+	n, err := io.CopyBuffer(struct{ io.Writer }{sum}, io.LimitReader(fetch.Reading(ctx, src), s.most+1), make([]byte, 1<<20))
 	if err != nil {
 		return err
 	}
@@ -108,7 +109,7 @@ func (s *store) add(ctx context.Context, src io.Reader, want string) (digest str
 		sum = sha512.New()
 		out = io.MultiWriter(f, sum256, sum)
 	}
-	n, err := io.CopyBuffer(struct{ io.Writer }{out}, io.LimitReader(until{ctx, src}, s.most+1), make([]byte, 1<<20))
+	n, err := io.CopyBuffer(struct{ io.Writer }{out}, io.LimitReader(fetch.Reading(ctx, src), s.most+1), make([]byte, 1<<20))
 	if err != nil {
 		return "", explainSpace(err)
 	}
@@ -134,19 +135,6 @@ func explainSpace(err error) error {
 		return fmt.Errorf("there is no space for it on the node: %w", err)
 	}
 	return err
-}
-
-// until is a reader that ends with a context.
-type until struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (u until) Read(p []byte) (int, error) {
-	if err := u.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return u.r.Read(p)
 }
 
 // openBelow opens a file by a path that must lead, links included, below one of
