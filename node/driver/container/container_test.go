@@ -117,6 +117,7 @@ func TestConformance(t *testing.T) {
 			Stubborn:   func(s *runner.Spec) { do(s, "stubborn") },
 			Flood:      func(s *runner.Spec, n int) { do(s, "flood", fmt.Sprint(n)) },
 			Missing:    func(s *runner.Spec) { s.Image, s.Command = appImage, []string{"/no-such-program"} },
+			Hungry:     func(s *runner.Spec) { do(s, "eat", "512") },
 			KeptOutput: 32 << 10,
 		})
 	})

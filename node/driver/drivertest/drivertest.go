@@ -32,6 +32,7 @@ type Harness struct {
 	Stubborn func(spec *runner.Spec)              // write "ready" and a line feed, end only when killed
 	Flood    func(spec *runner.Spec, bytes int)   // write so many bytes, the last line being "end", then end with 0
 	Missing  func(spec *runner.Spec)              // something that cannot be started
+	Hungry   func(spec *runner.Spec)              // take more memory than the task has
 	// KeptOutput is the most that is kept of a task's output, in bytes.
 	KeptOutput int64
 	// Patience bounds every wait of the suite; zero is half a minute.
@@ -66,6 +67,7 @@ func Run(t *testing.T, h Harness) {
 		{"output is bounded", outputCap},
 		{"stop asks", stopAsks},
 		{"stop kills after grace", stopKills},
+		{"want of memory is told apart", outOfMemory},
 		{"what is not found fails clearly", missing},
 		{"the handle is kept before the start", keepFirst},
 		{"a handle that cannot be kept starts nothing", keepFails},
@@ -262,6 +264,23 @@ func stopKills(s *suite) {
 	}
 	if o := s.state(h, runner.StateExited); !o.Exit.Stopped || !o.Exit.Killed || o.Exit.Code == 0 {
 		s.Errorf("killed, it is seen as %+v", o.Exit)
+	}
+}
+
+// outOfMemory holds a task to its memory: it ends, with that as its reason, and one
+// beside it does not notice.
+func outOfMemory(s *suite) {
+	beside := s.stubborn(1, nil)
+	h := s.start(0, s.Hungry)
+	if exit := s.wait(h); !exit.OOM || exit.Stopped || exit.Code == 0 {
+		s.Errorf("beyond its memory it is seen as %+v", exit)
+	}
+	s.state(beside, runner.StateRunning)
+	if err := s.d.Stop(s.ctx, beside, 0); err != nil {
+		s.Fatal(err)
+	}
+	if o := s.state(beside, runner.StateExited); o.Exit.OOM || !o.Exit.Killed {
+		s.Errorf("killed by order it is seen as %+v", o.Exit)
 	}
 }
 

@@ -26,6 +26,7 @@ func TestConformance(t *testing.T) {
 		Stubborn:   func(s *runner.Spec) { s.Command = []string{"stubborn"} },
 		Flood:      func(s *runner.Spec, n int) { s.Command = []string{"flood", fmt.Sprint(n)} },
 		Missing:    func(s *runner.Spec) { s.Command = []string{"no-such-program"} },
+		Hungry:     func(s *runner.Spec) { s.Command = []string{"oom", "1ms"} },
 		KeptOutput: fake.MaxOutput,
 	})
 }

@@ -105,6 +105,7 @@ func TestConformance(t *testing.T) {
 			"output is kept":                              promise + "they have no output",
 			"output is followed":                          promise + "they have no output",
 			"output is bounded":                           promise + "they have no output",
+			"want of memory is told apart":                promise + "their memory is the server's",
 			"stop kills after grace":                      promise + "there is nothing to kill",
 			"nothing is started twice":                    promise + "one that is made again is the same",
 			"an exit while away is known":                 promise + "they end with the agent, and are taken up again",

@@ -56,13 +56,14 @@ func TestConformanceOfAServerThatIsBrought(t *testing.T) {
 		Stubborn: func(s *runner.Spec) { brings(s, "stubborn") },
 		Missing:  func(s *runner.Spec) { brings(s, "missing") },
 		Without: map[string]string{
-			"exit code is known":          serves + "one that ends at once was never ready",
-			"output is kept":              serves + "one that ends at once was never ready",
-			"output is followed":          serves + "one that ends at once was never ready",
-			"output is bounded":           serves + "one that ends at once was never ready",
-			"nothing is started twice":    serves + "one that ends at once was never ready",
-			"an exit while away is known": serves + "one that ends at once was never ready",
-			"everything is listed":        "the driver of the server's own kind lists it",
+			"exit code is known":           serves + "one that ends at once was never ready",
+			"output is kept":               serves + "one that ends at once was never ready",
+			"output is followed":           serves + "one that ends at once was never ready",
+			"output is bounded":            serves + "one that ends at once was never ready",
+			"want of memory is told apart": serves + "the driver of its own kind tells how one ended",
+			"nothing is started twice":     serves + "one that ends at once was never ready",
+			"an exit while away is known":  serves + "one that ends at once was never ready",
+			"everything is listed":         "the driver of the server's own kind lists it",
 		},
 	})
 }

@@ -140,6 +140,7 @@ func TestConformance(t *testing.T) {
 		Stubborn:   run("stubborn"),
 		Flood:      func(s *runner.Spec, n int) { run("flood", fmt.Sprint(n))(s) },
 		Missing:    func(s *runner.Spec) { s.Image, s.Command = archive, []string{"/no-such-program"} },
+		Hungry:     run("eat", "600"),
 		KeptOutput: 32 << 10,
 		Patience:   boots,
 	})

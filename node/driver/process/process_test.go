@@ -5,6 +5,7 @@ package process
 import (
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/sovmesh/sovmesh/node/driver/boundary"
@@ -82,6 +83,12 @@ func TestConformance(t *testing.T) {
 	for _, cgroup := range []string{testCgroup, ""} {
 		t.Run("cgroup="+cgroup, func(t *testing.T) {
 			dirs := make(map[*testing.T]string) // one machine per test
+			without := map[string]string{}
+			if fp, err := newDriver(t, t.TempDir(), func(c *Config) { c.Cgroup = cgroup }).Fingerprint(t.Context()); err != nil {
+				t.Fatal(err)
+			} else if limits := fp.Facts["limits"]; !strings.HasPrefix(limits, "memory hard") {
+				without["want of memory is told apart"] = "memory is not bounded here: " + limits
+			}
 			drivertest.Run(t, drivertest.Harness{
 				New: func(t *testing.T) runner.Driver {
 					if dirs[t] == "" {
@@ -95,7 +102,8 @@ func TestConformance(t *testing.T) {
 				Stubborn:   func(s *runner.Spec) { s.Command = shell(`trap "" TERM; echo ready; while :; do sleep 1; done`) },
 				Flood:      func(s *runner.Spec, n int) { s.Command = shell(`head -c $1 /dev/zero; echo end`, fmt.Sprint(n)) },
 				Missing:    func(s *runner.Spec) { s.Command = []string{"no-such-program-anywhere"} },
-				KeptOutput: 32 << 10,
+				Hungry:     func(s *runner.Spec) { s.Command = []string{"tail", "/dev/zero"} },
+				KeptOutput: 32 << 10, Without: without,
 			})
 		})
 	}
