@@ -1,6 +1,10 @@
 package placement
 
-import "strings"
+import (
+	"path"
+	"slices"
+	"strings"
+)
 
 // NodePlaces are the parts of a node that every process sees in its root and may
 // not change.
@@ -10,6 +14,10 @@ func NodePlaces() []string {
 
 // OwnPlaces are those that each process has of its own.
 func OwnPlaces() []string { return []string{"/proc", "/dev", "/run", "/tmp", "/var/tmp"} }
+
+// KernelPlaces are those of a workload's own kernel, over which nothing is laid,
+// whatever kind it is.
+func KernelPlaces() []string { return []string{"/proc", "/sys", "/dev"} }
 
 // Within reports whether a place is another one or lies below it; both are clean
 // absolute paths.
@@ -24,15 +32,21 @@ func (s *Setup) Misplaced(kind Kind) (*Volume, string) {
 	if s == nil || kind != KindProcess {
 		return nil, ""
 	}
-	taken := append(NodePlaces(), OwnPlaces()...)
-	for i := range s.Volumes {
-		v := &s.Volumes[i]
+	return Overlapping(s.Volumes, append(NodePlaces(), OwnPlaces()...))
+}
+
+// Overlapping is the first volume that lies within or around a place that is taken
+// or another volume, and which; nil if none does.
+func Overlapping(volumes []Volume, taken []string) (*Volume, string) {
+	taken = slices.Clone(taken)
+	for i := range volumes {
+		v, at := &volumes[i], path.Clean(volumes[i].Path)
 		for _, t := range taken {
-			if Within(v.Path, t) || Within(t, v.Path) {
+			if Within(at, t) || Within(t, at) {
 				return v, t
 			}
 		}
-		taken = append(taken, v.Path)
+		taken = append(taken, at)
 	}
 	return nil, ""
 }

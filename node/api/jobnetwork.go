@@ -100,7 +100,7 @@ func cloudInit(v residency.Value) (string, error) {
 		return head + body, err
 	}
 	s, err := text("cloud_init", v, maxTextBytes)
-	if err == nil && !strings.HasPrefix(s, "#cloud-config") && !strings.HasPrefix(s, "#!") {
+	if err == nil && !userdata.Begins(s) {
 		err = jobError(v, "write a mapping, or a text whose first line is #cloud-config or #!/bin/sh", "cloud_init begins with neither #cloud-config nor #!")
 	}
 	if err == nil {

@@ -2,14 +2,10 @@ package api
 
 import (
 	"net/url"
-	"strings"
 
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/placement/residency"
 )
-
-// hidden are places of a workload's own kernel, over which nothing is laid.
-var hidden = []string{"/proc", "/sys", "/dev"}
 
 func volume(v residency.Value) (out placement.Volume, err error) {
 	err = fields("a volume", "write {name: data, path: /data}", v, []string{"name", "path", "read_only", "shared"}, func(f string, v residency.Value) (err error) {
@@ -18,8 +14,8 @@ func volume(v residency.Value) (out placement.Volume, err error) {
 			out.Name, err = placeName(f, v)
 		case "path":
 			if out.Path, err = inside(f, v, false); err == nil {
-				for _, h := range hidden {
-					if out.Path == h || strings.HasPrefix(out.Path, h+"/") {
+				for _, k := range placement.KernelPlaces() {
+					if placement.Within(out.Path, k) {
 						return jobError(v, "write another path, such as /data", "a volume cannot lie at %s", quoteWord(out.Path))
 					}
 				}

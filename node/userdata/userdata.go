@@ -42,14 +42,19 @@ func Check(text string) error {
 		return nil
 	case len(text) > Most:
 		return wrong("it has %d bytes, more than %d", len(text), Most)
-	case strings.HasPrefix(first, "#!"):
-		return nil
-	case strings.TrimSpace(first) != "#cloud-config":
+	case !Begins(text):
 		return wrong("its first line is %q", fmt.Sprintf("%.40s", first))
-	case strings.TrimSpace(rest) == "":
+	case strings.HasPrefix(first, "#!"), strings.TrimSpace(rest) == "":
 		return nil
 	}
 	return CheckYAML(text)
+}
+
+// Begins reports whether the first line says a kind that is taken: a mapping for
+// cloud-init, or a program.
+func Begins(text string) bool {
+	first, _, _ := strings.Cut(text, "\n")
+	return strings.HasPrefix(first, "#!") || strings.TrimRight(first, " \t\r") == "#cloud-config"
 }
 
 // CheckYAML parses without expanding aliases, and says the line of what is wrong.

@@ -10,7 +10,7 @@ func TestCheck(t *testing.T) {
 	for text, line := range map[string]int{
 		"": 0, "#!/bin/sh\n[": 0, "#cloud-config": 0, "#cloud-config\n": 0, "#cloud-config\n{\"a\": [1]}\n": 0,
 		"#cloud-config\na: &x [1]\nb: [*x, *x]\n": 0, "#cloud-config\n# nothing\n": 0,
-		"users: []\n": -1, "#cloud-config\n- a\n": 2, "#cloud-config\na: 1\nb: [\n": 3, "#cloud-config\njust words\n": 2,
+		"users: []\n": -1, "#cloud-configure\n": -1, " #cloud-config\n": -1, "#cloud-config \r\na: 1\n": 0, "#cloud-config\n- a\n": 2, "#cloud-config\na: 1\nb: [\n": 3, "#cloud-config\njust words\n": 2,
 		"#cloud-config\na: 1\n b: 2\nc: \"\n": 4, "#cloud-config\n" + strings.Repeat("#", Most): -1,
 	} {
 		err := Check(text)

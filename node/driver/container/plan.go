@@ -148,7 +148,7 @@ func (d *Driver) addVolumes(h *container.HostConfig, s *runner.Spec, setup *plac
 			return refuse(s, fmt.Sprintf("volume %q has no plain name", v.Name), "use letters, digits, '-', '_' and '.', at most 64, and begin with a letter or a digit")
 		}
 		target := path.Clean(v.Path)
-		if !path.IsAbs(v.Path) || target == "/" || slices.ContainsFunc([]string{"/proc", "/sys", "/dev"}, func(p string) bool { return target == p || strings.HasPrefix(target, p+"/") }) {
+		if !path.IsAbs(v.Path) || target == "/" || slices.ContainsFunc(placement.KernelPlaces(), func(p string) bool { return placement.Within(target, p) }) {
 			return refuse(s, fmt.Sprintf("volume %s cannot be at %q", v.Name, v.Path), "give an absolute path that is not the root, /proc, /sys or /dev")
 		}
 		dir := d.volume(s.Job, v.Name)

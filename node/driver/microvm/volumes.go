@@ -38,10 +38,6 @@ func (d *Driver) volumeFile(id placement.TaskID, name string) string {
 	return filepath.Join(d.cfg.Dir, "volumes", place(id), name+".ext4")
 }
 
-// taken are the places that nothing of a job's may cover: what the guest's init
-// makes, and what every program expects.
-var taken = []string{"/proc", "/sys", "/dev"}
-
 // volumes is what a machine has of its job's.
 type volumes struct {
 	files  []qemu.File
@@ -64,7 +60,7 @@ func (d *Driver) volumes(ctx context.Context, s runner.Spec) (out volumes, err e
 	defer keep.Touch(filepath.Dir(d.volumeFile(s.Task, "")))
 	for i, v := range all {
 		at := path.Clean(v.Path)
-		covers := slices.ContainsFunc(taken, func(t string) bool { return within(at, t) || within(t, at) })
+		covers := slices.ContainsFunc(placement.KernelPlaces(), func(t string) bool { return placement.Within(at, t) || placement.Within(t, at) })
 		if !path.IsAbs(v.Path) || v.Name == "" || strings.ContainsAny(v.Name, "/\x00") || strings.HasPrefix(v.Name, ".") || covers || at == runner.SecretsPath || at == runner.InputsPath {
 			return out, &runner.StartError{Task: s.Task, Reason: fmt.Sprintf("its volume %q cannot be at %s", v.Name, v.Path), Advice: "write a name, and a path as /data or /var/lib/NAME"}
 		}
@@ -90,11 +86,6 @@ func (d *Driver) volumes(ctx context.Context, s runner.Spec) (out volumes, err e
 	// What lies within another is mounted after it.
 	slices.SortStableFunc(out.mounts, func(a, b wire.Disk) int { return strings.Compare(a.Path, b.Path) })
 	return out, nil
-}
-
-// within reports whether a path lies at another one or below it.
-func within(p, dir string) bool {
-	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }
 
 // unused makes sure that no other task of this node has the same volumes. That

@@ -203,7 +203,7 @@ func (d *Driver) hold(ctx context.Context, s runner.Spec) (*held, error) {
 		}
 		h.Volumes = append(h.Volumes, bind{From: from, To: filepath.Clean(v.Path), ReadOnly: v.ReadOnly})
 	}
-	if err := d.apart(s, h); err != nil {
+	if err := d.apart(s, setup.Volumes, h); err != nil {
 		return nil, err
 	}
 	if err := d.holdNetwork(ctx, s, setup.Network, h); err != nil {
@@ -228,15 +228,10 @@ func (d *Driver) hold(ctx context.Context, s runner.Spec) (*held, error) {
 // apart refuses volumes that lie within what else the task sees, or around it.
 // Their places are made by a privileged hand, which must meet nothing that a task
 // could have laid there before: a link in a volume leads out of any root.
-func (d *Driver) apart(s runner.Spec, h *held) error {
+func (d *Driver) apart(s runner.Spec, volumes []placement.Volume, h *held) error {
 	taken := slices.Concat(placement.NodePlaces(), placement.OwnPlaces(), h.Paths, []string{d.cfg.Dir})
-	for _, v := range h.Volumes {
-		for _, t := range taken {
-			if placement.Within(v.To, t) || placement.Within(t, v.To) {
-				return refused(s, fmt.Sprintf("its volume cannot be at %s: %s is there", v.To, t), "choose another place, as in /data or /var/lib/NAME, and none within another volume")
-			}
-		}
-		taken = append(taken, v.To)
+	if v, at := placement.Overlapping(volumes, taken); v != nil {
+		return refused(s, fmt.Sprintf("its volume cannot be at %s: %s is there", v.Path, at), "choose another place, as in /data or /var/lib/NAME, and none within another volume")
 	}
 	return nil
 }

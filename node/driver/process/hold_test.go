@@ -338,7 +338,7 @@ func TestVolumesLieApart(t *testing.T) {
 	d := heldDriver(t, func(c *Config) {
 		c.Hold.Volumes, c.Hold.Paths = filepath.Join(filepath.Dir(c.Dir), "volumes"), append(c.Hold.Paths, "/srv/shared")
 	})
-	for _, paths := range [][]string{{"/run"}, {"/run/x"}, {"/tmp/x"}, {"/etc"}, {"/"}, {"/data", "/data/x"}, {"/data/x", "/data"}, {"/srv/shared/x"}, {"/srv"}, {"/proc/sys"}, {"/usr/lib/x"}} {
+	for _, paths := range [][]string{{"/run"}, {"/run/x"}, {"/tmp/x"}, {"/etc"}, {"/"}, {"/data", "/data/x"}, {"/data/x", "/data"}, {"/srv/shared/x"}, {"/srv"}, {"/proc/sys"}, {"/usr/lib/x"}, {"/data/../etc"}} {
 		s := runner.Spec{Task: "a.b/0.1", Job: "a.b", Command: []string{"/bin/true"}, Setup: &placement.Setup{}, Keep: func(runner.Handle) error { return nil }}
 		for i, p := range paths {
 			s.Setup.Volumes = append(s.Setup.Volumes, placement.Volume{Name: fmt.Sprint("v", i), Path: p})
