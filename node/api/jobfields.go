@@ -318,32 +318,17 @@ func memory(name string, v residency.Value) (placement.Bytes, error) {
 	return n, nil
 }
 
-func restart(v residency.Value) (placement.Restart, error) {
-	var out placement.Restart
-	if v.Kind != residency.Map {
-		return out, jobError(v, "write restart: {policy: on-failure, attempts: 3}", "restart must be a mapping, not %s", v.Kind)
-	}
-	seen := map[string]bool{}
-	for _, f := range v.Fields {
-		key := residency.Value{Line: f.Line, Column: f.Column}
-		if seen[f.Name] {
-			return out, jobError(key, "write every key once", "%s stands here a second time", f.Name)
-		}
-		seen[f.Name] = true
-		var err error
-		switch f.Name {
+func restart(v residency.Value) (out placement.Restart, err error) {
+	err = fields("restart", "write restart: {policy: on-failure, attempts: 3}", v, []string{"policy", "attempts"}, func(f string, v residency.Value) (err error) {
+		switch f {
 		case "policy":
-			out.Policy, err = word(f.Name, f.Value, "never", "on-failure", "always")
+			out.Policy, err = word(f, v, "never", "on-failure", "always")
 		case "attempts":
-			out.Attempts, err = integer(f.Name, f.Value, 0, maxRestarts)
-		default:
-			err = unknownField(key, "restart", f.Name, []string{"policy", "attempts"})
+			out.Attempts, err = integer(f, v, 0, maxRestarts)
 		}
-		if err != nil {
-			return out, err
-		}
-	}
-	return out, nil
+		return err
+	})
+	return out, err
 }
 
 // upstream is a model server on the node's own loopback: a job must not make

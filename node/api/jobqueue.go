@@ -82,32 +82,17 @@ func neighbours(name string, v residency.Value, check func(residency.Value, stri
 	return out, nil
 }
 
-func rank(v residency.Value) (placement.Rank, error) {
-	var out placement.Rank
-	if v.Kind != residency.Map {
-		return out, jobError(v, "write rank: {cost: 1, carbon: 1}", "rank must be a mapping, not %s", v.Kind)
-	}
-	seen := map[string]bool{}
-	for _, f := range v.Fields {
-		key := residency.Value{Line: f.Line, Column: f.Column}
-		if seen[f.Name] {
-			return out, jobError(key, "write every key once", "%s stands here a second time", f.Name)
-		}
-		seen[f.Name] = true
-		var err error
-		switch f.Name {
+func rank(v residency.Value) (out placement.Rank, err error) {
+	err = fields("rank", "write rank: {cost: 1, carbon: 1}", v, []string{"cost", "carbon"}, func(f string, v residency.Value) (err error) {
+		switch f {
 		case "cost":
-			out.Cost, err = integer(f.Name, f.Value, 0, maxWeight)
+			out.Cost, err = integer(f, v, 0, maxWeight)
 		case "carbon":
-			out.Carbon, err = integer(f.Name, f.Value, 0, maxWeight)
-		default:
-			err = unknownField(key, "rank", f.Name, []string{"cost", "carbon"})
+			out.Carbon, err = integer(f, v, 0, maxWeight)
 		}
-		if err != nil {
-			return out, err
-		}
-	}
-	return out, nil
+		return err
+	})
+	return out, err
 }
 
 // checkQueue looks at what these keys say together with others.
