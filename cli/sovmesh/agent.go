@@ -22,7 +22,8 @@ jobs are ranked by or near to), join or join_file (the token of a new node), gpu
 (auto, nvml, none, sim:8xH100), cpu, memory, drivers (those of process, inference,
 container, microvm, vm that it may use), images (directories below which jobs name
 images and inputs), engine (the socket of Docker or Podman), registries {auth,
-mirrors, plain, allow} (where images come from), tasks {share, host_network,
+mirrors, plain, allow} (where images come from), microvm {vsock: true} (speak to
+micro-VMs by vsock where the node has it; off unless said), tasks {share, host_network,
 resolvers, moves} (what tasks are given of the node), metrics (token, open), witness
 ('VKEY URL' of an outside witness of the ledger), receipts {keep: 8784h, most: 64GiB}
 (of answers of models: how long, and in how many bytes), log {level, format}.

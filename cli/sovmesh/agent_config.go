@@ -25,7 +25,7 @@ import (
 
 // agentKeys are the keys of an agent's config file. Facts about the region are
 // not among them: they stand in the region's ledger.
-var agentKeys = []string{"node", "data", "listen", "advertise", "hosts", "site", "labels", "join", "join_file", "gpus", "cpu", "memory", "drivers", "images", "engine", "registries", "tasks", "metrics", "witness", "receipts", "log"}
+var agentKeys = []string{"node", "data", "listen", "advertise", "hosts", "site", "labels", "join", "join_file", "gpus", "cpu", "memory", "drivers", "images", "engine", "registries", "microvm", "tasks", "metrics", "witness", "receipts", "log"}
 
 // agentConfig is a config file, read.
 type agentConfig struct {
@@ -125,6 +125,8 @@ func (a *agentReader) key(key string, v residency.Value) {
 		}
 	case "registries":
 		a.registries(v)
+	case "microvm":
+		a.microVMs(v)
 	case "tasks":
 		a.tasks(v)
 	case "metrics":

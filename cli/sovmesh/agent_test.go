@@ -24,6 +24,7 @@ gpus: sim:8xH100
 cpu: 500m
 memory: 64GiB
 drivers: [process]
+microvm: {vsock: true}
 tasks: {host_network: allow, moves: 3, share: [/srv/models], resolvers: [192.0.2.53, "2001:db8::53"]}
 witness: `+outsideWitness+`
 receipts: {keep: 4400h, most: 2GiB}
@@ -47,6 +48,9 @@ log: {level: warn, format: json}
 	}
 	if !cfg.tasks.hostNetwork || cfg.Moves != 3 || !reflect.DeepEqual(cfg.tasks.share, []string{"/srv/models"}) || fmt.Sprint(cfg.tasks.resolvers) != "[192.0.2.53 2001:db8::53]" {
 		t.Errorf("tasks %+v", cfg.tasks)
+	}
+	if !cfg.workloads.vsock {
+		t.Error("micro-VMs are not spoken to by vsock")
 	}
 	if cfg.Witness != outsideWitness {
 		t.Errorf("witness %q", cfg.Witness)
@@ -86,6 +90,7 @@ func TestAgentConfigProblems(t *testing.T) {
 		{"shared", good + "tasks: {share: [models, /]}\n", []string{`:4:17: tasks.share cannot have "models"`, `:4:25: tasks.share cannot have "/"`}},
 		{"resolver by name", good + "tasks: {resolvers: [dns.example]}\n", []string{`:4:21: tasks.resolvers cannot have "dns.example"`}},
 		{"driver", good + "drivers: [process, docker]\n", []string{`:4:20: there is no driver "docker"`}},
+		{"vsock", good + "microvm: {vsock: maybe, kvm: true}\n", []string{`:4:18: microvm.vsock cannot be "maybe"`, `:4:25: there is no key "kvm" in microvm`}},
 		{"log", good + "log: {level: loud, form: x}\n", []string{`:4:14: level cannot be "loud"`, `:4:20: there is no key "form" in log`}},
 		{"witness without an address", good + "witness: " + strings.Fields(outsideWitness)[0] + "\n", []string{":4:10: an outside witness is written as its verifier key, a space, and the address"}},
 		{"witness that is a log", good + "witness: " + logKeyLine + "\n", []string{":4:10: the key of fra-1.mesh.example/ledger is that of a log; a witness cosigns"}},

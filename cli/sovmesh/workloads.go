@@ -36,6 +36,7 @@ type workloadRules struct {
 	mirrors map[string]string // beginnings of images' names, and what stands in their place
 	plain   []string          // registries without TLS
 	allow   []string          // what is fetched from beside public addresses
+	vsock   bool              // micro-VMs are spoken to by vsock where that is there
 }
 
 // reach is the way to what jobs name by a registry or a URL. What the operator
@@ -129,6 +130,7 @@ func workloadDrivers(cfg node.Config, o composition, wanted []string, gpus gpu.S
 	if slices.Contains(wanted, "microvm") {
 		c := microvm.DefaultConfig()
 		c.Dir, c.Probe = filepath.Join(cfg.Data, "microvms"), o.probe
+		c.Vsock = o.workloads.vsock
 		c.Images = image.Source{Dirs: o.workloads.images, AuthFile: o.workloads.auth, Transport: o.workloads.reach(), Mirrors: o.workloads.mirrors, Plain: o.workloads.plain}
 		var err error
 		if c.Hold, err = o.hold.Share(); err != nil {
@@ -233,5 +235,12 @@ func (a *agentReader) registries(v residency.Value) {
 				a.fault(v, "write mirrors: {docker.io/library: mirror.example/library}", "registries.mirrors must be a mapping, not %s", v.Kind)
 			}
 		}
+	})
+}
+
+// microVMs is how micro-VMs are made here.
+func (a *agentReader) microVMs(v residency.Value) {
+	a.each(v, "microvm", []string{"vsock"}, func(_ string, v residency.Value) {
+		a.cfg.workloads.vsock = a.word(v, "microvm.vsock", "true", "false") == "true"
 	})
 }

@@ -32,7 +32,7 @@ func BenchmarkFirstLine(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	m, err := d.machine(b.Context(), s, p, nil)
+	m, _, err := d.machine(b.Context(), s, p, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -46,6 +46,8 @@ type order struct {
 	Disk  string `json:"disk"`
 	// Boot bounds the time until init speaks.
 	Boot time.Duration `json:"boot"`
+	// Token is what the guest's init is shown, where it is reached by vsock.
+	Token []byte `json:"token,omitempty"`
 }
 
 // linger is how long a machine may take to end after its workload.
@@ -80,7 +82,10 @@ func (g *guest) Attend(r *qemu.Running) string {
 		defer l.Close()
 		go g.serve(l)
 	}
-	err := g.converse(r, o)
+	err := reach(r, o, console, wire.DialVsock)
+	if err == nil {
+		err = g.converse(r, o)
+	}
 	g.mu.Lock()
 	booted := g.w != nil
 	g.mu.Unlock()

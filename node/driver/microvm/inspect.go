@@ -65,6 +65,11 @@ func (d *Driver) Inspect(_ context.Context, h runner.Handle) (runner.Actual, err
 	if len(g.Command.Root.Disks) > len(a.Mounts) {
 		volumes += ", a read-only one with the inputs of its job"
 	}
+	if m.Vsock == "" {
+		say("control", true, "a serial line to its supervisor, which nothing else is at")
+	} else {
+		say("control", false, "vsock, to its supervisor; in the guest the command makes no such sockets, but whoever takes the guest's kernel over reaches what on the node listens to them (AF_VSOCK)")
+	}
 	say("devices", true, "one read-only disk, %s, one serial line, one control channel", volumes)
 	return a, nil
 }

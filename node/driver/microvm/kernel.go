@@ -23,9 +23,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// wantedModules are what init needs of a kernel whose drivers are modules; what
-// they need themselves comes before them.
-var wantedModules = []string{"virtio_mmio", "virtio_blk", "virtio_console"}
+// wantedModules are what init needs of a kernel whose drivers are modules, beside
+// its control channel's; what they need themselves comes before them.
+var wantedModules = []string{"virtio_mmio", "virtio_blk"}
 
 // overlayModule is what a writable root needs beside them.
 const overlayModule = "overlay"

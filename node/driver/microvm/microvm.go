@@ -5,7 +5,7 @@
 // The image is flattened to one read-only disk per digest, a small machine of
 // QEMU's boots the distribution's cloud kernel with an initramfs made here, and
 // the init in it runs the image's command and speaks to the task's supervisor
-// over a virtio-serial channel. The same image gives the same output and the same
+// over a virtio-serial channel, or vsock. The same image gives the same output and the same
 // exit code as in a container; what holds it in is a machine. The rule: nothing
 // that the guest says is believed beyond its own task, and a machine has no
 // network and no device that its job did not ask for.
@@ -55,6 +55,12 @@ type Config struct {
 	Cgroup string
 	// Binary is QEMU's name or path.
 	Binary string
+	// Vsock has guests spoken to by vsock where the host and the guests' kernel have
+	// it, and is off unless said: a guest whose kernel is taken over then reaches every
+	// program of the node that listens to machines. VsockDevice is the host's device;
+	// empty is where hosts have it.
+	Vsock       bool
+	VsockDevice string
 	// Probe tries what QEMU's machines run on here; nil is [qemu.Probe].
 	Probe func(ctx context.Context, binary string) (qemu.Accel, error)
 	// Kernel is what guests boot and Modules its modules; empty is the newest
@@ -190,7 +196,6 @@ func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 		return fp, err
 	}
 	fp.Facts["isolation"] = "machine: each task has a kernel of its own under QEMU"
-	fp.Facts["control"] = "virtio-serial"
 	fp.Facts["volumes"] = "a disk each, of at most " + d.cfg.VolumeSize.String()
 	if _, err := exec.LookPath("mke2fs"); err != nil {
 		fp.Facts["volumes"] = "none: install e2fsprogs"
@@ -217,10 +222,15 @@ func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 		d.accel = &accel
 		d.mu.Unlock()
 	}
-	if kernel, err := findKernel(d.cfg.Kernel, d.cfg.Modules, d.cfg.KernelRoots); err != nil {
+	kernel, err := findKernel(d.cfg.Kernel, d.cfg.Modules, d.cfg.KernelRoots)
+	if err != nil {
 		problems = append(problems, err)
 	} else {
 		fp.Facts["kernel"] = kernel.version
+	}
+	kind, why := d.control(kernel)
+	if fp.Facts["control"] = kind; why != "" {
+		fp.Facts["control"] += ": vsock was asked for, but " + why
 	}
 	if _, err := d.initPath(); err != nil {
 		problems = append(problems, err)

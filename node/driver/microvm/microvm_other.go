@@ -30,6 +30,8 @@ type Config struct {
 	Images          image.Source
 	Supervisor      []string
 	Cgroup, Binary  string
+	Vsock           bool
+	VsockDevice     string
 	Kernel, Modules string
 	KernelRoots     []string
 	Init            string

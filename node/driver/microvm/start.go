@@ -155,7 +155,7 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 	if err != nil {
 		return runner.Handle{}, err
 	}
-	m, err := d.machine(ctx, s, p, v.shares)
+	m, token, err := d.machine(ctx, s, p, v.shares)
 	if err != nil {
 		return runner.Handle{}, err
 	}
@@ -163,7 +163,7 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 	for _, f := range v.files {
 		m.Files, m.Args = append(m.Files, f), append(m.Args, diskArgs(f.Name, !f.Write)...)
 	}
-	if len(v.shares) > 0 { // their server knows no other form of the transport
+	if len(v.shares) > 0 || m.Vsock != "" { // they know no other form of the transport
 		m.Args = append(m.Args, "-global", "virtio-mmio.force-legacy=false")
 	}
 	for _, one := range v.shares {
@@ -177,7 +177,7 @@ func (d *Driver) Start(ctx context.Context, s runner.Spec) (runner.Handle, error
 	if err := d.connect(s, m, &command); err != nil {
 		return runner.Handle{}, err
 	}
-	told, err := json.Marshal(order{Command: command, Image: p.Digest, Disk: p.Disk, Boot: d.cfg.Boot})
+	told, err := json.Marshal(order{Command: command, Image: p.Digest, Disk: p.Disk, Boot: d.cfg.Boot, Token: token})
 	if err != nil {
 		return runner.Handle{}, err
 	}
@@ -213,30 +213,35 @@ func (d *Driver) settled(task placement.TaskID) {
 // minMemory is what the kernel needs to come up, with its initramfs.
 const minMemory = 96 * placement.MiB
 
-// machine says what to start, and takes a user number for it.
-func (d *Driver) machine(ctx context.Context, s runner.Spec, p pin, shares []qemu.Share) (*qemu.Machine, error) {
+// initramfsFile is the name of the guest's first root among the machine's files.
+const initramfsFile = "initramfs"
+
+// machine says what to start, and takes a user number for it. The token is what its
+// control channel is opened with, if that takes one.
+func (d *Driver) machine(ctx context.Context, s runner.Spec, p pin, shares []qemu.Share) (m *qemu.Machine, token []byte, err error) {
 	cannot := func(err error) error { return fmt.Errorf("start task %s: %w", s.Task, err) }
 	accel, err := d.probed(ctx)
 	if err != nil {
-		return nil, cannot(err)
+		return nil, nil, cannot(err)
 	}
 	binary, err := exec.LookPath(d.cfg.Binary)
 	if err != nil {
-		return nil, cannot(err)
+		return nil, nil, cannot(err)
 	}
 	kernel, err := findKernel(d.cfg.Kernel, d.cfg.Modules, d.cfg.KernelRoots)
 	if err != nil {
-		return nil, cannot(err)
+		return nil, nil, cannot(err)
 	}
 	init, err := d.initPath()
 	if err != nil {
-		return nil, cannot(err)
+		return nil, nil, cannot(err)
 	}
 	image, err := d.disks.kernel(ctx, kernel)
 	if err != nil {
-		return nil, cannot(err)
+		return nil, nil, cannot(err)
 	}
-	var more []string
+	kind, _ := d.control(kernel)
+	more := []string{map[string]string{controlSerial: serialModule, controlVsock: vsockModule}[kind]}
 	if reaches(s) {
 		more = append(more, networkModule)
 	}
@@ -245,31 +250,33 @@ func (d *Driver) machine(ctx context.Context, s runner.Spec, p pin, shares []qem
 	}
 	first, err := d.disks.initramfs(ctx, kernel, init, more...)
 	if err != nil {
-		return nil, cannot(err)
+		return nil, nil, cannot(err)
 	}
-	m := &qemu.Machine{
+	m = &qemu.Machine{
 		Binary: binary, Type: "microvm", Accel: accel, CPUs: int(min(max((s.Resources.CPU+999)/1000, 1), 64)), Memory: max(s.Resources.Memory, minMemory),
-		Channels: []string{channel}, Shares: shares,
-		Files: []qemu.File{{Name: "kernel", Path: d.disks.path(image)}, {Name: "initramfs", Path: d.disks.path(first)}, {Name: "image", Path: d.disks.path(p.Disk)}},
+		Shares: shares,
+		Files:  []qemu.File{{Name: "kernel", Path: d.disks.path(image)}, {Name: initramfsFile, Path: d.disks.path(first)}, {Name: "image", Path: d.disks.path(p.Disk)}},
 		Args: []string{
 			"-no-reboot", "-serial", "chardev:console", "-kernel", "@kernel@", "-initrd", "@initramfs@", "-append", kernelLine(accel),
 			"-drive", "id=image,file=@image@,format=raw,if=none,readonly=on", "-device", "virtio-blk-device,drive=image,serial=" + wire.ImageDisk,
-			"-device", "virtio-serial-device", "-device", "virtserialport,chardev=" + channel + ",name=" + wire.Port,
 		},
+	}
+	if token, err = d.speak(kind, m); err != nil {
+		return nil, nil, cannot(err)
 	}
 	base, size := d.cfg.UIDs, 0
 	if base > 0 {
 		if base, size, err = d.cfg.Hold.Part("microvms", filepath.Join(d.cfg.Dir, "tasks"), base, 1<<16); err != nil {
-			return nil, cannot(err)
+			return nil, nil, cannot(err)
 		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if m.UID, err = qemu.FreeUID(ctx, d.base, base, size, slices.Collect(maps.Keys(d.uids))...); err != nil {
-		return nil, cannot(err)
+		return nil, nil, cannot(err)
 	}
 	d.uids[m.UID] = s.Task
-	return m, nil
+	return m, token, nil
 }
 
 // kernelLine is the guest kernel's command line. Under TCG both clocks must be
@@ -376,6 +383,7 @@ func (d *Driver) facts(o *runner.Observed) {
 		return
 	}
 	o.Facts["image"], o.Facts["accel"], o.Facts["uid"] = g.Image, t.Machine.Accel.Name, fmt.Sprint(t.Machine.UID)
+	o.Facts["control"] = controlOf(&t.Machine)
 	if data, err := json.Marshal(handleData{Image: g.Image, Disk: g.Disk}); err == nil {
 		o.Handle.Data = data
 	}

@@ -176,7 +176,7 @@ func asStart(err error, to **runner.StartError) bool {
 
 func TestArgvHoldsTheMachineIn(t *testing.T) {
 	m := Machine{Binary: "qemu", Type: "q35", Accel: Accel{Name: KVM, CPU: "host"}, Memory: placement.GiB, Args: []string{"-drive", "file=@root@,if=none"}, Channels: []string{"ctl"}}
-	got := strings.Join(m.argv("x", map[string]int{"root": 3}, map[string]int{"console": 4, "monitor": 5, "ctl": 6}), " ")
+	got := strings.Join(m.argv("x", map[string]int{"root": 3}, map[string]int{"console": 4, "monitor": 5, "ctl": 6}, 0), " ")
 	for _, want := range []string{"-nodefaults", "-no-user-config", "-sandbox on,obsolete=deny,elevateprivileges=deny,resourcecontrol=deny,spawn=deny",
 		"file=/dev/fd/3,if=none", "socket,id=ctl,fd=6", "-m 1024", "-accel kvm"} {
 		if !strings.Contains(got, want) {

@@ -16,7 +16,9 @@ package qemu
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -59,6 +61,10 @@ type Machine struct {
 	// Shares are directories that a program serves beside QEMU, by virtiofs. The
 	// driver plugs them in: -device vhost-user-fs-...,chardev=NAME,tag=NAME.
 	Shares []Share `json:"shares,omitempty"`
+	// Vsock is the host's device for sockets to machines, of which this one has its
+	// own; empty for none. "@cid@" and "@#vsock@" in the machine's arguments stand for
+	// its CID and its descriptor: -device vhost-vsock-...,guest-cid=@cid@,vhostfd=@#vsock@.
+	Vsock string `json:"vsock,omitempty"`
 }
 
 // File is one that a machine reads or, with Write, changes.
@@ -66,6 +72,9 @@ type File struct {
 	Name  string `json:"name"`
 	Path  string `json:"path"`
 	Write bool   `json:"write,omitempty"`
+	// Tail is this machine's own after what the file holds, of which it then has a copy
+	// in memory.
+	Tail []byte `json:"tail,omitempty"`
 }
 
 // Names of what is in the task's directory. Home is the machine's own directory,
@@ -91,9 +100,9 @@ func (m *Machine) Limits(r placement.Resources) placement.Resources {
 	return r
 }
 
-// argv is the command line; fds are the descriptors of the files, then of the
-// channels, as QEMU will have them.
-func (m *Machine) argv(name string, files, channels map[string]int) []string {
+// argv is the command line; files and channels are descriptors, as QEMU will have
+// them. cid is that of a machine with vsock.
+func (m *Machine) argv(name string, files, channels map[string]int, cid uint32) []string {
 	spawn := "deny"
 	if m.Spawn {
 		spawn = "allow"
@@ -110,7 +119,7 @@ func (m *Machine) argv(name string, files, channels map[string]int) []string {
 	}
 	a = append(a, "-mon", "chardev=monitor,mode=control")
 	a = append(a, m.shareArgs(channels)...)
-	var pairs []string
+	pairs := []string{"@cid@", strconv.FormatUint(uint64(cid), 10)}
 	for name, fd := range files {
 		pairs = append(pairs, "@"+name+"@", fmt.Sprintf("/dev/fd/%d", fd), "@#"+name+"@", strconv.Itoa(fd))
 	}
@@ -187,6 +196,7 @@ type work struct {
 	ends  map[string]net.Conn // of the channels
 	dir   *os.File            // the machine's own
 	net   *network            // nil without one of its own
+	vsock *Vsock              // nil without one
 }
 
 var _ process.Work = (*work)(nil)
@@ -207,11 +217,7 @@ func (w *work) Launch(dir string, s runner.Spec, told json.RawMessage) (l proces
 		return 2 + len(l.Files)
 	}
 	for _, f := range m.Files {
-		mode := os.O_RDONLY
-		if f.Write {
-			mode = os.O_RDWR
-		}
-		file, err := os.OpenFile(f.Path, mode, 0)
+		file, err := f.open()
 		if err != nil {
 			return l, &runner.StartError{Task: s.Task, Reason: "a file of the machine cannot be opened: " + err.Error(), Advice: "start the job again, so that it is made anew"}
 		}
@@ -225,6 +231,17 @@ func (w *work) Launch(dir string, s runner.Spec, told json.RawMessage) (l proces
 		if tap != nil {
 			files[tapFile] = add(tap)
 		}
+	}
+	var cid uint32
+	if m.Vsock != "" {
+		if w.vsock, err = openVsock(m.Vsock); err != nil {
+			return l, &runner.StartError{Task: s.Task, Reason: "the machine cannot have sockets to its host: " + err.Error(), Advice: "start the job again, or have the node's operator leave vsock off"}
+		}
+		fd, err := w.vsock.handOn()
+		if err != nil {
+			return l, err
+		}
+		cid, files[vsockFile] = w.vsock.CID, add(fd)
 	}
 	for _, one := range m.Shares {
 		servant, conn, err := one.serve(dir)
@@ -240,13 +257,41 @@ func (w *work) Launch(dir string, s runner.Spec, told json.RawMessage) (l proces
 		}
 		w.ends[name], channels[name] = ours, add(theirs)
 	}
-	l.Path, l.Argv = m.Binary, m.argv("sovmesh "+string(s.Task), files, channels)
+	l.Path, l.Argv = m.Binary, m.argv("sovmesh "+string(s.Task), files, channels, cid)
 	// By descriptor: the machine's user cannot walk there from the root.
 	l.Dir = fmt.Sprintf("/proc/self/fd/%d", w.dir.Fd())
 	if m.UID != 0 {
 		l.Credential = &syscall.Credential{Uid: uint32(m.UID), Gid: uint32(m.UID), Groups: m.Accel.groups()}
 	}
 	return l, nil
+}
+
+// open is the file as the machine has it.
+func (f File) open() (*os.File, error) {
+	mode := os.O_RDONLY
+	if f.Write {
+		mode = os.O_RDWR
+	}
+	file, err := os.OpenFile(f.Path, mode, 0)
+	if err != nil || len(f.Tail) == 0 {
+		return file, err
+	}
+	defer file.Close()
+	fd, err := unix.MemfdCreate(f.Name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	whole := os.NewFile(uintptr(fd), f.Name)
+	if _, err = io.Copy(whole, file); err == nil {
+		_, err = whole.Write(f.Tail)
+	}
+	if err == nil {
+		_, err = whole.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return nil, errors.Join(err, whole.Close())
+	}
+	return whole, nil
 }
 
 // Pair makes a channel: our end, and the one that QEMU is handed.

@@ -37,6 +37,9 @@ type Running struct {
 	Monitor *qmp.Client // nil if QEMU did not answer
 	// Channels are those that the machine ordered, by name.
 	Channels map[string]net.Conn
+	// Vsock is the machine's, by which the guest is reached; nil without one. It is
+	// released when it has been.
+	Vsock *Vsock
 }
 
 // Supervise is [process.Supervise] for a machine and what runs inside.
@@ -54,6 +57,7 @@ const ConsoleLog = "console"
 // Attend wires the console and the monitor, then leaves the rest to the guest.
 func (w *work) Attend(t process.Tending) string {
 	defer w.dir.Close()
+	defer w.vsock.Release()
 	defer func() {
 		for _, c := range w.ends {
 			_ = c.Close()
@@ -69,7 +73,7 @@ func (w *work) Attend(t process.Tending) string {
 		defer close(heard)
 		_, _ = io.Copy(said, t.Said)
 	}()
-	r := &Running{Tending: t, Spec: w.spec, Told: w.told, Channels: w.ends, Console: newBroker(w.ends["console"])}
+	r := &Running{Tending: t, Spec: w.spec, Told: w.told, Channels: w.ends, Vsock: w.vsock, Console: newBroker(w.ends["console"])}
 	r.Failed = func(reason, advice string) {
 		t.Failed(explain(reason, said, heard), advice)
 	}

@@ -26,6 +26,7 @@ type machine struct {
 	running      map[int]bool  // pids that somebody waits for; guarded by the session's mu
 	disks        []string      // paths that disks are mounted at
 	laid         bool          // the root is a layer over the image
+	noVsock      bool          // commands make no sockets to the host
 }
 
 func newMachine(root string) *machine {

@@ -4,7 +4,7 @@
 // brings the guest up, runs what the host asks for and powers the machine off.
 //
 // It loads the modules it was packed with, mounts the image, finds the control
-// channel by its name and speaks package wire over it until the host has what
+// channel by its name, or has the host connect to it, and speaks package wire over it until the host has what
 // it wants or goes away. The rule: it decides nothing, keeps nothing, and does
 // in the order of wire what the supervisor says; the guest's kernel and the
 // machine around it are the boundary, not this program.
@@ -15,8 +15,10 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,12 +72,13 @@ func boot() error {
 		return err
 	}
 	began += uptime() - loading // that is the kernel's work, not ours
-	port, err := openPort(wire.Port)
+	port, vsock, err := openControl()
 	if err != nil {
 		return err
 	}
 	defer port.Close()
 	m := newMachine(newRoot)
+	m.noVsock = vsock
 	s := newSession(port, m)
 	ready := uptime()
 	err = s.w.SendJSON(wire.Hello, 0, wire.Greeting{
@@ -131,6 +134,25 @@ func loadModules(path string) error {
 		}
 	}
 	return nil
+}
+
+// openControl opens the control channel: a port, or by vsock what the host connects
+// to. It has been packed with a token only for the latter.
+func openControl() (c io.ReadWriteCloser, vsock bool, err error) {
+	token, err := os.ReadFile("/" + wire.TokenFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		c, err = openPort(wire.Port)
+		return c, false, err
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	l, err := wire.ListenVsock(wire.VsockPort)
+	if err != nil {
+		return nil, false, fmt.Errorf("listen for the host: %w", err)
+	}
+	c, err = l.Host(token, portTimeout)
+	return c, true, err
 }
 
 // openPort finds a virtio-serial port by its name.

@@ -84,7 +84,11 @@ func (m *machine) fork(file string, argv []string, attr *syscall.ProcAttr) (int,
 	go func() {
 		if m.own {
 			runtime.LockOSThread() // never unlocked: the thread ends with us
-			if err := m.dropCapabilities(); err != nil {
+			err := m.dropCapabilities()
+			if err == nil && m.noVsock {
+				err = denyVsock()
+			}
+			if err != nil {
 				done <- result{err: err}
 				return
 			}
