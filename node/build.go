@@ -18,6 +18,7 @@ import (
 	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/node/controller"
 	"github.com/sovmesh/sovmesh/node/gateway"
+	"github.com/sovmesh/sovmesh/node/outputs"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 	"github.com/sovmesh/sovmesh/transport"
@@ -143,7 +144,7 @@ func (n *Node) buildWork() (err error) {
 	cfg.Resolve, cfg.Connect = n.standsFor, (&services{n: n}).Connect
 	cfg.StopOnExit = n.deps.StopTasksOnExit
 	cfg.Secrets, cfg.SecretsDir = n.secrets, n.secretsDir()
-	cfg.Inputs = n.deps.Inputs
+	cfg.Inputs, cfg.Outputs = n.deps.Inputs, outputs.New(n.dir.path(dirOutputs))
 	if n.runner, err = runner.New(cfg); err != nil {
 		return err
 	}
@@ -286,6 +287,14 @@ type tasks struct{ r *runner.Runner }
 
 func (t tasks) Logs(ctx context.Context, task placement.TaskID, from int64, follow bool) (io.ReadCloser, error) {
 	return t.r.Logs(ctx, task, from, follow)
+}
+
+func (t tasks) Outputs(ctx context.Context, task placement.TaskID) (*placement.OutputList, error) {
+	return t.r.Outputs(ctx, task)
+}
+
+func (t tasks) OpenOutput(ctx context.Context, task placement.TaskID, digest string) (io.ReadCloser, error) {
+	return t.r.OpenOutput(ctx, task, digest)
 }
 
 // Suspect reports whether gossip or its last answer makes the node doubtful, or

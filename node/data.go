@@ -29,6 +29,7 @@ const (
 	dirRaft        = "raft"
 	dirRunner      = "runner"
 	dirSnapshots   = "snapshots"
+	dirOutputs     = "outputs"  // what tasks left to be fetched
 	dirReceipts    = "receipts" // of inference, in files per segment
 	dirRefused     = "refused"  // forged certificates that this node was shown
 )

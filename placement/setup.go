@@ -48,6 +48,9 @@ type Setup struct {
 	Secrets map[string]string `json:"secrets,omitempty"`
 	// Inputs are files that the workload finds read-only, by name.
 	Inputs []Input `json:"inputs,omitempty"`
+	// Outputs: the workload has a directory whose files are kept when it has ended;
+	// nil for none.
+	Outputs *Outputs `json:"outputs,omitempty"`
 	// Drift says what is done about a difference between what was declared and
 	// what runs; empty is report.
 	Drift Drift `json:"drift,omitempty"`

@@ -18,7 +18,8 @@ type TaskNote struct {
 	Text string `json:"text,omitempty"`
 	// Count is of what: packets refused, packages that differ.
 	Count uint64 `json:"count,omitempty"`
-	// Digest is the hex SHA-256 of what was taken: the list of a snapshot's parts.
+	// Digest is the hex SHA-256 of what was taken: the list of a snapshot's parts, or
+	// of a task's outputs.
 	Digest string    `json:"digest,omitempty"`
 	At     time.Time `json:"at"`
 }
@@ -34,6 +35,7 @@ const (
 	NoteDenied   NoteKind = "denied"   // it tried to reach what its job does not allow
 	NoteSnapshot NoteKind = "snapshot" // its state was copied
 	NoteAccess   NoteKind = "access"   // somebody reached into it
+	NoteOutputs  NoteKind = "outputs"  // it ended and left files
 )
 
 // Bounds of notes: bytes of one text, notes that a task keeps (the newest), and
@@ -54,6 +56,8 @@ func (k NoteKind) Subjects() []string {
 		return []string{"network"}
 	case NoteSnapshot:
 		return []string{"forensic"}
+	case NoteOutputs:
+		return []string{"files"}
 	case NoteAccess:
 		return []string{"exec", "console", "connect", "pause", "resume", "snapshot"}
 	}

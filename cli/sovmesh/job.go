@@ -14,7 +14,7 @@ import (
 )
 
 func (p *program) jobCommands() *cli.Command {
-	return group("job", "submit jobs and follow them", p.jobRun(), p.jobCheck(), p.jobList(), p.jobShow(), p.jobExplain(), p.jobLogs(), p.jobStop(),
+	return group("job", "submit jobs and follow them", p.jobRun(), p.jobCheck(), p.jobList(), p.jobShow(), p.jobExplain(), p.jobLogs(), p.jobOutputs(), p.jobStop(),
 		p.jobExec(), p.jobConsole(), p.jobConnect(), p.jobPause(), p.jobResume(), p.jobIsolation(), p.jobDrift(), p.jobSnapshot())
 }
 

@@ -33,8 +33,8 @@ A job has a kind (process, container, microvm, vm, inference) and a residency, a
 what else it needs. Of what runs: name, type, command, env, image, image_digest,
 user, workdir, models, upstream, server. Of size and place: resources, gang, site,
 node, spread, avoid, near, rank, priority, preemptible, max_runtime, singleton. Of
-what it has: volumes, inputs, secrets, disks, root_size, ports, network, capabilities,
-pids, writable_root, cloud_init, cloud_network, boot. Of its course: restart, health,
+what it has: volumes, inputs, outputs, secrets, disks, root_size, ports, network,
+capabilities, pids, writable_root, cloud_init, cloud_network, boot. Of its course: restart, health,
 drift, on_drain, stop_grace, evidence. Beside a tag in the long form: control,
 transit, assurance, on_change, confidential. A field that cannot be read is answered
 with its line and how it is written.

@@ -60,11 +60,11 @@ func TestEveryRoleAndOperation(t *testing.T) {
 	}
 }
 
-// A foreign certificate reserves, submits, and reads, logs, stops and reaches
+// A foreign certificate reserves, submits, and reads, logs, fetches what is left by, stops and reaches
 // into jobs of its own region, connects jobs to their tenants' services, reads checkpoints and tiles of hashes, and asks for cosignatures: the list is
 // closed, whatever the table says.
 func TestAForeignCertificateHasNoAdministratorsVerb(t *testing.T) {
-	may := []string{"summary", "reserve", "release", "forward", "foreignJob", "foreignJobs", "stopForeign", "foreignLogs", "reachForeign", "foreignService", "ledgerCheckpoint", "ledgerTile", "witnessAdd", "witnessSeen"}
+	may := []string{"summary", "reserve", "release", "forward", "foreignJob", "foreignJobs", "stopForeign", "foreignLogs", "foreignOutputs", "foreignOutput", "reachForeign", "foreignService", "ledgerCheckpoint", "ledgerTile", "witnessAdd", "witnessSeen"}
 	_, fra, ber, _ := mesh3(t)
 	as := identity.ID{Region: "ber-1", Mesh: testMesh, Node: "ber-1-n1"}
 	token := fra.token(state.Token{Roles: everyRole()})
@@ -78,7 +78,7 @@ func TestAForeignCertificateHasNoAdministratorsVerb(t *testing.T) {
 			continue
 		}
 		// Not even with an administrator's token in the header, or as if relayed.
-		path := strings.NewReplacer("{id}", "x", "{name}", "fra-1-n1", "{hash}", "x", "{tenant}", "x", "{job}", "x", "{rest}", "x", "{key}", "x", "{path...}", "000", "{sum}", "00").Replace(op.Path)
+		path := strings.NewReplacer("{id}", "x", "{name}", "fra-1-n1", "{hash}", "x", "{tenant}", "x", "{job}", "x", "{rest}", "x", "{key}", "x", "{path...}", "000", "{sum}", "00", "{digest}", "00").Replace(op.Path)
 		h := bearer(token)
 		h.Set(HeaderRelayed, "fra-1-n9")
 		status, p, _ := fra.mesh(t, as, op.Method, path, h, "")

@@ -98,6 +98,39 @@ func (c *Client) Logs(ctx context.Context, id placement.JobID, o LogOptions) (io
 	return res.Body, nil
 }
 
+// Outputs are the files that a job's task left: of its newest one, unless another
+// is named.
+func (c *Client) Outputs(ctx context.Context, id placement.JobID, task placement.TaskID) (*JobOutputs, error) {
+	res, err := c.getOutput(ctx, id, task, "/outputs")
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	return readOutputs(res.Body)
+}
+
+// Output reads one of them. What is read is compared with its digest: only when it
+// ended with io.EOF it was the file. The caller closes it.
+func (c *Client) Output(ctx context.Context, id placement.JobID, task placement.TaskID, file placement.Output) (io.ReadCloser, error) {
+	res, err := c.getOutput(ctx, id, task, "/outputs/"+file.Digest)
+	if err != nil {
+		return nil, err
+	}
+	return holdTo(file, res.Body), nil
+}
+
+func (c *Client) getOutput(ctx context.Context, id placement.JobID, task placement.TaskID, what string) (*http.Response, error) {
+	d, err := c.doorOf(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	q := url.Values{}
+	if task != "" {
+		q.Set("task", string(task))
+	}
+	return d.send(ctx, request{method: http.MethodGet, path: Prefix + "/jobs" + seg(id) + what, query: q})
+}
+
 // StopJob asks for a job to end and returns it as it stands.
 func (c *Client) StopJob(ctx context.Context, id placement.JobID, reason string) (*placement.Job, error) {
 	d, err := c.doorOf(ctx, id)

@@ -160,6 +160,33 @@ func (m *MeshClient) TaskLogs(ctx context.Context, p transport.Peer, task placem
 	return res.Body, nil
 }
 
+// TaskOutputs are the files that a task on the asked node of the own region left.
+func (m *MeshClient) TaskOutputs(ctx context.Context, p transport.Peer, task placement.TaskID) (*JobOutputs, error) {
+	return m.outputs(ctx, p, "/tasks/"+string(task)+"/outputs")
+}
+
+// TaskOutput reads one of them, by its digest.
+func (m *MeshClient) TaskOutput(ctx context.Context, p transport.Peer, task placement.TaskID, digest string) (io.ReadCloser, error) {
+	return m.output(ctx, p, "/tasks/"+string(task)+"/outputs/"+digest)
+}
+
+func (m *MeshClient) outputs(ctx context.Context, p transport.Peer, path string) (*JobOutputs, error) {
+	res, err := m.send(ctx, p, meshCall{method: http.MethodGet, path: path, cargo: cargo(transport.CargoStatus)})
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	return readOutputs(res.Body)
+}
+
+func (m *MeshClient) output(ctx context.Context, p transport.Peer, path string) (io.ReadCloser, error) {
+	res, err := m.send(ctx, p, meshCall{method: http.MethodGet, path: path, cargo: cargo(transport.CargoStatus)})
+	if err != nil {
+		return nil, err
+	}
+	return res.Body, nil
+}
+
 // Summary asks an active peer for its signed summary. The signer must be of
 // the region asked.
 func (m *MeshClient) Summary(ctx context.Context, p transport.Peer, v *identity.Verifier, now time.Time) (*SummaryStatement, error) {
@@ -243,6 +270,17 @@ func (m *MeshClient) JobLogs(ctx context.Context, p transport.Peer, id placement
 		return nil, err
 	}
 	return res.Body, nil
+}
+
+// JobOutputs are the files that a forwarded job left; the other region sends them,
+// and their names, only if the job's policy lets its output come here.
+func (m *MeshClient) JobOutputs(ctx context.Context, p transport.Peer, id placement.JobID) (*JobOutputs, error) {
+	return m.outputs(ctx, p, "/jobs"+seg(id)+"/outputs")
+}
+
+// JobOutput reads one of them, by its digest.
+func (m *MeshClient) JobOutput(ctx context.Context, p transport.Peer, id placement.JobID, digest string) (io.ReadCloser, error) {
+	return m.output(ctx, p, "/jobs"+seg(id)+"/outputs/"+digest)
 }
 
 // strictJSON decodes one JSON document and nothing beyond it; an unknown field

@@ -85,22 +85,42 @@ func (s *Server) openLogs(c *call, v *state.View, j *placement.Job, from int64, 
 			j = now
 		}
 	}
-	if j.Forward != nil && j.Forward.State == placement.ForwardPlaced {
-		region := v.Region(j.Forward.Region)
-		if region == nil {
-			return nil, newProblem(http.StatusNotFound, CodeNotFound, "the region that ran the job is not federated any more", "its output stays there")
-		}
-		peer, ok := s.doorOf(region)
-		if !ok {
-			return nil, newProblem(http.StatusServiceUnavailable, CodePeerUnknown, "no front door of region "+string(region.ID)+" is known", "try again soon: sovmesh region list").retry(5 * time.Second)
+	if there, peer, err := s.ranIn(v, j); there || err != nil {
+		if err != nil {
+			return nil, err
 		}
 		return s.mesh.JobLogs(ctx, peer, j.ID, from, follow)
 	}
+	t, err := c.taskOf(v, j)
+	if err != nil {
+		return nil, err
+	}
+	return s.taskLogs(ctx, v, t, from, follow)
+}
+
+// ranIn is the door of the other region that runs a job, or ran it.
+func (s *Server) ranIn(v *state.View, j *placement.Job) (there bool, peer transport.Peer, err error) {
+	if j.Forward == nil || j.Forward.State != placement.ForwardPlaced {
+		return false, peer, nil
+	}
+	region := v.Region(j.Forward.Region)
+	if region == nil {
+		return true, peer, newProblem(http.StatusNotFound, CodeNotFound, "the region that ran the job is not federated any more", "its output stays there")
+	}
+	peer, ok := s.doorOf(region)
+	if !ok {
+		return true, peer, newProblem(http.StatusServiceUnavailable, CodePeerUnknown, "no front door of region "+string(region.ID)+" is known", "try again soon: sovmesh region list").retry(5 * time.Second)
+	}
+	return true, peer, nil
+}
+
+// taskOf is the job's task that is asked for: the newest, unless one is named.
+func (c *call) taskOf(v *state.View, j *placement.Job) (*placement.Task, error) {
 	tasks := v.TasksOf(j.ID)
 	wanted := placement.TaskID(c.r.URL.Query().Get("task"))
 	for i := len(tasks) - 1; i >= 0; i-- {
 		if wanted == "" || tasks[i].ID == wanted {
-			return s.taskLogs(ctx, v, tasks[i], from, follow)
+			return tasks[i], nil
 		}
 	}
 	return nil, newProblem(http.StatusNotFound, "job.no-output", "job "+string(j.ID)+" has no task yet: "+j.Reason, "wait for it with --follow, or see why: sovmesh job explain "+string(j.ID))
@@ -110,11 +130,20 @@ func (s *Server) taskLogs(ctx context.Context, v *state.View, t *placement.Task,
 	if t.Node == s.cfg.Self && s.cfg.Tasks != nil {
 		return s.cfg.Tasks.Logs(ctx, t.ID, from, follow)
 	}
+	node, err := nodeOf(v, t)
+	if err != nil {
+		return nil, err
+	}
+	return s.mesh.TaskLogs(ctx, s.peerOf(node), t.ID, from, follow)
+}
+
+// nodeOf is the node that keeps what a task put out.
+func nodeOf(v *state.View, t *placement.Task) (*placement.Node, error) {
 	node := v.Node(t.Node)
 	if node == nil {
 		return nil, newProblem(http.StatusNotFound, "job.no-output", "node "+string(t.Node)+" was removed, and the output with it", "nothing can be done")
 	}
-	return s.mesh.TaskLogs(ctx, s.peerOf(node), t.ID, from, follow)
+	return node, nil
 }
 
 // taskOutput is the node's own part: the output of one of its tasks, for

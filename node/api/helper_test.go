@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
@@ -10,9 +11,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -161,6 +164,38 @@ func (f fakeTasks) Logs(_ context.Context, id placement.TaskID, from int64, _ bo
 	}
 	return io.NopCloser(strings.NewReader(text[min(int(from), len(text)):])), nil
 }
+
+// left is what every task of a test left, by its name.
+var left = map[string]string{"logs/one": "1\n", "model.bin": "weights"}
+
+func (f fakeTasks) Outputs(_ context.Context, id placement.TaskID) (*placement.OutputList, error) {
+	if _, ok := f[id]; !ok {
+		return nil, noOutputs{}
+	}
+	list := &placement.OutputList{LeftOut: 1, Why: "more than 1GiB"}
+	for _, name := range slices.Sorted(maps.Keys(left)) {
+		list.Files = append(list.Files, placement.Output{Name: name, Size: int64(len(left[name])), Digest: fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(left[name])))})
+	}
+	return list, nil
+}
+
+func (f fakeTasks) OpenOutput(ctx context.Context, id placement.TaskID, digest string) (io.ReadCloser, error) {
+	list, err := f.Outputs(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range list.Files {
+		if o.Digest == digest {
+			return io.NopCloser(strings.NewReader(left[o.Name])), nil
+		}
+	}
+	return nil, noOutputs{}
+}
+
+type noOutputs struct{}
+
+func (noOutputs) Error() string { return "it left nothing" }
+func (noOutputs) Hint() string  { return "write outputs: true" }
 
 // clock is a settable time.
 type clock struct {

@@ -74,7 +74,7 @@ var jobFields = []string{
 	"on_drain", "stop_grace", "models", "upstream", "image", "site", "node",
 	"preemptible", "gang", "spread", "avoid", "near", "rank", "max_runtime",
 	"image_digest", "user", "workdir", "writable_root", "capabilities", "pids", "volumes", "ports", "network", "health",
-	"disks", "root_size", "cloud_init", "cloud_network", "boot", "server", "secrets", "inputs", "drift",
+	"disks", "root_size", "cloud_init", "cloud_network", "boot", "server", "secrets", "inputs", "outputs", "drift",
 }
 
 // jobReader gathers the fields of one job and where each stood.

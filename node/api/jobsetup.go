@@ -47,6 +47,7 @@ var setupFields = map[string][]placement.Kind{
 	"server":        {placement.KindInference},
 	"secrets":       {placement.KindProcess, placement.KindContainer, placement.KindMicroVM, placement.KindVM},
 	"inputs":        {placement.KindProcess, placement.KindContainer, placement.KindMicroVM, placement.KindVM},
+	"outputs":       {placement.KindProcess},
 	"drift":         {placement.KindContainer, placement.KindMicroVM, placement.KindVM},
 }
 
@@ -98,6 +99,8 @@ func (r *jobReader) setupField(name string, v residency.Value) (err error) {
 		s.Secrets, err = secrets(v, r.o.Secret)
 	case "inputs":
 		s.Inputs, err = rows(name, v, maxInputs, inputHelp, input)
+	case "outputs":
+		s.Outputs, err = outputs(v)
 	case "drift":
 		s.Drift, err = word(name, v, placement.DriftOff, placement.DriftReport, placement.DriftEnforce)
 	}
@@ -119,6 +122,9 @@ func (r *jobReader) checkSetup(at func(string) residency.Value) error {
 			continue
 		}
 		return jobError(at(name), "leave it out, or write kind: "+joinKinds(kinds), "a %s job has no %s", kind, name)
+	}
+	if r.spec.Setup.Outputs != nil && (r.spec.Type == placement.TypeService || r.spec.Kind == placement.KindInference) {
+		return jobError(at("outputs"), "leave outputs out and write to a volume, or write type: batch", "a service has no outputs: they are kept when a task has ended")
 	}
 	if v, where := r.spec.Setup.Misplaced(kind); v != nil {
 		return jobError(at("volumes"), "choose another place, as in /data or /var/lib/NAME, and none within another volume", "the volume %s of a process cannot lie at %s: %s is there", quoteWord(v.Name), quoteWord(v.Path), where)

@@ -37,6 +37,9 @@ type Ledger interface {
 // Tasks are the tasks of this node: its runner.
 type Tasks interface {
 	Logs(ctx context.Context, task placement.TaskID, from int64, follow bool) (io.ReadCloser, error)
+	// Outputs are the files that a task left, and OpenOutput reads one by its digest.
+	Outputs(ctx context.Context, task placement.TaskID) (*placement.OutputList, error)
+	OpenOutput(ctx context.Context, task placement.TaskID, digest string) (io.ReadCloser, error)
 }
 
 // Authority is the region's certificate authority; voters have one.

@@ -36,6 +36,9 @@ func (r *Runner) remove(ctx context.Context, t *task, floor uint64) {
 	if d := r.cfg.Drivers[string(t.rec.Kind)]; d != nil && t.rec.Handle != nil {
 		err = d.Destroy(ctx, *t.rec.Handle)
 	}
+	if err == nil && t.rec.Outputs != nil && r.cfg.Outputs != nil {
+		err = r.cfg.Outputs.Drop(ctx, t.rec.Task)
+	}
 	if err == nil {
 		err = r.cfg.Store.Delete(t.rec.Task, floor)
 	}

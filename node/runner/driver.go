@@ -96,6 +96,10 @@ type Spec struct {
 	// InputsDir holds the job's inputs, a read-only file each, empty for none. A driver
 	// shows it to the workload under [InputsPath], or names it by [InputsEnv].
 	InputsDir string `json:"inputs_dir,omitempty"`
+	// OutputsDir is an empty directory of the task's own, for what it leaves to be
+	// fetched; empty for none. A driver that is a [ShowsOutputs] gives it to the workload's
+	// user and shows it, writable, under [OutputsPath], or names it by [OutputsEnv].
+	OutputsDir string `json:"outputs_dir,omitempty"`
 	// Resolve tells what names in the job's list stand for, now; it may be nil.
 	Resolve Resolver `json:"-"`
 	// Connect reaches the services in the job's list; it may be nil.
@@ -130,6 +134,12 @@ const (
 const (
 	InputsPath = "/run/inputs"
 	InputsEnv  = "SOVMESH_INPUTS"
+)
+
+// Where it leaves its outputs, in the same way.
+const (
+	OutputsPath = "/run/outputs"
+	OutputsEnv  = "SOVMESH_OUTPUTS"
 )
 
 // DeviceEnv is what a task's environment says of its devices, whatever its job

@@ -30,6 +30,12 @@ func behind(d Driver, h Handle) (Driver, Handle) {
 	return d, h
 }
 
+// ShowsOutputs is a driver whose tasks may find a directory for their outputs.
+type ShowsOutputs interface {
+	// ShowsOutputs reports whether it keeps to [Spec.OutputsDir].
+	ShowsOutputs() bool
+}
+
 // Execer is a driver that runs further commands in a running task.
 type Execer interface {
 	// Exec runs a command in the task's own boundary and returns its exit. It ends

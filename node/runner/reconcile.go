@@ -26,6 +26,7 @@ func (r *Runner) recover(ctx context.Context, records []Record, floor uint64) {
 			t.move = newMoving()
 		}
 		if t.over() {
+			r.lives.Go(func() { r.noteOutputs(ctx, t) })
 			continue
 		}
 		live[rec.Task] = true
@@ -102,7 +103,7 @@ func (r *Runner) admit(ctx context.Context, index uint64, want Want, t *task) *t
 			Version: recordVersion, Task: want.Task.ID, Job: want.Task.Job, Kind: want.Task.Kind, Tenant: want.Task.Tenant,
 			Devices: want.Task.Devices, Singleton: want.Job.Spec.Singleton, Grace: want.Job.Spec.StopGrace,
 			MaxRuntime: want.Job.Spec.MaxRuntime, Serves: want.Job.Spec.Serves(),
-			Index: index, Status: placement.TaskAssigned,
+			Index: index, Status: placement.TaskAssigned, Outputs: want.Job.Spec.Leaves(),
 		}}
 	}
 	t.job, t.hosts = want.Job, want.Hosts

@@ -102,6 +102,9 @@ type Config struct {
 	// Inputs fetches what a job names by digest; without it, tasks of jobs that need
 	// files are not started.
 	Inputs Inputs
+	// Outputs keeps what tasks leave to be fetched; without it, tasks of jobs that
+	// leave any are not started.
+	Outputs Outputs
 	// Noter, if set, is told of drift, looked for every DriftEvery, and of traffic
 	// that tasks were refused, looked for every DeniedEvery.
 	Noter                   Noter
@@ -129,6 +132,21 @@ type Inputs interface {
 	Lay(ctx context.Context, id placement.TaskID, tenant placement.TenantID, inputs []placement.Input) (dir string, err error)
 	// Drop removes it, once the task is over. Nothing may be there.
 	Drop(id placement.TaskID) error
+}
+
+// Outputs is where the files go that tasks leave to be fetched.
+type Outputs interface {
+	// Make is the directory that a task that is to start writes to.
+	Make(id placement.TaskID) (dir string, err error)
+	// Gather keeps what a task that has ended left there; asked again it gives the
+	// same list.
+	Gather(ctx context.Context, id placement.TaskID, most placement.Outputs) (*placement.OutputList, error)
+	// Open reads the kept file of a digest.
+	Open(id placement.TaskID, digest string) (io.ReadCloser, error)
+	// Sweep removes what was not kept, and Drop all of a task's. Both may take long,
+	// and nothing may be there.
+	Sweep(ctx context.Context, id placement.TaskID) error
+	Drop(ctx context.Context, id placement.TaskID) error
 }
 
 // DefaultConfig has every limit set and nothing else.

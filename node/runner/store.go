@@ -43,6 +43,10 @@ type Record struct {
 	// Serves are the ports that other jobs' tasks may reach by the job's name; none
 	// unless it is a service.
 	Serves []int `json:"serves,omitempty"`
+	// Outputs bounds what the task leaves to be fetched; nil for none. Gathered is the
+	// digest of the list of what was kept of it, once that is done, for its note.
+	Outputs  *placement.Outputs `json:"outputs,omitempty"`
+	Gathered *Gathered          `json:"gathered,omitempty"`
 	// Noted is what was said of the task in its region's ledger; never changed, but
 	// replaced.
 	Noted *Noted `json:"noted,omitempty"`

@@ -107,6 +107,9 @@ func (r *Runner) bringUp(ctx context.Context, t *task) (Handle, error) {
 	if err := r.fetch(wanted, t, d, &spec); err != nil {
 		return Handle{}, err
 	}
+	if err := r.makeOutputs(t, d, &spec); err != nil {
+		return Handle{}, err
+	}
 	select {
 	case r.starts <- struct{}{}:
 	case <-wanted.Done():
@@ -228,7 +231,9 @@ func (r *Runner) settle(ctx context.Context, t *task, d Driver, h Handle, seen O
 		r.mu.Lock()
 		t.rec.StartedAt = seen.StartedAt
 		r.mu.Unlock()
-		r.ended(t, *seen.Exit)
+		if r.gather(ctx, t) {
+			r.ended(t, *seen.Exit)
+		}
 	case StateAbsent:
 		if t.rec.Move != nil && t.rec.Move.Away {
 			r.finish(t, placement.TaskFailed, "it was being moved, and nothing of it is here any more", nil)
@@ -241,7 +246,7 @@ func (r *Runner) settle(ctx context.Context, t *task, d Driver, h Handle, seen O
 		if err := d.Stop(ctx, h, 0); err != nil && ctx.Err() == nil {
 			r.log.Error("end what is left of a task", "task", t.rec.Task, "err", err)
 		}
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && r.gather(ctx, t) {
 			r.finish(t, placement.TaskFailed, "it ended while the agent was away and how is not known (the machine restarted, or its supervisor was killed)", nil)
 		}
 	}
@@ -271,6 +276,9 @@ func (r *Runner) watch(ctx context.Context, t *task, h Handle) {
 		}
 		if err == nil {
 			if r.awaitMove(ctx, t); r.movedAway(t) || ctx.Err() != nil {
+				return
+			}
+			if !r.gather(ctx, t) {
 				return
 			}
 			r.ended(t, exit)
@@ -350,6 +358,7 @@ func (r *Runner) finish(t *task, status placement.TaskStatus, reason string, exi
 	if exit != nil && !exit.At.IsZero() {
 		t.rec.EndedAt = exit.At
 	}
+	reason = t.rec.Gathered.said(reason)
 	r.mu.Unlock()
 	r.dropSecrets(t.rec.Task)
 	r.dropInputs(t.rec.Task)

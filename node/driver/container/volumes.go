@@ -13,6 +13,9 @@ import (
 
 var _ runner.Keeper = (*Driver)(nil)
 
+// ShowsOutputs: not yet.
+func (d *Driver) ShowsOutputs() bool { return false }
+
 // Kept are the jobs that have volumes here.
 func (d *Driver) Kept() (map[placement.JobID]time.Time, error) {
 	return keep.Jobs(filepath.Join(d.cfg.Dir, "volumes"))

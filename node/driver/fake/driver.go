@@ -21,6 +21,9 @@ var (
 // Name is "fake".
 func (d *Driver) Name() string { return string(placement.KindFake) }
 
+// ShowsOutputs: a task saves to the directory that it is given.
+func (d *Driver) ShowsOutputs() bool { return true }
+
 // Fingerprint says that nothing here is real.
 func (d *Driver) Fingerprint(context.Context) (runner.Fingerprint, error) {
 	return runner.Fingerprint{Healthy: true, Version: "1", Facts: map[string]string{"isolation": "none: tasks exist in memory only"}}, nil

@@ -13,6 +13,7 @@
 //	sleep              run until stopped
 //	stubborn           write "ready", run until killed: the request to end is not heard
 //	print TEXT...      write TEXT and a line feed, then end at once
+//	save NAME TEXT...  write TEXT to the output NAME, then end at once
 //	flood BYTES        write so many bytes, the last ones "end", then end at once
 //	oom 5s             end for want of memory after five seconds
 //
@@ -23,6 +24,8 @@ package fake
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -254,7 +257,7 @@ func parse(spec runner.Spec, now time.Time) (*task, error) {
 		words = []string{"sleep"}
 	}
 	bad := &runner.StartError{Task: spec.Task, Reason: fmt.Sprintf("the fake driver has no program %q", strings.Join(words, " ")),
-		Advice: "use run DURATION [CODE], exit CODE, sleep, stubborn, print TEXT or oom DURATION"}
+		Advice: "use run DURATION [CODE], exit CODE, sleep, stubborn, print TEXT, save NAME TEXT or oom DURATION"}
 	arg := func(i int) string {
 		if i < len(words) {
 			return words[i]
@@ -284,6 +287,11 @@ func parse(spec runner.Spec, now time.Time) (*task, error) {
 		t.ends = now
 	case "print":
 		t.output = []byte(strings.Join(words[1:], " ") + "\n")
+		t.ends = now
+	case "save":
+		if err := os.WriteFile(filepath.Join(spec.OutputsDir, filepath.Base(arg(1))), []byte(strings.Join(words[min(2, len(words)):], " ")), 0o600); err != nil {
+			return nil, &runner.StartError{Task: spec.Task, Reason: "it cannot save: " + err.Error(), Advice: "write outputs: true"}
+		}
 		t.ends = now
 	case "flood":
 		var n int

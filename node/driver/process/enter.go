@@ -110,6 +110,11 @@ func (s *supervisor) becomeApart(c *cell) error {
 				return err
 			}
 		}
+		if h := c.h.Outputs; h != nil {
+			if err := giveVolume(*h, c.h.User); err != nil {
+				return err
+			}
+		}
 		if err := giveSecrets(c.h.Secrets, c.h.User); err != nil {
 			return err
 		}
@@ -271,6 +276,9 @@ func (s *supervisor) places(h *held) []place {
 	}
 	if h.Inputs != nil {
 		all = append(all, place{h.Inputs.To, mayRead})
+	}
+	if h.Outputs != nil {
+		write = append(write, h.Outputs.To)
 	}
 	for _, v := range h.Volumes {
 		if v.ReadOnly {

@@ -105,7 +105,9 @@ type held struct {
 	// Secrets is where the job's secrets are shown to the task; nil for none.
 	Secrets *bind `json:"secrets,omitempty"`
 	// Inputs is where its files are shown.
-	Inputs  *bind `json:"inputs,omitempty"`
+	Inputs *bind `json:"inputs,omitempty"`
+	// Outputs is where it leaves what is to be fetched.
+	Outputs *bind `json:"outputs,omitempty"`
 	User    int   `json:"user,omitempty"` // 0: the agent's
 	Devices bool  `json:"devices,omitempty"`
 }
@@ -191,6 +193,12 @@ func (d *Driver) hold(ctx context.Context, s runner.Spec) (*held, error) {
 		h.Inputs = &bind{From: s.InputsDir, To: s.InputsDir, ReadOnly: true}
 		if h.Namespaces {
 			h.Inputs.To = runner.InputsPath
+		}
+	}
+	if s.OutputsDir != "" {
+		h.Outputs = &bind{From: s.OutputsDir, To: s.OutputsDir}
+		if h.Namespaces {
+			h.Outputs.To = runner.OutputsPath
 		}
 	}
 	for _, v := range setup.Volumes {

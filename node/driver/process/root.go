@@ -61,6 +61,9 @@ func makeRoot(t taskDir, h *held) error {
 	if h.Inputs != nil {
 		binds = append(binds, *h.Inputs)
 	}
+	if h.Outputs != nil {
+		binds = append(binds, *h.Outputs)
+	}
 	for _, b := range ownFirst(append(binds, h.Volumes...)) {
 		if err := b.put(root); err != nil {
 			return err

@@ -143,6 +143,12 @@ func (s *supervisor) environment(said map[string]string) []string {
 			env[runner.InputsEnv] = h.Inputs.To
 		}
 	}
+	if s.spec.OutputsDir != "" {
+		env[runner.OutputsEnv] = s.spec.OutputsDir
+		if h := s.spec.Held; h != nil && h.Outputs != nil {
+			env[runner.OutputsEnv] = h.Outputs.To
+		}
+	}
 	env["SOVMESH_TASK"], env["SOVMESH_JOB"] = string(s.spec.Task), string(s.spec.Job)
 	list := make([]string, 0, len(env))
 	for k, v := range env {

@@ -27,6 +27,10 @@ func (d *Driver) Forget(job placement.JobID) error {
 	return keep.Forget(d.cfg.Hold.Volumes, job)
 }
 
+// ShowsOutputs says that a task finds its directory of outputs. A driver that is
+// built upon this one has its own word.
+func (d *Driver) ShowsOutputs() bool { return true }
+
 // volumes is where a job's volumes are.
 func (d *Driver) volumes(job placement.JobID) string {
 	return filepath.Join(d.cfg.Hold.Volumes, dirName(placement.TaskID(job)))

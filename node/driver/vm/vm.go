@@ -121,6 +121,9 @@ type Driver struct {
 	marks    func(step string) // told how far moves get, by measurements alone; nil for nobody
 }
 
+// ShowsOutputs: a machine has no directory of the node's in its sight.
+func (d *Driver) ShowsOutputs() bool { return false }
+
 func (d *Driver) mark(step string) {
 	if d.marks != nil {
 		d.marks(step)
