@@ -41,13 +41,14 @@ var crossing = []struct {
 	// A job's bytes, under its policy.
 	{api.ForwardedJob{}, "Job Tenant Residency Policy Spec AllowAny Reservation SubmittedAt Hops HomeLeaf"},
 	{placement.JobSpec{}, "Name Kind Type Command Env Resources Priority Restart Singleton Evidence OnDrain StopGrace Models Upstream Image Site NodeName Preemptible Members Spread Avoid Near Rank MaxRuntime Setup"},
-	{placement.Setup{}, "ImageDigest User WorkDir WritableRoot Capabilities Pids Volumes Ports Network Health Disks RootSize CloudInit CloudNetwork Boot Server Secrets Inputs Drift"},
+	{placement.Setup{}, "ImageDigest User WorkDir WritableRoot Capabilities Pids Volumes Ports Network Health Disks RootSize CloudInit CloudNetwork Boot Server Secrets Inputs Outputs Drift"},
 	{placement.Volume{}, "Name Path ReadOnly Shared"},
 	{placement.Port{}, "Name Port Host"},
 	{placement.Network{}, "Host Allow DNS"},
 	{placement.Health{}, "Command Interval Timeout Start Retries"},
 	{placement.Disk{}, "Name Size"},
 	{placement.Input{}, "Name Digest Source"},
+	{placement.Outputs{}, "Max Files"},
 	{placement.Server{}, "Kind Command Env Image Port Start"},
 	{placement.Rank{}, "Cost Carbon"},
 	{placement.Restart{}, "Policy Attempts"},
@@ -59,6 +60,11 @@ var crossing = []struct {
 	{api.ReachExit{}, "Code Reason"},
 	{api.Problem{}, "Type Title Status Detail Code Advice Rule Line Column Doors RetryAfter Final"},
 	{api.Door{}, "Region URL"},
+	// What such a job left: its own bytes and their names, to its home under the gate
+	// of what it printed.
+	{api.JobOutputs{}, "Job Task Digest OutputList"},
+	{placement.OutputList{}, "Files LeftOut Why"},
+	{placement.Output{}, "Name Size Digest"},
 	// The status of one's own forwarded job: the region, no node.
 	{api.ForeignStatus{}, "Job Region Status Reason ExitCode StartedAt EndedAt Index Leaf"},
 	// Where the other half of a crossing stands: a position and a hash.
