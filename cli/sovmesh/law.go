@@ -74,7 +74,7 @@ func (p *program) lawImport() *cli.Command {
 func (p *program) lawActivate() *cli.Command {
 	return &cli.Command{
 		Name: "activate", Usage: "make a held pack the one that decides", ArgsUsage: "HASH",
-		Description: "HASH may be the beginning of it, as far as it is unique. Running work is judged\nagain by the new pack and follows its on_change.law.",
+		Description: "HASH may be the beginning of it, as far as it is unique. What is placed from\nnow on, and each connection to a service, is judged by the new pack. Tasks that run\nalready run on until they end or move, whatever their on_change.law says:\n`sovmesh simulate --live --law-pack FILE` names those that would have to leave.",
 		UsageText:   "sovmesh law activate sha256:57603a0c945d",
 		Flags:       append([]cli.Flag{yesFlag()}, connectionFlags()...),
 		Action: func(c *cli.Context) error {

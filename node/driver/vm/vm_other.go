@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 
 	"github.com/sovmesh/sovmesh/node/driver/process"
@@ -25,6 +26,7 @@ type Config struct {
 	HostNetwork bool
 	Hold        process.Hold
 	PCI         func(uuid string) (string, error)
+	HTTP        *http.Client
 	Probe       func(ctx context.Context, binary string) (qemu.Accel, error)
 }
 
