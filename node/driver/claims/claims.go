@@ -18,9 +18,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
-	"syscall"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -58,44 +59,144 @@ func Lock(path string, within time.Duration) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		return func() { _ = f.Close() }, nil
+	at, err := inodeOf(f)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
-	if !errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
-	}
-	// The kernel lets in who waited first; who asked again and again would starve.
-	locked := make(chan error, 1)
-	go func() { locked <- flock(f, unix.LOCK_EX) }()
-	who, err := await(locked, within, func() string { return holder(f) })
+	t, q, err := waiting.join(at, f)
 	switch {
-	case who != "":
-		go func() { // it ends with the holder
-			<-locked
-			_ = f.Close()
-		}()
-		return nil, &LockedError{Path: path, Within: within, Holder: who}
 	case err != nil:
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
+	case t == nil:
+		return func() { _ = f.Close() }, nil
 	}
-	return func() { _ = f.Close() }, nil
+	who, got := await(t.got, within, func() string { return holder(at) })
+	if who != "" && !waiting.leave(q, t) {
+		who, got = "", <-t.got // just now
+	}
+	if who != "" {
+		return nil, &LockedError{Path: path, Within: within, Holder: who}
+	}
+	if got.err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, got.err), got.f.Close())
+	}
+	return func() { _ = got.f.Close() }, nil
+}
+
+// waiting is who of this process waits for which lock. It is the process's own: the
+// kernel's wait for a lock cannot be given up, and takes a thread and a descriptor,
+// so that there is one for each lock, which later callers join.
+var waiting = queues{of: make(map[inode]*queue)}
+
+type queues struct {
+	mu sync.Mutex
+	of map[inode]*queue // guarded by mu, with what is in it
+}
+
+// queue is who waits for one lock, in their order.
+type queue struct {
+	turns []*turn
+}
+
+// turn is one caller who waits.
+type turn struct {
+	f   *os.File // its own, until the lock is asked for with it
+	got chan got // takes one without blocking
+}
+
+// got is a file that is locked, or why it is not.
+type got struct {
+	f   *os.File
+	err error
+}
+
+type inode struct{ dev, ino uint64 }
+
+func inodeOf(f *os.File) (inode, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return inode{}, fmt.Errorf("see which file %s is: %w", f.Name(), err)
+	}
+	return inode{st.Dev, st.Ino}, nil
+}
+
+// join locks the file, or else has the caller wait for it behind those who do.
+func (w *queues) join(at inode, f *os.File) (*turn, *queue, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	q := w.of[at]
+	if q == nil {
+		err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, nil, err
+		}
+		q = &queue{}
+		w.of[at] = q
+		go w.ask(at, q) // it ends with the holder, once nobody waits
+	}
+	t := &turn{f, make(chan got, 1)}
+	q.turns = append(q.turns, t)
+	return t, q, nil
+}
+
+// leave takes back a turn, unless it has come.
+func (w *queues) leave(q *queue, t *turn) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := slices.Index(q.turns, t)
+	if n < 0 {
+		return false
+	}
+	q.turns = slices.Delete(q.turns, n, n+1)
+	if t.f != nil {
+		_ = t.f.Close()
+	}
+	return true
+}
+
+// ask asks the kernel for the lock, for one after the other. The kernel lets in who
+// waited first; who asked again and again would starve.
+func (w *queues) ask(at inode, q *queue) {
+	for {
+		w.mu.Lock()
+		if len(q.turns) == 0 {
+			delete(w.of, at)
+			w.mu.Unlock()
+			return
+		}
+		f := q.turns[0].f
+		q.turns[0].f = nil
+		w.mu.Unlock()
+		err := flock(f, unix.LOCK_EX)
+		w.mu.Lock()
+		if len(q.turns) == 0 {
+			_ = f.Close()
+		} else { // whose turn it is by now
+			t := q.turns[0]
+			q.turns = q.turns[1:]
+			if t.f != nil {
+				_ = t.f.Close()
+			}
+			t.got <- got{f, err}
+		}
+		w.mu.Unlock()
+	}
 }
 
 // await waits for the lock until the holder stayed the same for so long as within:
 // it is then who.
-func await(locked <-chan error, within time.Duration, holder func() string) (who string, err error) {
+func await(locked <-chan got, within time.Duration, holder func() string) (who string, g got) {
 	timer := time.NewTimer(within)
 	defer timer.Stop()
 	for had := holder(); ; {
 		select {
-		case err := <-locked:
-			return "", err
+		case g := <-locked:
+			return "", g
 		case <-timer.C:
 		}
 		now := holder()
 		if now == had || now == unknown {
-			return now, nil
+			return now, got{}
 		}
 		had = now
 		timer.Reset(within)
@@ -113,15 +214,7 @@ func flock(f *os.File, how int) error {
 const unknown = "a process that is not known"
 
 // holder says who holds the lock of a file (proc_locks(5)).
-func holder(f *os.File) string {
-	info, err := f.Stat()
-	if err != nil {
-		return unknown
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return unknown
-	}
+func holder(at inode) string {
 	locks, err := os.Open("/proc/locks")
 	if err != nil {
 		return unknown
@@ -129,7 +222,7 @@ func holder(f *os.File) string {
 	defer locks.Close()
 	for lines := bufio.NewScanner(locks); lines.Scan(); {
 		w := strings.Fields(lines.Text())
-		if len(w) < 6 || w[1] != "FLOCK" || !strings.HasSuffix(w[5], ":"+strconv.FormatUint(st.Ino, 10)) {
+		if len(w) < 6 || w[1] != "FLOCK" || !strings.HasSuffix(w[5], ":"+strconv.FormatUint(at.ino, 10)) {
 			continue
 		}
 		name, _ := os.ReadFile(filepath.Join("/proc", w[4], "comm"))

@@ -8,8 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -105,17 +107,17 @@ func TestAnUnusedBlockIsTakenOver(t *testing.T) {
 // long that takes, and one who does not let go is named.
 func TestAQueueIsNoHang(t *testing.T) {
 	wait := func(t *testing.T, among, turns int) (string, time.Duration) {
-		began, locked := time.Now(), make(chan error)
+		began, locked := time.Now(), make(chan got)
 		turn := func() int { return int(time.Since(began) / (Patience - time.Second)) }
 		if turns > 0 {
 			go func() {
 				time.Sleep(time.Duration(turns)*(Patience-time.Second) + time.Millisecond)
-				locked <- nil
+				locked <- got{}
 			}()
 		}
-		who, err := await(locked, Patience, func() string { return fmt.Sprint("process ", min(turn(), among)) })
-		if err != nil {
-			t.Error(err)
+		who, g := await(locked, Patience, func() string { return fmt.Sprint("process ", min(turn(), among)) })
+		if g.err != nil {
+			t.Error(g.err)
 		}
 		return who, time.Since(began)
 	}
@@ -127,6 +129,78 @@ func TestAQueueIsNoHang(t *testing.T) {
 			t.Errorf("it waits %s for %q, who hangs", took, who)
 		}
 	})
+}
+
+// TestWaitsThatWereGivenUpKeepNothing: whoever waited in vain, one thread and one
+// descriptor wait for all of them, and nothing once the holder has ended.
+func TestWaitsThatWereGivenUpKeepNothing(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	count := func(what string) int {
+		t.Helper()
+		all, err := os.ReadDir("/proc/self/" + what)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	unlock, err := Lock(dir, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	threads, files := count("task"), count("fd")
+	const waits = 200
+	var all sync.WaitGroup
+	for range waits {
+		all.Go(func() {
+			var locked *LockedError
+			if _, err := Lock(dir, time.Millisecond); !errors.As(err, &locked) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	all.Wait()
+	// The runtime has threads of its own for its processors and the files of a test.
+	if now := count("task"); now > threads+waits/4 {
+		t.Errorf("%d threads after %d waits in vain, and %d before", now, waits, threads)
+	}
+	if now := count("fd"); now > files+1 {
+		t.Errorf("%d descriptors after %d waits in vain, and %d before", now, waits, files)
+	}
+	if free, err := Lock(other, time.Millisecond); err != nil {
+		t.Errorf("another lock: %v", err)
+	} else {
+		free()
+	}
+	// Later callers join, and have it one after the other.
+	var inside, turns atomic.Int32
+	for range 20 {
+		all.Go(func() {
+			free, err := Lock(dir, time.Minute)
+			if err != nil || inside.Add(1) != 1 {
+				t.Errorf("it is not the only one, %v", err)
+				return
+			}
+			turns.Add(1)
+			inside.Add(-1)
+			free()
+		})
+	}
+	unlock()
+	all.Wait()
+	if turns.Load() != 20 {
+		t.Errorf("%d have had it", turns.Load())
+	}
+	for left, until := 1, time.Now().Add(time.Minute); left > 0; runtime.Gosched() {
+		waiting.mu.Lock()
+		left = len(waiting.of)
+		waiting.mu.Unlock()
+		if time.Now().After(until) {
+			t.Fatalf("%d queues stay", left)
+		}
+	}
+	if now := count("fd"); now > files-1 {
+		t.Errorf("%d descriptors at the end, and %d before", now, files-1)
+	}
 }
 
 func TestALockIsWaitedForAndItsHolderNamed(t *testing.T) {
