@@ -53,6 +53,13 @@ func loadAll(dir string) error {
 
 var testToken = bytes.Repeat([]byte("t"), TokenSize)
 
+// minute is a context for what waits for ever where it is not as it should be.
+func minute(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 func anybody(unix.Sockaddr) bool { return true }
 
 // double is a listener that is like init's but for the kind of socket.
@@ -112,7 +119,7 @@ func TestVsockHostIsWhoHasTheToken(t *testing.T) {
 	wrong := bytes.Clone(testToken)
 	wrong[TokenSize-1]++
 	for name, token := range map[string][]byte{"silent": nil, "short": testToken[1:], "wrong": wrong} {
-		c, err := dial(t.Context(), unix.AF_UNIX, at, token)
+		c, err := dial(minute(t), unix.AF_UNIX, at, token)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -124,7 +131,7 @@ func TestVsockHostIsWhoHasTheToken(t *testing.T) {
 			}
 		}
 	}
-	host, err := dial(t.Context(), unix.AF_UNIX, at, testToken)
+	host, err := dial(minute(t), unix.AF_UNIX, at, testToken)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +158,7 @@ func TestVsockCallersAreTheHost(t *testing.T) {
 	}
 	l, at := double(t, isHost)
 	found := waits(l, 200*time.Millisecond)
-	c, err := dial(t.Context(), unix.AF_UNIX, at, testToken)
+	c, err := dial(minute(t), unix.AF_UNIX, at, testToken)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +185,7 @@ func TestVsockLoopback(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := waits(l, time.Second)
-	c, err := DialVsock(t.Context(), unix.VMADDR_CID_LOCAL, port, testToken)
+	c, err := DialVsock(minute(t), unix.VMADDR_CID_LOCAL, port, testToken)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +197,7 @@ func TestVsockLoopback(t *testing.T) {
 	// Nobody listens: it is tried until somebody does.
 	dialled := make(chan met, 1)
 	go func() {
-		c, err := DialVsock(t.Context(), unix.VMADDR_CID_LOCAL, port, testToken)
+		c, err := DialVsock(minute(t), unix.VMADDR_CID_LOCAL, port, testToken)
 		dialled <- met{c, err}
 	}()
 	if l, err = ListenVsock(port); err != nil {
