@@ -112,10 +112,16 @@ type Driver struct {
 	base   *process.Driver
 	disks  *store
 	inputs *inputs.Store
-	mu     sync.Mutex
-	accel  *qemu.Accel              // guarded by mu; as it was probed
-	uids   map[int]placement.TaskID // guarded by mu; of starts under way
-	pins   map[placement.TaskID]pin // guarded by mu; of tasks that were prepared
+
+	sharing sync.Mutex // guards what is made below volumes for jobs to share
+
+	probing sync.Mutex  // held while QEMU is asked
+	accel   *qemu.Accel // guarded by probing; as it was probed
+	vsock   *string     // guarded by probing; why QEMU's machines have none, if they have none; nil until it is asked
+
+	mu   sync.Mutex               // nothing is waited for with it
+	uids map[int]placement.TaskID // guarded by mu; of starts under way
+	pins map[placement.TaskID]pin // guarded by mu; of tasks that were prepared
 }
 
 var (
@@ -210,7 +216,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 		fp.Facts["network"] = "none without a list, and one held to the list with it: counted, held on the node's side too; guests have IPv4"
 	}
 	var problems []error
-	accel, err := d.cfg.Probe(ctx, d.cfg.Binary)
+	accel, err := d.probe(ctx, true)
 	if err != nil {
 		problems = append(problems, err)
 	} else {
@@ -218,9 +224,6 @@ func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 		for k, v := range accel.Facts() {
 			fp.Facts[k] = v
 		}
-		d.mu.Lock()
-		d.accel = &accel
-		d.mu.Unlock()
 	}
 	kernel, err := findKernel(d.cfg.Kernel, d.cfg.Modules, d.cfg.KernelRoots)
 	if err != nil {
@@ -228,7 +231,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 	} else {
 		fp.Facts["kernel"] = kernel.version
 	}
-	kind, why := d.control(kernel)
+	kind, why := d.control(ctx, kernel)
 	if fp.Facts["control"] = kind; why != "" {
 		fp.Facts["control"] += ": vsock was asked for, but " + why
 	}
@@ -241,16 +244,16 @@ func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 	return fp, nil
 }
 
-// probed is the accelerator; it is tried out once.
-func (d *Driver) probed(ctx context.Context) (qemu.Accel, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.accel == nil {
-		a, err := qemu.Probe(ctx, d.cfg.Binary)
+// probe is the accelerator; it is tried out once, or anew.
+func (d *Driver) probe(ctx context.Context, anew bool) (qemu.Accel, error) {
+	d.probing.Lock()
+	defer d.probing.Unlock()
+	if d.accel == nil || anew {
+		a, err := d.cfg.Probe(ctx, d.cfg.Binary)
 		if err != nil {
 			return a, err
 		}
-		d.accel = &a
+		d.accel, d.vsock = &a, nil
 	}
 	return *d.accel, nil
 }

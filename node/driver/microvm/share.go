@@ -57,8 +57,6 @@ func (d *Driver) share(s runner.Spec, name string, v placement.Volume) (qemu.Sha
 	if server == "" {
 		return qemu.Share{}, &runner.StartError{Task: s.Task, Reason: "this node shares no volumes with micro-VMs: " + why, Advice: advice}
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	top := d.shareDir(s.Job)
 	first, err := d.usersOf(top)
 	if err != nil {
@@ -71,6 +69,8 @@ func (d *Driver) share(s runner.Spec, name string, v placement.Volume) (qemu.Sha
 		}
 	}
 	at := filepath.Join(top, v.Name)
+	d.sharing.Lock()
+	defer d.sharing.Unlock()
 	err = os.Mkdir(at, 0o755)
 	if err == nil {
 		err = os.Lchown(at, first, first)
@@ -111,8 +111,8 @@ func (d *Driver) belongs(dir string, first int) error {
 }
 
 // usersOf is the first of a job's users: as its directory says, or the first of this
-// agent's part that no other job has. The caller holds mu. The directory is whole, with its owner, before
-// it has its name.
+// agent's part that no other job has. The directory is whole, with its owner, before
+// it has its name. Other agents are waited for with no lock held.
 func (d *Driver) usersOf(top string) (int, error) {
 	owner := func(path string) (int, error) {
 		st, err := os.Lstat(path)
@@ -132,6 +132,11 @@ func (d *Driver) usersOf(top string) (int, error) {
 	base, size, err := d.cfg.Hold.Part("shares", dir, d.cfg.ShareUsers, mostSharers*shareUsers)
 	if err != nil {
 		return 0, err
+	}
+	d.sharing.Lock()
+	defer d.sharing.Unlock()
+	if first, err := owner(top); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return first, err // another copy has just made it
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {

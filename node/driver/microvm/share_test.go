@@ -3,15 +3,19 @@
 package microvm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/sovmesh/sovmesh/node/driver/claims"
 	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
 	"github.com/sovmesh/sovmesh/node/runner"
@@ -230,9 +234,9 @@ func TestTwoAgentsShareNoUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = hold.Network.Close() })
-	claims, seen := t.TempDir(), make(map[int]bool)
+	claimed, seen := t.TempDir(), make(map[int]bool)
 	for range 2 {
-		d := newDriver(t, t.TempDir(), func(c *Config) { c.ShareServer, c.Hold.Claims = "/bin/true", claims })
+		d := newDriver(t, t.TempDir(), func(c *Config) { c.ShareServer, c.Hold.Claims = "/bin/true", claimed })
 		if first := d.cfg.ShareUsers; first < hold.FirstUser+hold.Users || first+mostSharers*shareUsers > 1<<31 {
 			t.Errorf("the range from %d on has others' numbers", first)
 		}
@@ -243,6 +247,87 @@ func TestTwoAgentsShareNoUsers(t *testing.T) {
 			}
 			seen[share.Users] = true
 		}
+	}
+}
+
+// TestNobodyWaitsForAnotherAgent: while one start waits for another process, or QEMU
+// is tried out, all else goes on.
+func TestNobodyWaitsForAnotherAgent(t *testing.T) {
+	free := func(d *Driver, what string) {
+		t.Helper()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			d.settled(testJob.Task(0, 1))
+			_ = d.Destroy(t.Context(), runner.Handle{Task: testJob.Task(5, 1)})
+		}()
+		select {
+		case <-done:
+		case <-time.After(10 * time.Second):
+			t.Errorf("while %s, other tasks wait", what)
+		}
+	}
+	asked, say := make(chan struct{}), make(chan struct{})
+	d := newDriver(t, t.TempDir(), func(c *Config) {
+		c.Probe = func(context.Context, string) (qemu.Accel, error) {
+			close(asked)
+			<-say
+			return qemu.Accel{Name: "some"}, nil
+		}
+	})
+	probed := make(chan qemu.Accel, 1)
+	go func() {
+		a, _ := d.probe(t.Context(), false)
+		probed <- a
+	}()
+	<-asked
+	free(d, "QEMU is tried out")
+	close(say)
+	if a := <-probed; a.Name != "some" {
+		t.Errorf("it is probed as %+v", a)
+	}
+
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives users away: run as root")
+	}
+	dir := t.TempDir()
+	d = newDriver(t, t.TempDir(), func(c *Config) { c.ShareServer, c.Hold.Claims = "/bin/true", dir })
+	if err := os.Mkdir(filepath.Join(dir, "shares"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := claims.Lock(filepath.Join(dir, "shares"), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var both sync.WaitGroup
+	users := make(chan int, 2)
+	for n := range 2 {
+		both.Go(func() {
+			share, err := d.share(runner.Spec{Task: testJob.Task(n, 1), Job: testJob}, "volume0", placement.Volume{Name: "data", Path: "/data", Shared: true})
+			if err != nil {
+				t.Error(err)
+			}
+			users <- share.Users
+		})
+	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(filepath.Join(dir, "shares"), &st); err != nil {
+		t.Fatal(err)
+	}
+	for until := time.Now().Add(time.Minute); ; { // proc_locks(5)
+		locks, err := os.ReadFile("/proc/locks")
+		if err != nil || time.Now().After(until) {
+			t.Fatalf("no start waits for the other agent: %v", err)
+		}
+		if regexp.MustCompile(fmt.Sprintf(`-> FLOCK .*:%d `, st.Ino)).Match(locks) {
+			break
+		}
+	}
+	free(d, "another agent is waited for")
+	unlock()
+	both.Wait()
+	if one, two := <-users, <-users; one != two || one == 0 {
+		t.Errorf("two copies of one job have the users from %d and from %d on", one, two)
 	}
 }
 

@@ -213,6 +213,9 @@ func (d *Driver) settled(task placement.TaskID) {
 // minMemory is what the kernel needs to come up, with its initramfs.
 const minMemory = 96 * placement.MiB
 
+// machineType is QEMU's name for small machines.
+const machineType = "microvm"
+
 // initramfsFile is the name of the guest's first root among the machine's files.
 const initramfsFile = "initramfs"
 
@@ -220,7 +223,7 @@ const initramfsFile = "initramfs"
 // control channel is opened with, if that takes one.
 func (d *Driver) machine(ctx context.Context, s runner.Spec, p pin, shares []qemu.Share) (m *qemu.Machine, token []byte, err error) {
 	cannot := func(err error) error { return fmt.Errorf("start task %s: %w", s.Task, err) }
-	accel, err := d.probed(ctx)
+	accel, err := d.probe(ctx, false)
 	if err != nil {
 		return nil, nil, cannot(err)
 	}
@@ -240,7 +243,7 @@ func (d *Driver) machine(ctx context.Context, s runner.Spec, p pin, shares []qem
 	if err != nil {
 		return nil, nil, cannot(err)
 	}
-	kind, _ := d.control(kernel)
+	kind, _ := d.control(ctx, kernel)
 	more := []string{map[string]string{controlSerial: serialModule, controlVsock: vsockModule}[kind]}
 	if reaches(s) {
 		more = append(more, networkModule)
@@ -253,7 +256,7 @@ func (d *Driver) machine(ctx context.Context, s runner.Spec, p pin, shares []qem
 		return nil, nil, cannot(err)
 	}
 	m = &qemu.Machine{
-		Binary: binary, Type: "microvm", Accel: accel, CPUs: int(min(max((s.Resources.CPU+999)/1000, 1), 64)), Memory: max(s.Resources.Memory, minMemory),
+		Binary: binary, Type: machineType, Accel: accel, CPUs: int(min(max((s.Resources.CPU+999)/1000, 1), 64)), Memory: max(s.Resources.Memory, minMemory),
 		Shares: shares,
 		Files:  []qemu.File{{Name: "kernel", Path: d.disks.path(image)}, {Name: initramfsFile, Path: d.disks.path(first)}, {Name: "image", Path: d.disks.path(p.Disk)}},
 		Args: []string{

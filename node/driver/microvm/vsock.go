@@ -31,7 +31,7 @@ const (
 
 // control is the kind of control channel that guests are given, and why it is not
 // the one that was asked for. Without vsock a guest has the port: no start fails.
-func (d *Driver) control(k guestKernel) (kind, why string) {
+func (d *Driver) control(ctx context.Context, k guestKernel) (kind, why string) {
 	if !d.cfg.Vsock {
 		return controlSerial, ""
 	}
@@ -45,7 +45,32 @@ func (d *Driver) control(k guestKernel) (kind, why string) {
 	if !k.has(vsockModule) {
 		return controlSerial, "the guests' kernel has no module " + vsockModule
 	}
+	if why := d.deviceless(ctx); why != "" {
+		return controlSerial, why
+	}
 	return controlVsock, ""
+}
+
+// vsockDevice is QEMU's name of what gives a machine vsock.
+const vsockDevice = "vhost-vsock-device"
+
+// deviceless says why QEMU gives machines no vsock, if it gives none. It is asked
+// once for each time that it is probed.
+func (d *Driver) deviceless(ctx context.Context) string {
+	d.probing.Lock()
+	defer d.probing.Unlock()
+	if d.vsock != nil {
+		return *d.vsock
+	}
+	why := ""
+	switch has, err := qemu.HasDevice(ctx, d.cfg.Binary, machineType, vsockDevice); {
+	case err != nil:
+		return err.Error()
+	case !has:
+		why = "QEMU was built without " + vsockDevice
+	}
+	d.vsock = &why
+	return why
 }
 
 // controlOf is the kind that a machine was given.
@@ -85,7 +110,7 @@ func (d *Driver) speak(kind string, m *qemu.Machine) (token []byte, err error) {
 	if m.Vsock = d.cfg.VsockDevice; m.Vsock == "" {
 		m.Vsock = qemu.VsockDevice
 	}
-	m.Args = append(m.Args, "-device", "vhost-vsock-device,guest-cid=@cid@,vhostfd=@#vsock@")
+	m.Args = append(m.Args, "-device", vsockDevice+",guest-cid=@cid@,vhostfd=@#vsock@")
 	for i := range m.Files {
 		if m.Files[i].Name == initramfsFile {
 			m.Files[i].Tail, err = tokenArchive(token)

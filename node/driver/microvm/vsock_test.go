@@ -38,21 +38,34 @@ func TestControlIsVsockOnlyWhereAskedForAndThere(t *testing.T) {
 	if err := qemu.ProbeVsock(there); err != nil {
 		t.Skipf("this kernel has no vsock: %v", err)
 	}
+	says := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	able := says("able", `echo 'name "vhost-vsock-device", bus virtio-bus'`)
+	other := says("other", `echo 'name "vhost-user-vsock-device", bus virtio-bus'`)
+	broken := says("broken", "exit 1")
 	for name, tt := range map[string]struct {
-		asked     bool
-		device    string
-		k         guestKernel
-		kind, why string
+		asked        bool
+		binary       string
+		device       string
+		k            guestKernel
+		control, why string
 	}{
-		"not asked for":           {false, there, with, controlSerial, ""},
-		"all of it":               {true, there, with, controlVsock, ""},
-		"built in":                {true, there, builtin, controlVsock, ""},
-		"no device":               {true, missing, with, controlSerial, missing},
-		"no module in the guests": {true, there, without, controlSerial, vsockModule},
+		"not asked for":           {false, able, there, with, controlSerial, ""},
+		"all of it":               {true, able, there, with, controlVsock, ""},
+		"built in":                {true, able, there, builtin, controlVsock, ""},
+		"no device":               {true, able, missing, with, controlSerial, missing},
+		"no module in the guests": {true, able, there, without, controlSerial, vsockModule},
+		"not in QEMU":             {true, other, there, with, controlSerial, "built without vhost-vsock-device"},
+		"QEMU does not say":       {true, broken, there, with, controlSerial, "ask QEMU for its devices"},
 	} {
-		d := newDriver(t, t.TempDir(), func(c *Config) { c.Vsock, c.VsockDevice = tt.asked, tt.device })
-		kind, why := d.control(tt.k)
-		if kind != tt.kind || (why == "") != (tt.why == "") || !strings.Contains(why, tt.why) {
+		d := newDriver(t, t.TempDir(), func(c *Config) { c.Vsock, c.VsockDevice, c.Binary = tt.asked, tt.device, tt.binary })
+		kind, why := d.control(t.Context(), tt.k)
+		if kind != tt.control || (why == "") != (tt.why == "") || !strings.Contains(why, tt.why) {
 			t.Errorf("%s: %s, %q", name, kind, why)
 		}
 	}

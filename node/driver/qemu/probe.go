@@ -81,6 +81,16 @@ func Probe(ctx context.Context, binary string) (Accel, error) {
 	return a, nil
 }
 
+// HasDevice reports whether machines of a type can have a device: distributions
+// build QEMU without some.
+func HasDevice(ctx context.Context, binary, machine, device string) (bool, error) {
+	out, err := exec.CommandContext(ctx, binary, "-M", machine, "-device", "help").Output()
+	if err != nil {
+		return false, fmt.Errorf("ask QEMU for its devices: %w", err)
+	}
+	return strings.Contains(string(out), fmt.Sprintf("name %q,", device)), nil
+}
+
 // probeSamples are taken at most: a machine that is busy for a moment is slow once,
 // an interpreter always.
 const probeSamples = 3

@@ -33,6 +33,18 @@ func TestProbeTimesKVM(t *testing.T) {
 	}
 }
 
+func TestADeviceIsThereOrNot(t *testing.T) {
+	binary := needQEMU(t)
+	for device, want := range map[string]bool{"virtio-blk-device": true, "virtio-blk": false, "no-such-device": false} {
+		if has, err := HasDevice(t.Context(), binary, "microvm", device); err != nil || has != want {
+			t.Errorf("%s: %v, %v", device, has, err)
+		}
+	}
+	if has, err := HasDevice(t.Context(), "/bin/false", "microvm", "virtio-blk-device"); err == nil || has {
+		t.Error("a QEMU that says nothing has it")
+	}
+}
+
 // TestALoopThatDoesNotEndIsCutOff holds for every KVM, native or not.
 func TestALoopThatDoesNotEndIsCutOff(t *testing.T) {
 	start := time.Now()

@@ -112,8 +112,10 @@ type Driver struct {
 	images          *store
 	inputs          *inputs.Store
 
+	probing sync.Mutex  // held while QEMU is tried out
+	accel   *qemu.Accel // guarded by probing; nil until it was probed
+
 	mu       sync.Mutex
-	accel    *qemu.Accel                 // guarded by mu; nil until it was probed
 	starting map[string]placement.TaskID // guarded by mu; claims of starts under way: users, disks
 	uses     map[placement.TaskID]*use   // guarded by mu; what a move cannot go beside, and moves
 	sessions *sessions
@@ -233,8 +235,8 @@ func (d *Driver) Fingerprint(ctx context.Context) (runner.Fingerprint, error) {
 
 // probe finds the accelerator out, once.
 func (d *Driver) probe(ctx context.Context) (qemu.Accel, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.probing.Lock()
+	defer d.probing.Unlock()
 	if d.accel == nil {
 		a, err := d.cfg.Probe(ctx, d.cfg.Binary)
 		if err != nil {
