@@ -41,14 +41,20 @@ func (d *Driver) askLong(ctx context.Context, h runner.Handle, do func(context.C
 	return nil
 }
 
-// Pause holds the machine still.
+// Pause holds the machine still, until somebody resumes it: also one that was still
+// to be let go on after a snapshot.
 func (d *Driver) Pause(ctx context.Context, h runner.Handle) error {
 	release, err := d.steady(h.Task)
 	if err != nil {
 		return err
 	}
 	defer release()
-	return d.ask(ctx, h, func(ctx context.Context, m *qmp.Client) error { return m.Run(ctx, "stop", nil, nil) })
+	return d.ask(ctx, h, func(ctx context.Context, m *qmp.Client) error {
+		if err := m.Run(ctx, "stop", nil, nil); err != nil {
+			return err
+		}
+		return dropHeld(d.TaskDir(h.Task))
+	})
 }
 
 // Resume lets it go on.

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -95,40 +96,65 @@ func (c *copier) run(ctx context.Context, m *qmp.Client) error {
 // agent that ends meanwhile leaves it, and the next one lets the guest go on.
 const heldFile = "held-for-snapshot"
 
-// stand does what the machine has to stand still for. Whatever went wrong, one
-// that ran goes on.
-func (c *copier) stand(ctx context.Context, ran bool) error {
+// longPatience bounds the wait for a QEMU that writes its guest's memory, which it
+// does not stop in the middle: until then it answers nothing.
+const longPatience = 10 * time.Minute
+
+// stand does what the machine has to stand still for. Whatever went wrong, and
+// whoever does not wait for it any more, one that ran goes on.
+func (c *copier) stand(ctx context.Context, ran bool) (err error) {
 	began := time.Now()
 	if ran {
 		if err := writeJSON(filepath.Join(c.task, heldFile), began); err != nil {
 			return fmt.Errorf("note that it stands still: %w", explainSpace(err))
 		}
+		defer func() {
+			again, cancel := context.WithTimeout(context.WithoutCancel(ctx), longPatience)
+			defer cancel()
+			err = errors.Join(err, goOn(again, c.m, c.task))
+			c.snap.Paused = time.Since(began)
+		}()
 	}
-	if err := c.m.Run(ctx, "stop", nil, nil); err != nil {
+	// A QEMU that has been told stops, whether its answer is waited for or not.
+	if err := ask(context.WithoutCancel(ctx), c.m, "stop", nil, nil); err != nil {
 		return err
 	}
-	err := c.still(ctx)
-	if ran {
-		again, cancel := context.WithTimeout(context.WithoutCancel(ctx), monitorPatience)
-		defer cancel()
-		err = errors.Join(err, goOn(again, c.m, c.task))
-		c.snap.Paused = time.Since(began)
+	if err := ctx.Err(); err != nil {
+		return err
 	}
-	return err
+	return c.still(ctx)
 }
 
-// goOn lets a guest go on that a snapshot held still.
+// goOn lets a guest go on that is noted to be held still, and no other: one that
+// somebody paused has no note.
 func goOn(ctx context.Context, m *qmp.Client, task string) error {
+	if !heldStill(task) {
+		return nil
+	}
 	if err := m.Run(ctx, "cont", nil, nil); err != nil {
 		return err
 	}
-	return os.Remove(filepath.Join(task, heldFile))
+	return dropHeld(task)
+}
+
+// heldStill reports whether a guest is noted to be held still.
+func heldStill(task string) bool {
+	_, err := os.Lstat(filepath.Join(task, heldFile))
+	return err == nil
+}
+
+// dropHeld removes the note.
+func dropHeld(task string) error {
+	if err := os.Remove(filepath.Join(task, heldFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // letGo lets a guest go on that an agent held still which was killed over it.
 func (d *Driver) letGo(ctx context.Context, o *runner.Observed) {
 	dir := d.TaskDir(o.Handle.Task)
-	if _, err := os.Lstat(filepath.Join(dir, heldFile)); err != nil || o.State != runner.StateRunning {
+	if !heldStill(dir) || o.State != runner.StateRunning {
 		return
 	}
 	done, err := d.moving(o.Handle.Task)
