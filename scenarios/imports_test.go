@@ -84,7 +84,7 @@ var chains = [][]string{
 	{"placement/simulate", "placement/scheduler", "placement", "placement/residency"}, {"placement/simulate", "placement/scheduler", "placement/engine"},
 	{"consensus/evidence", "consensus/evidence/receipt", "consensus", "consensus/ledger/store", "consensus/state", "consensus/ledger"},
 	{"transport/gossip", "transport", "transport/identity", "transport/attest"},
-	{"node/api", "node/userdata"},
+	{"node/api", "node/userdata"}, {"node/outputs", "node/tree"},
 	{"gpu/nvml", "gpu/probe", "gpu/sysfs", "gpu"},
 	{"scenarios", "scenarios/mesh"},
 	{"consensus/evidence", "transport/identity"}, {"consensus/evidence/receipt", "transport/identity"},
@@ -98,7 +98,7 @@ func allowed(from, to string) bool {
 		return true
 	}
 	if strings.HasPrefix(from, "node/driver/") {
-		return to == "node/runner" || to == "node/userdata" || strings.HasPrefix(to, "node/driver/")
+		return to == "node/runner" || to == "node/userdata" || to == "node/tree" || strings.HasPrefix(to, "node/driver/")
 	}
 	for _, chain := range chains {
 		i, j := index(chain, from), index(chain, to)

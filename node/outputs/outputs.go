@@ -6,7 +6,7 @@
 // names that are none. The rules: nothing is opened before it lies, under a number,
 // in a directory that no workload ever saw, and is a regular file there; no name of
 // a workload's is used as a path once the list is written; every count has a bound;
-// and trees are removed level by level, whatever their depth.
+// and what is not kept is removed by node/tree, whatever its depth.
 //
 // The runner makes, gathers and removes them; the API lists and reads them.
 package outputs
@@ -23,6 +23,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sovmesh/sovmesh/node/tree"
 	"github.com/sovmesh/sovmesh/placement"
 )
 
@@ -30,7 +31,6 @@ import (
 const (
 	dirFiles = "files" // the workload's own
 	dirKept  = "kept"  // what is kept of it, under numbers
-	dirGone  = "gone"  // what is being removed
 	fileList = "list.json"
 )
 
@@ -167,7 +167,7 @@ func (s *Store) Sweep(ctx context.Context, id placement.TaskID) error {
 	}
 	if err == nil {
 		defer root.Close()
-		err = remove(ctx, root)
+		err = tree.Remove(ctx, root, dirFiles)
 	}
 	if err != nil {
 		return fmt.Errorf("remove what task %s left beside its outputs: %w", id, err)
@@ -177,10 +177,7 @@ func (s *Store) Sweep(ctx context.Context, id placement.TaskID) error {
 
 // Drop removes all of a task's. Nothing may be there.
 func (s *Store) Drop(ctx context.Context, id placement.TaskID) error {
-	if err := s.Sweep(ctx, id); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(s.path(id)); err != nil {
+	if err := tree.RemoveAll(ctx, s.path(id)); err != nil {
 		return fmt.Errorf("remove the outputs of task %s: %w", id, err)
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/sovmesh/sovmesh/node/tree/treetest"
 	"github.com/sovmesh/sovmesh/placement"
 )
 
@@ -220,32 +221,9 @@ func TestAFileThatGrowsIsReadToItsBoundAlone(t *testing.T) {
 // A tree is deeper than the node has open files, and deeper than any path.
 func TestADeepTreeIsRemoved(t *testing.T) {
 	s, dir := made(t)
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := root
-	for range 3000 {
-		if err := at.Mkdir("deeper", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		below, err := at.OpenRoot("deeper")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = at.Close()
-		at = below
-	}
-	_ = at.Close()
+	treetest.Deep(t, dir)
 	write(t, dir, "good", "good")
-	var old syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 512, Max: old.Max}); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old) }()
+	treetest.FewFiles(t)
 	if list := gathered(t, s, placement.Outputs{}); names(list) != "good" || list.LeftOut != 1 {
 		t.Errorf("%+v", list)
 	}

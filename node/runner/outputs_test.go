@@ -37,8 +37,10 @@ func (l *ledgerBook) Note(_ context.Context, notes []placement.TaskNote) error {
 
 func TestOutputsAreKeptAsLongAsTheTask(t *testing.T) {
 	run(t, func(b *bed) {
-		s, book := outputs.New(filepath.Join(b.TempDir(), "outputs")), &ledgerBook{notes: make(chan placement.TaskNote, 8), err: errors.New("no leader")}
-		b.change = func(c *runner.Config) { c.Outputs, c.Noter, c.KeepFinished = s, book, 1 }
+		s, book := outputs.New(filepath.Join(b.TempDir(), "outputs")), &ledgerBook{notes: make(chan placement.TaskNote, 8)}
+		b.change = func(c *runner.Config) {
+			c.Outputs, c.Noter, c.KeepFinished = s, &ledgerBook{err: errors.New("no leader")}, 1
+		}
 		b.agent()
 		id := b.region.assign(0, leaves(placement.Outputs{}), "save", "model", "weights")
 		b.pass(time.Millisecond)
@@ -57,8 +59,8 @@ func TestOutputsAreKeptAsLongAsTheTask(t *testing.T) {
 		}
 		b.heard("0.1 running", "0.1 complete 0")
 
+		b.change = func(c *runner.Config) { c.Outputs, c.Noter, c.KeepFinished = s, book, 1 }
 		b.agent() // the next one tells what this one could not
-		book.err = nil
 		b.pass(2 * time.Second)
 		if n := <-book.notes; n.What != placement.NoteOutputs || n.Subject != "files" || n.Count != 1 || n.Digest != list.Digest() || strings.Contains(n.Text, "model") {
 			b.Errorf("the ledger hears %+v", n)

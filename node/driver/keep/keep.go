@@ -9,6 +9,7 @@
 package keep
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sovmesh/sovmesh/node/tree"
 	"github.com/sovmesh/sovmesh/placement"
 )
 
@@ -73,7 +75,7 @@ func Forget(dir string, job placement.JobID) error {
 	}
 	for _, e := range entries {
 		if job != "" && jobOf(e.Name()) == job {
-			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+			err = errors.Join(err, tree.RemoveAll(context.Background(), filepath.Join(dir, e.Name())))
 		}
 	}
 	if err != nil {

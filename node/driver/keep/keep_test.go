@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sovmesh/sovmesh/node/tree/treetest"
 	"github.com/sovmesh/sovmesh/placement"
 )
 
@@ -39,5 +40,19 @@ func TestForgetTakesOneJobAlone(t *testing.T) {
 	}
 	if all, err := Jobs(filepath.Join(dir, "none")); err != nil || len(all) != 0 {
 		t.Errorf("%v, %v", all, err)
+	}
+}
+
+// A job's task made a tree in a volume that is deeper than the agent may open files.
+func TestForgetsADeepTree(t *testing.T) {
+	dir := t.TempDir()
+	const job = placement.JobID("fra-1.01jd0000000000000000000000")
+	treetest.Deep(t, filepath.Join(dir, string(job), "data"))
+	treetest.FewFiles(t)
+	if err := Forget(dir, job); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/sovmesh/sovmesh/node/driver/keep"
 	"github.com/sovmesh/sovmesh/node/driver/output"
 	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/node/tree"
 	"github.com/sovmesh/sovmesh/placement"
 )
 
@@ -324,7 +325,7 @@ func (d *Driver) Destroy(ctx context.Context, h runner.Handle) error {
 		err = nil
 	}
 	if err = errors.Join(err, d.letGo(ctx, h.Task, true)); err == nil {
-		err = os.RemoveAll(string(t))
+		err = tree.RemoveAll(ctx, string(t)) // what it laid into its directories may be deep
 	}
 	if err == nil && was.User != 0 {
 		err = d.giveUserBack(h.Task, was.User)

@@ -3,6 +3,8 @@
 package process
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/sovmesh/sovmesh/node/outputs"
 	"github.com/sovmesh/sovmesh/node/runner"
+	"github.com/sovmesh/sovmesh/node/tree/treetest"
 	"github.com/sovmesh/sovmesh/placement"
 )
 
@@ -48,5 +51,23 @@ func TestOutputsAreGathered(t *testing.T) {
 	}
 	if err := s.Drop(t.Context(), h.Task); err != nil {
 		t.Error(err)
+	}
+}
+
+// A task made a tree in its work directory that is deeper than the agent may open
+// files: it is removed all the same.
+func TestDestroyRemovesADeepTree(t *testing.T) {
+	d := newDriver(t, t.TempDir(), nil)
+	h := start(t, d, nil, "true")
+	if _, err := d.Wait(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	treetest.Deep(t, string(d.dir(h.Task).path("work")))
+	treetest.FewFiles(t)
+	if err := d.Destroy(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(string(d.dir(h.Task))); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("its directory is left: %v", err)
 	}
 }
