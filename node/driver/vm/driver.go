@@ -234,20 +234,24 @@ func fill(dir string, m *qemu.Machine, l layout, cidata []byte) error {
 	return own(m, l.disks)
 }
 
-// copyOnce makes a file as another one is; one that is there stays as it is.
+// copyOnce makes a file as another one is, on the disk when it returns; one that is
+// there stays as it is, unless it is empty: a power cut left it so.
 func copyOnce(to, from string) error {
 	data, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(to+".new", data, 0o600); err != nil {
+	if err := writeSynced(to+".new", data); err != nil {
 		return err
 	}
 	err = os.Link(to+".new", to)
 	if errors.Is(err, fs.ErrExist) {
-		err = nil
+		var there fs.FileInfo
+		if there, err = os.Stat(to); err == nil && there.Size() == 0 {
+			return errors.Join(os.Rename(to+".new", to), syncDir(filepath.Dir(to)))
+		}
 	}
-	return errors.Join(err, os.Remove(to+".new"))
+	return errors.Join(err, os.Remove(to+".new"), syncDir(filepath.Dir(to)))
 }
 
 // boots decides how the machine begins.

@@ -268,7 +268,9 @@ func (d *Driver) clearPlace(id placement.TaskID, n *note) error {
 func (d *Driver) endMove(ctx context.Context, h runner.Handle) error {
 	n, err := d.note(h.Task)
 	switch {
-	case err != nil || n == nil:
+	case err != nil:
+		return err // what lies here may be all that there is of it
+	case n == nil:
 		return nil
 	case n.Way == in && n.Stage == whole:
 		return undecidedError(h.Task)
