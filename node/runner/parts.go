@@ -75,6 +75,12 @@ type Dialer interface {
 	Dial(ctx context.Context, h Handle, port int) (net.Conn, error)
 }
 
+// ServiceDialer is a [Dialer] whose connections go along when their task is moved.
+// Those of services end then, and must not take the places of people's.
+type ServiceDialer interface {
+	DialService(ctx context.Context, h Handle, port int) (net.Conn, error)
+}
+
 // Pauser is a driver that holds a task still and lets it go on.
 type Pauser interface {
 	Pause(ctx context.Context, h Handle) error

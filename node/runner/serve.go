@@ -24,7 +24,7 @@ func (r *Runner) Serve(ctx context.Context, id placement.TaskID, tenant placemen
 	if !may {
 		return nil, &NotServedError{id, port}
 	}
-	conn, err := r.Dial(ctx, id, port)
+	conn, err := r.dialService(ctx, id, port)
 	if err != nil {
 		return nil, err
 	}
@@ -43,6 +43,17 @@ func (r *Runner) Serve(ctx context.Context, id placement.TaskID, tenant placemen
 		return nil, &NotRunningError{id, status}
 	}
 	return s, nil
+}
+
+func (r *Runner) dialService(ctx context.Context, id placement.TaskID, port int) (net.Conn, error) {
+	d, h, err := part[Dialer](r, id, partDial)
+	if err != nil {
+		return nil, err
+	}
+	if s, ok := d.(ServiceDialer); ok {
+		return s.DialService(ctx, h, port)
+	}
+	return d.Dial(ctx, h, port)
 }
 
 // servedConn is known to its task while it is open. One that ends before both of its

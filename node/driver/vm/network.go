@@ -65,18 +65,29 @@ func mac(id placement.TaskID) string {
 }
 
 // Dial reaches a TCP port of the guest: from within its network where it has one
-// of its own, so that nobody else on the node can, and else through QEMU's.
+// of its own, so that nobody else on the node can, and else through QEMU's. What is
+// reached in the guest's own network goes along when the machine is moved.
 func (d *Driver) Dial(ctx context.Context, h runner.Handle, port int) (net.Conn, error) {
+	c, err := d.DialService(ctx, h, port)
+	if tcp, ok := c.(*net.TCPConn); ok && err == nil && d.ownNetwork(h.Task) {
+		return d.sessions.track(h.Task, tcp), nil
+	}
+	return c, err
+}
+
+// ownNetwork reports whether the machine has a network of its own.
+func (d *Driver) ownNetwork(id placement.TaskID) bool {
+	m, _, err := d.told(id)
+	return err == nil && m.Network != nil && d.cfg.Hold.Network != nil
+}
+
+// DialService is as [Driver.Dial], but what it gives ends when the machine is moved.
+func (d *Driver) DialService(ctx context.Context, h runner.Handle, port int) (net.Conn, error) {
 	if port < 1 || port > 65535 {
 		return nil, fmt.Errorf("task %s: there is no port %d", h.Task, port)
 	}
-	m, _, err := d.told(h.Task)
-	if err == nil && m.Network != nil && d.cfg.Hold.Network != nil {
-		c, err := d.cfg.Hold.Network.DialMachine(ctx, h.Task, port)
-		if tcp, ok := c.(*net.TCPConn); ok && err == nil {
-			return d.sessions.track(h.Task, tcp), nil
-		}
-		return c, err
+	if d.ownNetwork(h.Task) {
+		return d.cfg.Hold.Network.DialMachine(ctx, h.Task, port)
 	}
 	return d.dialForwarded(ctx, h, port)
 }

@@ -55,6 +55,16 @@ func TestASessionOutlivesTheMove(t *testing.T) {
 	}
 	defer c.Close()
 	says(t, c, "here")
+	// Tasks that use it as a service take nobody's place in the move.
+	service, err := n.from.DialService(ctx, h, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	says(t, service, "to a service")
+	if all := n.from.sessions.of(h.Task, maxSessions); len(all) != 1 {
+		t.Fatalf("%d sessions would go along", len(all))
+	}
 
 	// Given up after everything was sent.
 	s2 := next(s)
