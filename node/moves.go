@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/sovmesh/sovmesh/consensus/state"
@@ -66,6 +67,15 @@ func (m moves) peer(to placement.Task) (transport.Peer, *placement.Job, error) {
 	return transport.Peer{ID: m.n.id(m.n.who.Region, node.ID), Addr: node.QUIC}, job, nil
 }
 
+// Lawful judges whether a task that takes one over may be where it is to be.
+func (m moves) Lawful(to placement.Task) error {
+	if to.Node == "" {
+		to.Node = m.n.who.Node
+	}
+	_, _, err := m.peer(to)
+	return err
+}
+
 // Ready asks the other node whether it waits for the task.
 func (m moves) Ready(ctx context.Context, to placement.Task) (bool, error) {
 	peer, _, err := m.peer(to)
@@ -89,7 +99,11 @@ func (m moves) Open(ctx context.Context, to placement.Task, name string) (net.Co
 	}
 	ctx, cancel := context.WithTimeout(ctx, streamWithin)
 	defer cancel()
-	return m.n.mesh.MoveStream(ctx, peer, policy, to.ID, name)
+	conn, err := m.n.mesh.MoveStream(ctx, peer, policy, to.ID, name)
+	if err != nil || !strings.HasPrefix(name, runner.SessionStream) {
+		return conn, err
+	}
+	return m.n.relays.keep(conn, to.Node, job), nil
 }
 
 // Expects reports whether a task of this node waits for what the asking node runs.
@@ -114,5 +128,18 @@ func (m moves) Expects(from placement.NodeID, task placement.TaskID) (bool, erro
 
 // Deliver hands the task a stream of its move.
 func (m moves) Deliver(task placement.TaskID, name string, conn net.Conn) error {
-	return m.n.runner.Deliver(task, name, conn)
+	if !strings.HasPrefix(name, runner.SessionStream) {
+		return m.n.runner.Deliver(task, name, conn)
+	}
+	view := m.n.ledger.View()
+	to, old := view.Task(task), view.MovesFrom(task)
+	if to == nil || old == nil || view.Job(to.Job) == nil {
+		return fmt.Errorf("task %s takes nothing over any more", task)
+	}
+	conn = m.n.relays.keep(conn, old.Node, view.Job(to.Job))
+	err := m.n.runner.Deliver(task, name, conn)
+	if err != nil {
+		_ = conn.Close()
+	}
+	return err
 }

@@ -52,6 +52,7 @@ type Node struct {
 	authority  *authority
 	devices    *devices
 	answers    *answers // of the other nodes, while this one leads
+	relays     relays   // of sessions into tasks that were moved
 
 	endpoint   *transport.Endpoint
 	mesh       *api.MeshClient

@@ -45,6 +45,7 @@ func (n *Node) Run(ctx context.Context) error {
 		part{name: "bundles", run: n.keepBundles},
 		part{name: "links", run: n.links.run},
 		part{name: "certificates", run: n.renewCertificates},
+		part{name: "relays", run: n.judgeRelays},
 		part{name: "runner", run: n.runner.Run},
 		part{name: "inventory", run: n.settle},
 		part{name: "devices", run: n.devices.run},

@@ -286,8 +286,9 @@ func (r *Runner) send(ctx context.Context, t *task, m Migrator) (sent bool, err 
 		return false, err
 	}
 	defer release()
-	way, stall, _, stop := r.bound(ctx, t)
+	way, stall, _, stop := r.bound(ctx, t, to)
 	defer stop()
+	defer func() { err = r.lawfully(to, err) }()
 	if err := r.awaitReady(way, to, stall, func(why string) { r.report(t, placement.TaskRunning, why) }); err != nil {
 		if err = cause(way, err); errors.Is(err, errMoveLate) {
 			err = errNoTurn
@@ -296,6 +297,11 @@ func (r *Runner) send(ctx context.Context, t *task, m Migrator) (sent bool, err 
 	}
 	streams := &outgoing{moves: r.cfg.Moves, to: to, used: make(map[string]bool)}
 	defer streams.close()
+	defer context.AfterFunc(way, func() {
+		if errors.As(context.Cause(way), new(*UnlawfulError)) {
+			streams.close() // no byte more, however long the driver takes to end it
+		}
+	})()
 	r.mu.Lock()
 	t.move.held = true // until the driver says otherwise
 	r.mu.Unlock()
@@ -347,9 +353,38 @@ func blameless(err error) bool {
 	return errors.Is(err, errAgentAnew) || errors.Is(err, errMoveStopped) || errors.As(err, new(*UnlawfulError))
 }
 
+// judgeEvery is how often it is judged whether what is moved may still go there: the
+// law, or what its nodes are, may change while its disks are copied.
+const judgeEvery = 2 * time.Second
+
+// judge cancels a move that is not lawful any more.
+func (r *Runner) judge(ctx context.Context, to placement.Task, cancel context.CancelCauseFunc) {
+	for sleep(ctx, judgeEvery) {
+		var no *UnlawfulError
+		if err := r.cfg.Moves.Lawful(to); errors.As(err, &no) {
+			cancel(no)
+			return
+		}
+	}
+}
+
+// lawfully is why a move ended: the law's word goes first, for the other side may
+// have heard it before.
+func (r *Runner) lawfully(to placement.Task, err error) error {
+	var no *UnlawfulError
+	if err == nil || errors.As(err, &no) {
+		return err
+	}
+	if errors.As(r.cfg.Moves.Lawful(to), &no) {
+		return errors.Join(no, err)
+	}
+	return err
+}
+
 // bound is the context of a move: it ends when the ledger has decided, when the
-// task is to end, when nothing gets on, and after all when the time is over.
-func (r *Runner) bound(ctx context.Context, t *task) (way context.Context, stall, late *time.Timer, stop func()) {
+// task is to end, when it may not go there any more, when nothing gets on, and after
+// all when the time is over.
+func (r *Runner) bound(ctx context.Context, t *task, to placement.Task) (way context.Context, stall, late *time.Timer, stop func()) {
 	way, cancel := context.WithCancelCause(ctx)
 	late = time.AfterFunc(r.cfg.MoveWithin, func() { cancel(errMoveLate) })
 	stall = time.AfterFunc(r.cfg.MoveStall, func() { cancel(errMoveStalled) })
@@ -362,6 +397,7 @@ func (r *Runner) bound(ctx context.Context, t *task) (way context.Context, stall
 		cancel(errMoveStopped)
 	}
 	var watching sync.WaitGroup
+	watching.Go(func() { r.judge(way, to, cancel) })
 	watching.Go(func() {
 		select {
 		case <-decided:
@@ -415,7 +451,7 @@ func (r *Runner) progress(t *task, move Moving, stall *time.Timer) func(MoveProg
 	return func(p MoveProgress) {
 		mu.Lock()
 		defer mu.Unlock()
-		if p.Bytes != last.Bytes || p.Phase != last.Phase {
+		if p.Bytes != last.Bytes || p.Phase != last.Phase || p.Waited != last.Waited {
 			stall.Reset(r.cfg.MoveStall)
 		}
 		last = p

@@ -56,12 +56,39 @@ const SessionStream = "session"
 
 // MoveProgress is how far a move got.
 type MoveProgress struct {
-	Phase string `json:"phase"` // disk, memory, switch
+	Phase string `json:"phase"` // agree, disk, memory, switch
 	// Bytes were sent of Total, which grows while the task writes; 0 is unknown.
 	Bytes int64 `json:"bytes"`
 	Total int64 `json:"total,omitempty"`
+	// Waited is how long the other side is awaited already, which is connected and has
+	// to answer before anything is sent.
+	Waited time.Duration `json:"-"`
 	// Still is how long the task stood still, once that is known.
 	Still time.Duration `json:"still,omitempty"`
+}
+
+// awaitSaidEvery is how often a move says that the other side is awaited: often
+// enough that it does not count as standing still.
+const awaitSaidEvery = 15 * time.Second
+
+// Awaiting says that the other side is awaited until its result is called. Send
+// does so while it reads from a stream that ends with the other side, and bounds it.
+func Awaiting(told func(MoveProgress)) (heard func()) {
+	began, stop, stopped := time.Now(), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(awaitSaidEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				told(MoveProgress{Phase: "agree", Waited: time.Since(began)})
+			case <-stop:
+				return
+			}
+		}
+	}()
+	return func() { close(stop); <-stopped }
 }
 
 // Hold is why a task stands still until [Migrator.Finish].

@@ -14,7 +14,12 @@ import (
 type Moves interface {
 	// Ready reports whether the node of a task waits for what it is to take over.
 	Ready(ctx context.Context, to placement.Task) (bool, error)
-	// Open makes a stream of that name to it.
+	// Lawful judges, by the newest view that this node has, whether what the task takes
+	// over may be on its node, or on this one if it names none. An [*UnlawfulError] ends
+	// the move; any other is no answer.
+	Lawful(to placement.Task) error
+	// Open makes a stream of that name to it. One that outlives the move ends when
+	// that is not lawful any more.
 	Open(ctx context.Context, to placement.Task, name string) (net.Conn, error)
 	// Decide proposes the end of a move to the region's ledger. What came of it
 	// stands in the views that follow, and nowhere else. A [*MoveRefusedError] says

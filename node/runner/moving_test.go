@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -21,6 +22,26 @@ type other struct {
 	mu     sync.Mutex
 	decide func(commit bool) error // guarded by mu
 	ends   []runner.MoveEnd        // guarded by mu
+	law    error                   // guarded by mu
+}
+
+func (o *other) Lawful(placement.Task) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.law
+}
+
+// proposed is what was proposed so far.
+func (o *other) proposed() []runner.MoveEnd {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.ends)
+}
+
+func (o *other) forbid(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.law = err
 }
 
 func (o *other) Ready(context.Context, placement.Task) (bool, error) { return true, nil }

@@ -25,12 +25,35 @@ func (r *Runner) take(ctx context.Context, t *task) {
 		return
 	}
 	r.moved.add(t.rec.Move.Mode, "refused")
+	if errors.As(err, new(*UnlawfulError)) {
+		r.awaitVerdict(ctx, t)
+	}
+	if ctx.Err() != nil {
+		return
+	}
 	if r.verdict(t) == over {
 		r.giveUp(t)
 		return
 	}
 	r.log.Warn("a task was not taken in", "task", t.rec.Task, "err", err)
 	r.finish(t, placement.TaskFailed, RefusedPrefix+startFailure(err), nil)
+}
+
+// verdictWithin is how long a task that may not be taken in waits for its source to
+// say so: told by this side first, it would count as the move's own fault.
+const verdictWithin = 20 * time.Second
+
+func (r *Runner) awaitVerdict(ctx context.Context, t *task) {
+	r.mu.Lock()
+	decided := t.move.decided
+	r.mu.Unlock()
+	late := time.NewTimer(verdictWithin)
+	defer late.Stop()
+	select {
+	case <-decided:
+	case <-late.C:
+	case <-ctx.Done():
+	}
 }
 
 // giveUp ends a task that never ran here; its region knows.
@@ -42,13 +65,14 @@ func (r *Runner) giveUp(t *task) {
 }
 
 // receive prepares for the task and takes it in.
-func (r *Runner) receive(ctx context.Context, t *task) (Handle, error) {
+func (r *Runner) receive(ctx context.Context, t *task) (_ Handle, err error) {
 	m, err := r.migrator(t)
 	if err != nil {
 		return Handle{}, err
 	}
-	spec := r.spec(t)
-	ctx, stall, late, stop := r.bound(ctx, t)
+	spec, here := r.spec(t), placement.Task{ID: t.rec.Task, Job: t.rec.Job}
+	defer func() { err = r.lawfully(here, err) }()
+	ctx, stall, late, stop := r.bound(ctx, t, here)
 	defer stop()
 	stall.Stop() // its sender looks at how it gets on
 	late.Stop()  // its time begins with its turn

@@ -24,6 +24,7 @@ package fake
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,6 +48,8 @@ type World struct {
 	fleet     *Fleet                               // guarded by mu; nil for none
 	key       string                               // guarded by mu: of its fleet
 	onMove    func(context.Context, string, placement.TaskID) error
+	carries   bool                        // a session goes along with what is moved
+	session   net.Conn                    // the last that did
 	disks     map[string]placement.TaskID // guarded by mu: by job and copy, who wrote it first
 	coming    map[string]coming           // guarded by mu: what is taken in, and not decided
 }

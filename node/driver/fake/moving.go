@@ -82,6 +82,26 @@ func (w *World) OnMove(at func(ctx context.Context, step string, task placement.
 	w.onMove = at
 }
 
+// Carry makes a session go along with each task that is moved from this machine.
+func (w *World) Carry() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.carries = true
+}
+
+// Session is this machine's end of the last session that went along with a task.
+func (w *World) Session() net.Conn {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.session
+}
+
+func (w *World) joined(session net.Conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.session = session
+}
+
 func (w *World) step(ctx context.Context, step string, id placement.TaskID) error {
 	w.mu.Lock()
 	at := w.onMove
@@ -147,6 +167,8 @@ type handed struct {
 	Output []byte        `json:"output,omitempty"`
 	// Disk is who wrote it first, see [World.Disk].
 	Disk placement.TaskID `json:"disk,omitempty"`
+	// Session: a session goes along, on a stream of its own.
+	Session bool `json:"session,omitempty"`
 }
 
 // stateStream is the one stream that a move needs.
@@ -182,6 +204,13 @@ func (d *Driver) Receive(ctx context.Context, spec runner.Spec, from runner.Stre
 	var in handed
 	if err := json.NewDecoder(conn).Decode(&in); err != nil {
 		return runner.Handle{}, fmt.Errorf("take in task %s: %w", spec.Task, err)
+	}
+	if in.Session {
+		_, session, err := from.Accept(ctx)
+		if err != nil {
+			return runner.Handle{}, err
+		}
+		d.world.joined(session)
 	}
 	t := &task{began: time.Now(), changed: make(chan struct{}), handle: h, held: runner.HeldReceived, done: in.Done, output: in.Output}
 	t.works = func(runs bool) { d.world.works(t, runs) }
@@ -228,7 +257,13 @@ func (d *Driver) Send(ctx context.Context, h runner.Handle, mode placement.MoveM
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+	heard := func() {}
+	if told != nil {
+		heard = runner.Awaiting(told)
+	}
+	_, err = io.ReadFull(conn, make([]byte, 1))
+	heard()
+	if err != nil {
 		return err
 	}
 	if err := d.world.step(ctx, StepSend, h.Task); err != nil {
@@ -237,12 +272,19 @@ func (d *Driver) Send(ctx context.Context, h runner.Handle, mode placement.MoveM
 	d.world.mu.Lock()
 	t.held = runner.HeldSent
 	d.world.works(t, false)
-	out := handed{Done: t.done, Output: t.output, Disk: d.world.disks[place(h.Task)]}
+	out := handed{Done: t.done, Output: t.output, Disk: d.world.disks[place(h.Task)], Session: d.world.carries}
 	d.world.mu.Unlock()
 	if err := d.world.step(ctx, StepSwitch, h.Task); err != nil {
 		return err
 	}
 	undecided = true
+	if out.Session {
+		session, err := to.Open(ctx, runner.SessionStream+"0")
+		if err != nil {
+			return err
+		}
+		d.world.joined(session)
+	}
 	if err := hand(conn, out); err != nil {
 		return err
 	}

@@ -105,6 +105,8 @@ func (m *member) Ready(_ context.Context, to placement.Task) (bool, error) {
 	return m.other().Expects(to.ID), nil
 }
 
+func (m *member) Lawful(placement.Task) error { return nil }
+
 func (m *member) Open(_ context.Context, to placement.Task, name string) (net.Conn, error) {
 	after := m.opens(to.Move, name)
 	here, there := net.Pipe()

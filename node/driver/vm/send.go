@@ -232,7 +232,10 @@ func (s *sender) agree(ctx context.Context) ([]int, error) {
 		return nil, fmt.Errorf("offer it to the other node: %w", err)
 	}
 	var a answer
-	if err := s.wire.read(&a); err != nil {
+	heard := runner.Awaiting(s.told)
+	err = s.wire.read(&a)
+	heard()
+	if err != nil {
 		return nil, fmt.Errorf("hear the other node's answer: %w", err)
 	}
 	if a.Refused != "" {
