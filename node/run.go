@@ -51,7 +51,7 @@ func (n *Node) Run(ctx context.Context) error {
 		part{name: "devices", run: n.devices.run},
 	)
 	if n.group != nil {
-		parts = append(parts, part{name: "witness", run: n.witness.Run}, part{name: "controller", run: n.lead})
+		parts = append(parts, part{name: "witness", run: n.witness.Run}, part{name: "services", run: n.server.JudgeServices}, part{name: "controller", run: n.lead})
 	}
 	parts = append(parts, part{name: "receipts", run: n.receipts.Run}, part{name: "gateway", run: n.gateway.Run}, part{name: "app listener", run: n.serveApp})
 	return runInOrder(ctx, parts...)

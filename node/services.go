@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -51,7 +52,37 @@ func (s *services) Connect(ctx context.Context, task placement.TaskID, service s
 		}
 		return nil, e
 	}
-	return conn, nil
+	return ruledConn{conn}, nil
+}
+
+// ruledConn is a connection to a service that a rule may end while it is open: what
+// it fails with tells so, as what was not reached does.
+type ruledConn struct{ net.Conn }
+
+func (c ruledConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	return n, ruled(err)
+}
+
+func (c ruledConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	return n, ruled(err)
+}
+
+// CloseWrite ends one direction, where the connection can.
+func (c ruledConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// ruled leaves the end of what a service says as it is.
+func ruled(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	return serviceError{err}
 }
 
 // connect asks the nodes that hold the state, those at this node's own site first:

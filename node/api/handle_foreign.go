@@ -157,8 +157,12 @@ func reservationKey(home placement.RegionID, in ReserveRequest) string {
 // arriving are the layers under which what a peer sends is judged here: its own,
 // the rules of the border, and the tag that was set for all tenants of that peer.
 func (c *call) arriving(layers []placement.Layer) []placement.Layer {
-	layers = placement.Across(layers, c.from(), c.view.Self())
-	if t := c.view.Tenant(placement.EveryTenant(c.caller.Region)); t != nil {
+	return arriving(c.view, c.from(), layers)
+}
+
+func arriving(v *state.View, from *placement.Region, layers []placement.Layer) []placement.Layer {
+	layers = placement.Across(layers, from, v.Self())
+	if t := v.Tenant(placement.EveryTenant(from.ID)); t != nil {
 		layers = placement.WithLayer(layers, residency.OriginTenant, t.Residency)
 	}
 	return layers

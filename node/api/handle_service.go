@@ -92,33 +92,30 @@ func foreignService(s *Server, c *call) error {
 		if err != nil {
 			return nil, err
 		}
-		w, err := c.foreignSeeker(v, head)
-		if err != nil {
-			return nil, err
-		}
-		return s.connectService(ctx, v, *w)
+		service, from := c.r.PathValue("name"), c.caller.Region
+		return s.connectService(ctx, v, func(v *state.View) (*seeker, error) { return foreignSeeker(v, from, service, head) })
 	})
 }
 
 // foreignSeeker is who asks from another region, as far as that region may say so:
 // of our own job we know the tenant, the list and the policy ourselves; of a job of
 // its own it may say whatever it likes, and comes to its own tenants' services alone.
-func (c *call) foreignSeeker(v *state.View, head ServiceHead) (*seeker, error) {
-	from := v.Region(c.caller.Region)
+func foreignSeeker(v *state.View, caller placement.RegionID, service string, head ServiceHead) (*seeker, error) {
+	from := v.Region(caller)
 	if from == nil || from.State != placement.PeerActive {
-		return nil, newProblem(http.StatusForbidden, CodeForeignVerb, "region "+string(c.caller.Region)+" is no active peer of this one", "federate first: sovmesh region invite NAME")
+		return nil, newProblem(http.StatusForbidden, CodeForeignVerb, "region "+string(caller)+" is no active peer of this one", "federate first: sovmesh region invite NAME")
 	}
-	w := &seeker{service: c.r.PathValue("name"), port: head.Port, job: head.Job, at: from, via: from, site: head.Site}
+	w := &seeker{service: service, port: head.Port, job: head.Job, at: from, via: from, site: head.Site}
 	home := placement.RegionID("")
 	if head.Job.Valid() {
 		home = head.Job.Home()
 	}
 	switch home {
-	case c.s.cfg.Region:
+	case v.Self().ID:
 		return w, w.ofHome(v, head.Job)
-	case c.caller.Region:
-		w.tenant, w.only = placement.TenantID(string(c.caller.Region)+"/"+string(head.Tenant)), true
-		if head.Region != "" && head.Region != c.caller.Region {
+	case caller:
+		w.tenant, w.only = placement.TenantID(string(caller)+"/"+string(head.Tenant)), true
+		if head.Region != "" && head.Region != caller {
 			if w.at = v.Region(head.Region); w.at == nil || w.at.State != placement.PeerActive && !w.at.Self {
 				return nil, newProblem(http.StatusForbidden, CodeForeignVerb, "the job runs in a region that this one does not know", "only regions that are federated with each other are connected")
 			}
@@ -126,24 +123,31 @@ func (c *call) foreignSeeker(v *state.View, head ServiceHead) (*seeker, error) {
 		if !w.tenant.Valid() || len(head.Policy) == 0 {
 			return nil, &InputError{Code: CodeBody, Message: "the connection has no tenant or no policy", Help: "send those of a job of your own"}
 		}
-		w.layers = c.arriving(head.Policy)
+		w.layers = arriving(v, from, head.Policy)
 		return w, nil
 	}
-	return nil, newProblem(http.StatusForbidden, CodeForeignVerb, "the job "+quoteWord(string(head.Job))+" is neither of this region nor of "+string(c.caller.Region), "its own home connects it")
+	return nil, newProblem(http.StatusForbidden, CodeForeignVerb, "the job "+quoteWord(string(head.Job))+" is neither of this region nor of "+string(caller), "its own home connects it")
 }
 
 // ofHome fills in what this region knows of a job that it forwarded to where it is
 // said to run.
 func (w *seeker) ofHome(v *state.View, id placement.JobID) error {
 	j := v.Job(id)
-	if j == nil || j.Status.Terminal() || j.Origin != "" || j.Forward == nil || j.Forward.State != placement.ForwardPlaced || j.Forward.Region != w.via.ID {
-		return newProblem(http.StatusForbidden, CodeForeignVerb, "region "+string(w.via.ID)+" runs no job "+quoteWord(string(id))+" of this one", "a region connects the jobs that it was given")
+	if j == nil || j.Status.Terminal() {
+		return callerOver{notRunThere(w.via, id)}
+	}
+	if j.Origin != "" || j.Forward == nil || j.Forward.State != placement.ForwardPlaced || j.Forward.Region != w.via.ID {
+		return notRunThere(w.via, id)
 	}
 	if !allowsService(j, w.service) {
 		return notListed(w.service)
 	}
 	w.tenant, w.layers = j.Tenant, j.Policy
 	return nil
+}
+
+func notRunThere(r *placement.Region, id placement.JobID) error {
+	return newProblem(http.StatusForbidden, CodeForeignVerb, "region "+string(r.ID)+" runs no job "+quoteWord(string(id))+" of this one", "a region connects the jobs that it was given")
 }
 
 // firstFrame reads the head of a session. One that does not come in time ends the

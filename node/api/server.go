@@ -175,23 +175,24 @@ func (c Config) Validate() error {
 // Server answers both listeners of a node. It starts nothing; its handlers end
 // with their requests.
 type Server struct {
-	cfg     Config
-	ops     []operation
-	mesh    *MeshClient
-	tags    tags
-	admits  admissions
-	facts   factCache
-	bearers bearers
-	app     http.Handler
-	quic    http.Handler
-	openapi []byte
-	streams chan struct{} // one place for each stream
-	tunnels places        // of connections to services that go through here
-	turn    atomic.Uint64 // counts them, for those that are as near as others
-	reads   auditReads
-	ahead   ahead
-	waitsMu sync.Mutex
-	waits   map[placement.RegionID]int // questions of peers that wait; guarded by waitsMu
+	cfg      Config
+	ops      []operation
+	mesh     *MeshClient
+	tags     tags
+	admits   admissions
+	facts    factCache
+	bearers  bearers
+	app      http.Handler
+	quic     http.Handler
+	openapi  []byte
+	streams  chan struct{} // one place for each stream
+	tunnels  places        // of connections to services that go through here
+	standing standing      // those that this node judged
+	turn     atomic.Uint64 // counts them, for those that are as near as others
+	reads    auditReads
+	ahead    ahead
+	waitsMu  sync.Mutex
+	waits    map[placement.RegionID]int // questions of peers that wait; guarded by waitsMu
 }
 
 // New builds the handlers.

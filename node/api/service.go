@@ -79,25 +79,30 @@ func (s *Server) CallService(ctx context.Context, node placement.NodeID, task pl
 }
 
 func (s *Server) callService(ctx context.Context, v *state.View, node placement.NodeID, task placement.TaskID, service string, port int) (net.Conn, error) {
+	return s.connectService(ctx, v, func(v *state.View) (*seeker, error) { return ownSeeker(v, node, task, service, port) })
+}
+
+// ownSeeker is a task of this region.
+func ownSeeker(v *state.View, node placement.NodeID, task placement.TaskID, service string, port int) (*seeker, error) {
 	t := v.Task(task)
 	var j *placement.Job
 	if t != nil && t.Node == node && t.Status.Live() {
 		j = v.Job(t.Job)
 	}
 	if j == nil {
-		return nil, newProblem(http.StatusForbidden, CodeRole, "node "+string(node)+" runs no task "+quoteWord(string(task)), "a node connects its own tasks")
+		return nil, callerOver{newProblem(http.StatusForbidden, CodeRole, "node "+string(node)+" runs no task "+quoteWord(string(task)), "a node connects its own tasks")}
 	}
 	if !allowsService(j, service) {
 		return nil, notListed(service)
 	}
-	w := seeker{service: service, port: port, job: j.ID, tenant: t.Tenant, layers: j.Policy, at: v.Self(), node: node}
+	w := &seeker{service: service, port: port, job: j.ID, tenant: t.Tenant, layers: j.Policy, at: v.Self(), node: node}
 	if r := v.Region(j.Origin); r != nil && !r.Self && r.State == placement.PeerActive && j.ID.Home() == r.ID {
 		w.home = r
 	}
 	if n := v.Node(node); n != nil {
 		w.site = n.Site
 	}
-	return s.connectService(ctx, v, w)
+	return w, nil
 }
 
 func allowsService(j *placement.Job, service string) bool {
@@ -115,11 +120,17 @@ func notListed(service string) *Problem {
 }
 
 // connectService tries the places where the service runs, the nearest first. A
-// refusal is told only if nothing was reached that is allowed.
-func (s *Server) connectService(ctx context.Context, v *state.View, w seeker) (net.Conn, error) {
+// refusal is told only if nothing was reached that is allowed. seek is who asks, by a
+// view: an open connection is judged again by later ones.
+func (s *Server) connectService(ctx context.Context, v *state.View, seek func(*state.View) (*seeker, error)) (net.Conn, error) {
+	who, err := seek(v)
+	if err != nil {
+		return nil, err
+	}
+	w, by := *who, s.judgedBy(v)
 	var refused, failed error
 	note := func(err error) {
-		if refusedService(err) {
+		if err = guarded(err); refusedService(err) {
 			refused = errors.Join(refused, err)
 		} else {
 			failed = errors.Join(failed, err)
@@ -128,7 +139,7 @@ func (s *Server) connectService(ctx context.Context, v *state.View, w seeker) (n
 	for _, r := range s.replicas(v, w) {
 		conn, err := s.tryReplica(ctx, v, w, r)
 		if err == nil {
-			return conn, nil
+			return s.standing.keep(conn, seek, route{replica: r}, by), nil
 		}
 		if note(err); ctx.Err() != nil {
 			break
@@ -137,7 +148,7 @@ func (s *Server) connectService(ctx context.Context, v *state.View, w seeker) (n
 	if w.home != nil && ctx.Err() == nil {
 		conn, err := s.askRegion(ctx, v, w, w.home, ServiceHead{Port: w.port, Job: w.job, Site: w.site})
 		if err == nil {
-			return conn, nil
+			return s.standing.keep(conn, seek, route{replica: replica{region: w.home}, home: true}, by), nil
 		}
 		note(err)
 	}
@@ -213,7 +224,8 @@ func (s *Server) abroadOf(v *state.View, w seeker, is func(*placement.Job) bool)
 
 // tryReplica reaches one place, if both policies allow it.
 func (s *Server) tryReplica(ctx context.Context, v *state.View, w seeker, r replica) (net.Conn, error) {
-	if err := s.lawfulService(ctx, v, w, r); err != nil {
+	ask := func(to placement.RegionID, cargo transport.Cargo) error { return s.cfg.Peers.Permit(ctx, to, cargo) }
+	if err := s.lawfulService(v, w, r, ask); err != nil {
 		return nil, err
 	}
 	if r.region != nil {
@@ -232,8 +244,9 @@ func (s *Server) tryReplica(ctx context.Context, v *state.View, w seeker, r repl
 	return s.mesh.openService(asked, s.peerOf(r.node), cargo(transport.CargoStatus), "/tasks/"+string(r.task.ID)+"/serve", ServiceHead{Port: w.port, Tenant: w.tenant})
 }
 
-// lawfulService judges both directions between a task and one replica.
-func (s *Server) lawfulService(ctx context.Context, v *state.View, w seeker, r replica) error {
+// lawfulService judges both directions between a task and one replica. ask is the
+// egress guard.
+func (s *Server) lawfulService(v *state.View, w seeker, r replica, ask permits) error {
 	law, own := v.Law(residency.DateOf(s.now())), ""
 	if n := v.Node(s.cfg.Self); n != nil {
 		own = n.Site
@@ -273,7 +286,7 @@ func (s *Server) lawfulService(ctx context.Context, v *state.View, w seeker, r r
 	if w.via.ID != w.at.ID {
 		answer.Use = placement.UseEnter // it passes there, on its way to where the task runs
 	}
-	return s.cfg.Peers.Permit(ctx, w.via.ID, answer)
+	return ask(w.via.ID, answer)
 }
 
 func (s *Server) unlawful(what string, d residency.Decision) *Problem {

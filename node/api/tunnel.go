@@ -6,12 +6,18 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"sync"
+	"time"
 )
 
 // A connection to a service is two directions, each with an end of its own, over
 // every node on its way. An end is passed on only if it was told: whatever else
 // stops a direction breaks the whole connection, so that nobody takes a part for
 // everything. A session of a person's (see session.go) ends with either end.
+//
+// A connection that a judgement ended tells its caller why; what then still waits for
+// a caller that reads nothing is given up soon.
 
 // carryService carries a connection between its caller and a service until both have
 // ended what they say, or something broke. The caller is told first that it is there.
@@ -20,6 +26,8 @@ func (s *Server) carryService(ctx context.Context, cancel func(), c *call, conn 
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	out := c.answerFrames()
 	_ = out.write(frameOut, nil) // the caller is gone: nobody to tell
+	ruled, stop := c.ruled(ctx, conn)
+	defer stop()
 	t := tunnelIn{frames: frames, conn: conn, broken: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer close(t.done)
@@ -30,13 +38,14 @@ func (s *Server) carryService(ctx context.Context, cancel func(), c *call, conn 
 	_, err := io.Copy(out.as(frameOut), conn)
 	end := ReachEnd{}
 	if err != nil {
-		end.Problem = c.endProblem(fmt.Errorf("the connection to the service broke off: %w", err))
+		end.Problem = c.brokenProblem(err)
 	}
 	_ = out.json(frameEnd, end) // the caller is gone: nobody to tell
 	if err == nil {
 		select {
 		case <-t.done:
 		case <-t.broken:
+		case <-ruled:
 		case <-ctx.Done():
 		}
 	}
@@ -44,6 +53,34 @@ func (s *Server) carryService(ctx context.Context, cancel func(), c *call, conn 
 	_ = conn.Close()
 	c.endBody()
 	<-t.done
+}
+
+// ruled is closed once a judgement ended the connection; nil if none does. From then
+// on writing to the caller is bounded, so that one that reads nothing keeps no place.
+func (c *call) ruled(ctx context.Context, conn net.Conn) (ended <-chan struct{}, stop func()) {
+	judged, ok := conn.(interface{ Ended() <-chan struct{} })
+	if !ok {
+		return nil, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-judged.Ended():
+			_ = http.NewResponseController(c.w).SetWriteDeadline(time.Now().Add(endWithin))
+		case <-ctx.Done():
+		}
+	})
+	return judged.Ended(), func() { cancel(); watch.Wait() }
+}
+
+// brokenProblem is why a connection broke off, as its caller may know it: whether a
+// rule ended it, and to another region nothing else.
+func (c *call) brokenProblem(err error) *Problem {
+	if refusedService(err) {
+		return problemOf(c.serviceProblem(err))
+	}
+	return c.endProblem(fmt.Errorf("the connection to the service broke off: %w", err))
 }
 
 // tunnelIn takes what comes from the caller of a service to it.

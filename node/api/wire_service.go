@@ -88,7 +88,7 @@ func (m *MeshClient) openService(ctx context.Context, p transport.Peer, what tra
 		}
 		return fail(readProblem(res))
 	}
-	c := &serviceConn{in: &frameReader{r: res.Body}, out: out, feed: feed, body: res.Body, end: end}
+	c := &serviceConn{in: &frameReader{r: res.Body}, out: out, feed: feed, body: res.Body, end: end, over: make(chan struct{})}
 	if _, err := c.next(); err != nil {
 		_ = res.Body.Close()
 		return fail(err)
@@ -109,7 +109,8 @@ type serviceConn struct {
 	body io.Closer
 	end  context.CancelFunc
 	left []byte // of the frame that was read last; the reader's
-	done error  // how it ended; the reader's
+	done error  // how it ended; the reader's, and anybody's once over is closed
+	over chan struct{}
 	once sync.Once
 }
 
@@ -118,6 +119,11 @@ func (c *serviceConn) next() ([]byte, error) {
 	if c.done != nil {
 		return nil, c.done
 	}
+	defer func() {
+		if c.done != nil {
+			close(c.over)
+		}
+	}()
 	kind, payload, err := c.in.next()
 	switch {
 	case err != nil:
@@ -149,7 +155,28 @@ func (c *serviceConn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (c *serviceConn) Write(p []byte) (int, error) { return c.out.as(frameIn).Write(p) }
+func (c *serviceConn) Write(p []byte) (int, error) {
+	n, err := c.out.as(frameIn).Write(p)
+	if err != nil {
+		err = errors.Join(err, c.ruled())
+	}
+	return n, err
+}
+
+// ruled is the rule that ended the connection, as the other side told it, nil if none
+// did: it stops reading a moment before what it tells is read here.
+func (c *serviceConn) ruled() error {
+	late := time.NewTimer(endWithin)
+	defer late.Stop()
+	select {
+	case <-c.over:
+		if refusedService(c.done) {
+			return c.done
+		}
+	case <-late.C:
+	}
+	return nil
+}
 
 // CloseWrite says that nothing more comes.
 func (c *serviceConn) CloseWrite() error { return c.out.write(frameInEnd, nil) }

@@ -52,6 +52,9 @@ var crossing = []struct {
 	{placement.Server{}, "Kind Command Env Image Port Start"},
 	{placement.Rank{}, "Cost Carbon"},
 	{placement.Restart{}, "Policy Attempts"},
+	// Who connects to a service of its tenant's, and the policy that its words go under;
+	// no name of a node or a task.
+	{api.ServiceHead{}, "Port Tenant Job Region Site Policy"},
 	// What the owner of a forwarded job does in its task, and how that ends: a
 	// command's bytes, as the job's own; a problem in words of a closed list.
 	{api.ReachHead{}, "Task Command Env TTY Size Port"},

@@ -274,19 +274,30 @@ func (a *attendant) carry(ctx context.Context, conn *net.TCPConn) {
 	far, err := a.connect(asked, name, int(at.Port()))
 	cancel()
 	if err != nil {
-		var rule interface{ Refused() bool }
-		a.refuse(conn, errors.As(err, &rule) && rule.Refused())
+		a.refuse(conn, ruled(err))
 		return
 	}
 	defer context.AfterFunc(ctx, func() { _, _ = conn.Close(), far.Close() })()
 	// Whatever ends the connection but its two ends resets it, the death of this
 	// process too: half an answer is not taken for a whole one.
 	_ = conn.SetLinger(0)
-	if join(conn, far) {
+	whole, err := join(conn, far)
+	if whole {
 		_ = conn.SetLinger(-1)
+	} else if ruled(err) {
+		a.b.refusals.add(a.task, served(name, at.Port()), a.b.cfg.Distinct)
 	}
 	_, _ = conn.Close(), far.Close()
 }
+
+// ruled reports whether a rule said no.
+func ruled(err error) bool {
+	var rule interface{ Refused() bool }
+	return errors.As(err, &rule) && rule.Refused()
+}
+
+// served is how refused connections to a service are counted.
+func served(name string, port uint16) string { return fmt.Sprintf("service:%s:%d/tcp", name, port) }
 
 // refuse ends a connection as one that was never wanted, and counts it.
 func (a *attendant) refuse(conn *net.TCPConn, count bool) {
@@ -294,7 +305,7 @@ func (a *attendant) refuse(conn *net.TCPConn, count bool) {
 		text := "the node's proxy"
 		if at, err := meant(conn); err == nil {
 			if text = at.String() + "/tcp"; a.services[at.Addr()] != "" {
-				text = fmt.Sprintf("service:%s:%d/tcp", a.services[at.Addr()], at.Port())
+				text = served(a.services[at.Addr()], at.Port())
 			}
 		}
 		a.b.refusals.add(a.task, text, a.b.cfg.Distinct)
@@ -305,23 +316,28 @@ func (a *attendant) refuse(conn *net.TCPConn, count bool) {
 
 // join carries bytes both ways until both ends have ended, or something broke. The
 // end of one direction is passed on as such; a break closes both. It reports whether
-// each end has told its own.
-func join(a, b net.Conn) bool {
-	one := func(to, from net.Conn) bool {
+// each end has told its own, and if not, why.
+func join(a, b net.Conn) (whole bool, why error) {
+	one := func(to, from net.Conn) error {
 		_, err := io.Copy(to, from)
-		half, can := to.(interface{ CloseWrite() error })
-		if err == nil && can && half.CloseWrite() == nil {
-			return true
+		if err == nil {
+			err = errors.ErrUnsupported
+			if half, can := to.(interface{ CloseWrite() error }); can {
+				err = half.CloseWrite()
+			}
 		}
-		_, _ = to.Close(), from.Close()
-		return false
+		if err != nil {
+			_, _ = to.Close(), from.Close()
+		}
+		return err
 	}
 	var both sync.WaitGroup
-	var back bool
+	var back error
 	both.Go(func() { back = one(a, b) })
 	there := one(b, a)
 	both.Wait()
-	return there && back
+	why = errors.Join(there, back)
+	return why == nil, why
 }
 
 // meant is the address that a connection was made to, before it was led to us.

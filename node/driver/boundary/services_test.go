@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -241,6 +242,67 @@ func TestAServiceThatBreaksOffIsReset(t *testing.T) {
 	})
 	if got, err := w.talk(n, "198.19.0.1:80", "all"); err == nil {
 		t.Errorf("an answer that broke off ends as a whole one: %q", got)
+	}
+}
+
+// ends is a service whose connections a rule ends once it is told to.
+type ends struct {
+	breaks
+	now chan struct{}
+}
+
+func (e *ends) Read(p []byte) (int, error) {
+	if !e.said {
+		return e.breaks.Read(p)
+	}
+	<-e.now
+	return 0, forbidden{}
+}
+
+// A connection that a rule ends while it is open is reset, and counted as one that it
+// refuses; one that breaks off is not.
+func TestAServiceThatARuleEndsIsResetAndCounted(t *testing.T) {
+	w := newWorld(t)
+	n, p := w.services("a.b/0.1", "service:db", "service:lost")
+	now := make(chan struct{})
+	w.b.Serve(n.Task, p.Services, func(_ context.Context, service string, _ int) (net.Conn, error) {
+		near, far := net.Pipe()
+		_ = far.Close()
+		if service == "lost" {
+			return &breaks{Conn: near}, nil
+		}
+		return &ends{breaks{Conn: near}, now}, nil
+	})
+	ns, err := os.Open(n.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	var open net.Conn
+	w.do(ns, func() error { open, err = net.Dial("tcp4", "198.19.0.1:80"); return err })
+	defer open.Close()
+	_ = open.SetDeadline(time.Now().Add(30 * time.Second))
+	if _, err := io.ReadFull(open, make([]byte, len("half"))); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := w.talk(n, "198.19.0.2:80", "all"); err == nil {
+		t.Errorf("an answer that broke off ends as a whole one: %q", got)
+	}
+	close(now)
+	if _, err := open.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("it ends with %v", err)
+	}
+	for late := time.Now().Add(30 * time.Second); ; wait(t.Context(), serveRetry) {
+		all, err := w.b.Denied(n.Task)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(all) == 1 && all[0].Destination == "service:db:80/tcp" && all[0].Packets == 1 {
+			break
+		}
+		if len(all) > 0 || time.Now().After(late) {
+			t.Fatalf("counted: %+v", all)
+		}
 	}
 }
 
