@@ -47,7 +47,7 @@ var setupFields = map[string][]placement.Kind{
 	"server":        {placement.KindInference},
 	"secrets":       {placement.KindProcess, placement.KindContainer, placement.KindMicroVM, placement.KindVM},
 	"inputs":        {placement.KindProcess, placement.KindContainer, placement.KindMicroVM, placement.KindVM},
-	"outputs":       {placement.KindProcess},
+	"outputs":       {placement.KindProcess, placement.KindContainer},
 	"drift":         {placement.KindContainer, placement.KindMicroVM, placement.KindVM},
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,7 +31,10 @@ type engineFacts struct {
 	Root    string // where it keeps images
 	Storage string
 	Cgroup  string
-	quirks  quirks
+	// Rootless: it runs as somebody else than root, and its containers' users are
+	// others on the node.
+	Rootless bool
+	quirks   quirks
 }
 
 // quirks is where engines differ. It is filled by [quirksOf] alone.
@@ -99,6 +103,11 @@ func (d *Driver) ask(ctx context.Context) (*engineFacts, error) {
 		if strings.Contains(strings.ToLower(c.Name), "podman") {
 			f.Name = "podman"
 		}
+	}
+	f.Rootless = slices.Contains(info.Info.SecurityOptions, "name=rootless")
+	if path, ok := strings.CutPrefix(d.cfg.Host, "unix://"); ok { // not each says it
+		peer := peerOf(path)
+		f.Rootless = f.Rootless || peer != nil && peer.Uid != 0
 	}
 	f.quirks = quirksOf(f.Name, f.Version, info.Info.CDISpecDirs)
 	d.mu.Lock()
@@ -185,8 +194,8 @@ func hardLimits(host string) map[string]int64 {
 	limits := map[string]int64{"nofile": 1024, "nproc": 1024}
 	pid := os.Getpid()
 	if ok {
-		if peer := peerOf(path); peer > 1 { // 1 listens in its place, with limits of its own
-			pid = peer
+		if peer := peerOf(path); peer != nil && peer.Pid > 1 { // 1 listens in its place, with limits of its own
+			pid = int(peer.Pid)
 		}
 	}
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
@@ -209,24 +218,24 @@ func hardLimits(host string) map[string]int64 {
 	return limits
 }
 
-// peerOf is the process that listens on a unix socket; 0 if that is not told.
-func peerOf(path string) int {
+// peerOf is who listens on a unix socket; nil if that is not told.
+func peerOf(path string) *unix.Ucred {
 	conn, err := net.DialTimeout("unix", path, 5*time.Second)
 	if err != nil {
-		return 0
+		return nil
 	}
 	defer conn.Close()
 	raw, err := conn.(*net.UnixConn).SyscallConn()
 	if err != nil {
-		return 0
+		return nil
 	}
-	pid := 0
+	var peer *unix.Ucred
 	_ = raw.Control(func(fd uintptr) {
 		if c, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			pid = int(c.Pid)
+			peer = c
 		}
 	})
-	return pid
+	return peer
 }
 
 // short is a name for use within others.

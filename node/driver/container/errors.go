@@ -5,7 +5,6 @@ package container
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -75,14 +74,10 @@ func makeVolume(dir, user string) error {
 	if err != nil {
 		return err
 	}
-	var uid, gid int
-	switch n, _ := fmt.Sscanf(user, "%d:%d", &uid, &gid); n {
-	case 0:
-		err = os.Chmod(made, 0o755)
-	case 1:
-		err = os.Chown(made, uid, uid)
-	default:
+	if uid, gid, ok := userOf(user); ok {
 		err = os.Chown(made, uid, gid)
+	} else {
+		err = os.Chmod(made, 0o755)
 	}
 	if err == nil {
 		err = unix.Renameat2(unix.AT_FDCWD, made, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)

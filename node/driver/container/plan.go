@@ -62,7 +62,7 @@ type handleData struct {
 	Generation string `json:"generation"` // hash of what the container is made from
 }
 
-// plan decides everything about a task's container; only volumes touch the disk.
+// plan decides everything about a task's container; only volumes and outputs touch the disk.
 func (d *Driver) plan(s *runner.Spec, f *engineFacts, img image) (*told, error) {
 	setup := s.Setup
 	if setup == nil {
@@ -86,6 +86,9 @@ func (d *Driver) plan(s *runner.Spec, f *engineFacts, img image) (*told, error) 
 		return nil, refuse(s, fmt.Sprintf("workdir %q is not an absolute path", setup.WorkDir), "write it from the container's root on")
 	}
 	if err := d.bound(t, s, setup); err != nil {
+		return nil, err
+	}
+	if err := addOutputs(t.Limits, s, setup, noOutputs(os.Geteuid(), f)); err != nil {
 		return nil, err
 	}
 	if err := d.connect(t, s, setup); err != nil {
@@ -220,6 +223,9 @@ func environment(s *runner.Spec) []string {
 	}
 	if s.SecretsDir != "" {
 		env[runner.SecretsEnv] = runner.SecretsPath
+	}
+	if s.OutputsDir != "" {
+		env[runner.OutputsEnv] = runner.OutputsPath
 	}
 	env["SOVMESH_TASK"], env["SOVMESH_JOB"] = string(s.Task), string(s.Job)
 	list := make([]string, 0, len(env))

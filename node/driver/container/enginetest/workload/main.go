@@ -65,6 +65,16 @@ func run(args []string) error {
 		return cat(text)
 	case "write":
 		return os.WriteFile(text, []byte("written\n"), 0o644)
+	case "mkdir":
+		return os.Mkdir(text, 0o700)
+	case "close":
+		return os.Chmod(text, 0)
+	case "link":
+		return os.Symlink(rest[0], rest[1])
+	case "name":
+		return os.Link(rest[0], rest[1])
+	case "pipe":
+		return syscall.Mkfifo(text, 0o666)
 	case "stat":
 		info, err := os.Stat(text)
 		if err == nil {
