@@ -131,6 +131,9 @@ func TestOutputsInAJob(t *testing.T) {
 			t.Errorf("%s: %+v, %v", text, got, err)
 		}
 	}
+	if got, err := read("kind: container\nimage: oci-layout:/x\noutputs: true"); err != nil || got == nil {
+		t.Errorf("of a container: %+v, %v", got, err)
+	}
 	for text, want := range map[string]string{
 		process + "outputs: {max: 2TiB}":                                                         "max cannot be",
 		process + "outputs: {max: 0}":                                                            "max cannot be",
