@@ -170,3 +170,43 @@ type SnapshotPart struct {
 	Size   int64  `json:"size"`
 	SHA256 string `json:"sha256"`
 }
+
+// DiskSnapshotter is a driver that keeps named copies of a running task's disks
+// beside them, and sets the disks back to one. What it refuses is a
+// [*DiskSnapshotError].
+type DiskSnapshotter interface {
+	// SnapshotDisks copies every disk that outlives the task, all as they are at one
+	// instant, while the task goes on.
+	SnapshotDisks(ctx context.Context, h Handle, name string) (DiskSnapshot, error)
+	// DiskSnapshots are those that there are, oldest first.
+	DiskSnapshots(ctx context.Context, h Handle) ([]DiskSnapshot, error)
+	RemoveDiskSnapshot(ctx context.Context, h Handle, name string) error
+	// RestoreDisks sets the disks back, as if the machine's power had been cut and it
+	// began anew on what they were. The task stays the same; the snapshot stays too.
+	// After a crash half-way all disks are either as they were or as the snapshot has them.
+	RestoreDisks(ctx context.Context, h Handle, name string) (DiskSnapshot, error)
+}
+
+// DiskSnapshot is a named copy of a task's disks.
+type DiskSnapshot struct {
+	Name  string    `json:"name"`
+	At    time.Time `json:"at"`    // the instant that the disks are of
+	Disks []string  `json:"disks"` // by their names
+	Bytes int64     `json:"bytes"` // what it takes of the node's disk
+	// Frozen: the guest's file systems were held still by its agent for that instant.
+	// Otherwise the disks are as after a power cut, and Why says what was in the way.
+	Frozen bool   `json:"frozen"`
+	Why    string `json:"why,omitempty"`
+}
+
+// DiskSnapshotError is a snapshot of disks that is refused.
+type DiskSnapshotError struct {
+	Task   placement.TaskID
+	Reason string
+	Advice string
+}
+
+func (e *DiskSnapshotError) Error() string { return "task " + string(e.Task) + ": " + e.Reason }
+
+// Hint says what to do.
+func (e *DiskSnapshotError) Hint() string { return e.Advice }

@@ -65,6 +65,7 @@ const (
 	partPause    = "hold its tasks still"
 	partInspect  = "say what holds its tasks in"
 	partSnapshot = "copy its tasks' state"
+	partDisks    = "keep snapshots of its tasks' disks"
 )
 
 // Exec runs a command in a running task.
@@ -148,6 +149,52 @@ func (r *Runner) Snapshot(ctx context.Context, id placement.TaskID, dir string) 
 		return Snapshot{}, err
 	}
 	return d.Snapshot(ctx, h, dir)
+}
+
+// disks is the driver of a running task that is in no move, for what is done with
+// snapshots of its disks.
+func (r *Runner) disks(id placement.TaskID) (DiskSnapshotter, Handle, error) {
+	d, h, err := part[DiskSnapshotter](r, id, partDisks)
+	if err == nil {
+		err = r.settled(id)
+	}
+	return d, h, err
+}
+
+// SnapshotDisks keeps a copy of a running task's disks by a name.
+func (r *Runner) SnapshotDisks(ctx context.Context, id placement.TaskID, name string) (DiskSnapshot, error) {
+	d, h, err := r.disks(id)
+	if err != nil {
+		return DiskSnapshot{}, err
+	}
+	return d.SnapshotDisks(ctx, h, name)
+}
+
+// DiskSnapshots are those that a running task has, oldest first.
+func (r *Runner) DiskSnapshots(ctx context.Context, id placement.TaskID) ([]DiskSnapshot, error) {
+	d, h, err := r.disks(id)
+	if err != nil {
+		return nil, err
+	}
+	return d.DiskSnapshots(ctx, h)
+}
+
+// RemoveDiskSnapshot removes one.
+func (r *Runner) RemoveDiskSnapshot(ctx context.Context, id placement.TaskID, name string) error {
+	d, h, err := r.disks(id)
+	if err != nil {
+		return err
+	}
+	return d.RemoveDiskSnapshot(ctx, h, name)
+}
+
+// RestoreDisks sets a running task's disks back to one, and begins it anew on them.
+func (r *Runner) RestoreDisks(ctx context.Context, id placement.TaskID, name string) (DiskSnapshot, error) {
+	d, h, err := r.disks(id)
+	if err != nil {
+		return DiskSnapshot{}, err
+	}
+	return d.RestoreDisks(ctx, h, name)
 }
 
 // Isolation is what holds a running task in, and what it was refused meanwhile.

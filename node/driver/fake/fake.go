@@ -48,10 +48,11 @@ type World struct {
 	fleet     *Fleet                               // guarded by mu; nil for none
 	key       string                               // guarded by mu: of its fleet
 	onMove    func(context.Context, string, placement.TaskID) error
-	carries   bool                        // a session goes along with what is moved
-	session   net.Conn                    // the last that did
-	disks     map[string]placement.TaskID // guarded by mu: by job and copy, who wrote it first
-	coming    map[string]coming           // guarded by mu: what is taken in, and not decided
+	carries   bool                                       // a session goes along with what is moved
+	session   net.Conn                                   // the last that did
+	disks     map[string]placement.TaskID                // guarded by mu: by job and copy, who wrote it first
+	coming    map[string]coming                          // guarded by mu: what is taken in, and not decided
+	snaps     map[placement.TaskID][]runner.DiskSnapshot // guarded by mu; nil for none
 }
 
 // coming is a disk that is this machine's if its move is decided so.

@@ -126,6 +126,9 @@ func (d *Driver) order(ctx context.Context, s runner.Spec, from origin) (claims 
 		if err := d.notGiven(s); err != nil {
 			return claims, o, err
 		}
+		if err := d.settleRestore(s.Task); err != nil {
+			return claims, o, err
+		}
 	}
 	if len(claims) > 0 && from == comes {
 		if err := d.freshPlace(s.Task); err != nil {
@@ -376,6 +379,7 @@ func (t told) keeps() bool {
 
 func (d *Driver) describe(ctx context.Context, o *runner.Observed) {
 	d.letGo(ctx, o)
+	d.thawLeft(ctx, o)
 	d.hold(ctx, o)
 	m, t, err := d.told(o.Handle.Task)
 	if err != nil || o.Facts == nil {

@@ -95,6 +95,13 @@ func (g *guest) hear(r *qemu.Running) (why string) {
 		case "RESUME":
 			_ = os.Remove(filepath.Join(r.Dir, troubleFile))
 		case "RESET":
+			var by struct {
+				Guest bool `json:"guest"`
+			}
+			if json.Unmarshal(e.Data, &by) == nil && !by.Guest {
+				resets = nil // its disks were set back: it begins anew, and its firmware may reset it once more
+				continue
+			}
 			now := time.Now()
 			if resets = append(resets, now); len(resets) > mostResets {
 				resets = resets[1:]
@@ -156,6 +163,12 @@ func (g *guest) Stop(grace time.Duration) {
 	g.pressing.Do(func() { go g.press() })
 }
 
+// there reports whether a file is in a directory, or may be.
+func there(dir, name string) bool {
+	_, err := os.Lstat(filepath.Join(dir, name))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 func (g *guest) press() {
 	select {
 	case <-g.up:
@@ -166,7 +179,7 @@ func (g *guest) press() {
 	defer tick.Stop()
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), pressEvery)
-		if _, err := os.Stat(filepath.Join(g.dir, moveFile)); errors.Is(err, fs.ErrNotExist) {
+		if !there(g.dir, moveFile) && !there(g.dir, heldFile) {
 			_ = g.monitor.Run(ctx, "cont", nil, nil) // one that stands still hears nothing
 		}
 		_ = g.monitor.Run(ctx, "system_powerdown", nil, nil)

@@ -64,7 +64,12 @@ func (d *Driver) Resume(ctx context.Context, h runner.Handle) error {
 		return err
 	}
 	defer release()
-	return d.ask(ctx, h, func(ctx context.Context, m *qmp.Client) error { return m.Run(ctx, "cont", nil, nil) })
+	return d.ask(ctx, h, func(ctx context.Context, m *qmp.Client) error {
+		if d.restoring(h.Task) {
+			return d.completeRestore(ctx, m, h.Task)
+		}
+		return m.Run(ctx, "cont", nil, nil)
+	})
 }
 
 // dialForwarded reaches a port of the guest through QEMU's own network: a port of

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/sovmesh/sovmesh/node/driver/fetch"
@@ -64,6 +65,7 @@ type copier struct {
 	sets  []int // descriptor sets that QEMU was given
 	nodes []string
 	parts []runner.SnapshotPart
+	room  func() error // asked while disks are copied; nil for nobody
 }
 
 func (c *copier) part(name, what string) {
@@ -72,6 +74,9 @@ func (c *copier) part(name, what string) {
 
 func (c *copier) run(ctx context.Context, m *qmp.Client) error {
 	c.m = m
+	if err := c.sweep(ctx); err != nil {
+		return err
+	}
 	defer c.tidy()
 	var status struct{ Status string }
 	if err := m.Run(ctx, "query-status", nil, &status); err != nil {
@@ -92,7 +97,7 @@ func (c *copier) run(ctx context.Context, m *qmp.Client) error {
 	return err
 }
 
-// heldFile, in a task's directory, says that a snapshot holds its guest still. An
+// heldFile, in a task's directory, says that a snapshot, or a restore, holds its guest still. An
 // agent that ends meanwhile leaves it, and the next one lets the guest go on.
 const heldFile = "held-for-snapshot"
 
@@ -151,7 +156,8 @@ func dropHeld(task string) error {
 	return nil
 }
 
-// letGo lets a guest go on that an agent held still which was killed over it.
+// letGo lets a guest go on that an agent held still which was killed over it; one
+// whose disks were being set back goes on with those that it was to have.
 func (d *Driver) letGo(ctx context.Context, o *runner.Observed) {
 	dir := d.TaskDir(o.Handle.Task)
 	if !heldStill(dir) || o.State != runner.StateRunning {
@@ -167,12 +173,22 @@ func (d *Driver) letGo(ctx context.Context, o *runner.Observed) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, recoverPatience)
 	defer cancel()
-	_ = d.askLong(ctx, o.Handle, func(ctx context.Context, m *qmp.Client) error { return goOn(ctx, m, dir) })
+	_ = d.askLong(ctx, o.Handle, func(ctx context.Context, m *qmp.Client) error {
+		if d.restoring(o.Handle.Task) {
+			return d.completeRestore(ctx, m, o.Handle.Task)
+		}
+		return goOn(ctx, m, dir)
+	})
+}
+
+// copyName is that of a disk's copy, which is qcow2 whatever the disk is.
+func copyName(i int, one disk) string {
+	return fmt.Sprintf("disk%d-%s.qcow2", i, filepath.Base(one.Name))
 }
 
 // target makes the file that a disk is copied to, and hands it to QEMU.
 func (c *copier) target(ctx context.Context, i int) error {
-	name := fmt.Sprintf("disk%d-%s.qcow2", i, filepath.Base(c.disks[i].Name))
+	name := copyName(i, c.disks[i])
 	if err := newQcow2(filepath.Join(c.dir, name), c.disks[i].Size); err != nil {
 		return err
 	}
@@ -260,12 +276,35 @@ func (c *copier) finish(ctx context.Context) error {
 		if left == 0 {
 			return nil
 		}
+		if c.room != nil {
+			if err := c.room(); err != nil {
+				return err
+			}
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// sweep ends what an agent left in QEMU that was killed while it made a copy.
+func (c *copier) sweep(ctx context.Context) error {
+	var nodes []struct {
+		Name string `json:"node-name"`
+	}
+	if err := c.m.Run(ctx, "query-named-block-nodes", map[string]bool{"flat": true}, &nodes); err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		if strings.HasPrefix(n.Name, "copy") {
+			c.nodes = append(c.nodes, n.Name)
+		}
+	}
+	c.tidy()
+	c.nodes = nil
+	return nil
 }
 
 // tidy takes back what QEMU was given.

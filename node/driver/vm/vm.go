@@ -147,6 +147,8 @@ var (
 	_ runner.Inspector      = (*Driver)(nil)
 	_ runner.Snapshotter    = (*Driver)(nil)
 	_ runner.Rememberer     = (*Driver)(nil)
+
+	_ runner.DiskSnapshotter = (*Driver)(nil)
 )
 
 // New makes the directories and starts nothing.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"fmt"
@@ -94,6 +95,8 @@ func do(what, rest string) {
 		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	case "disk":
 		disks(rest)
+	case "notes":
+		notes()
 	case "serve":
 		serve(rest)
 	case "count":
@@ -156,6 +159,44 @@ func disks(word string) {
 		_ = f.Close()
 		fmt.Fprintf(out, "%s %d %q %v\n", name, size, text, err)
 	}
+}
+
+// notes says what stands on the disks, then writes each line that it reads to all
+// of them, and says so; "off" ends it.
+func notes() {
+	go button()
+	fmt.Fprintf(out, "stands %s\n", strings.Join(stands(""), " "))
+	in := bufio.NewScanner(out)
+	for in.Scan() && in.Text() != "off" {
+		fmt.Fprintf(out, "wrote %s\n", strings.Join(stands(in.Text()), " "))
+	}
+}
+
+// stands writes a word to both disks, if there is one, and reads what they say.
+func stands(word string) (said []string) {
+	for _, name := range []string{"vda", "vdb"} {
+		f, err := os.OpenFile("/dev/"+name, os.O_RDWR|unix.O_SYNC, 0)
+		if err != nil {
+			return append(said, err.Error())
+		}
+		size, _ := f.Seek(0, io.SeekEnd)
+		for at := int64(512 * 100); word != "" && at < size; at += 64 << 10 { // one in each cluster
+			next := make([]byte, 512)
+			copy(next, word)
+			if _, err := f.WriteAt(next, at); err != nil {
+				said = append(said, err.Error())
+			}
+		}
+		first, last := make([]byte, 512), make([]byte, 512)
+		_, _ = f.ReadAt(first, 512*100)
+		_, _ = f.ReadAt(last, (size-64<<10)/(64<<10)*(64<<10)+512*100)
+		_ = f.Close()
+		for _, b := range [][]byte{first, last} {
+			text, _, _ := strings.Cut(string(b), "\x00")
+			said = append(said, fmt.Sprintf("%q", text))
+		}
+	}
+	return said
 }
 
 // serve echoes what comes in at port 7, and tries to reach others first.
