@@ -88,6 +88,35 @@ func (i inside) Drift(ctx context.Context, task placement.TaskID) (placement.Dri
 	return declared.Mode, out, err
 }
 
+func (i inside) Disks(ctx context.Context, task placement.TaskID, what api.DisksVerb, name string) (api.DiskSnapshots, error) {
+	var one runner.DiskSnapshot
+	var err error
+	switch what {
+	case api.DisksTake:
+		one, err = i.r.SnapshotDisks(ctx, task, name)
+	case api.DisksRestore:
+		one, err = i.r.RestoreDisks(ctx, task, name)
+	case api.DisksRemove:
+		err = i.r.RemoveDiskSnapshot(ctx, task, name)
+	}
+	if err != nil {
+		return api.DiskSnapshots{}, err
+	}
+	all, err := i.r.DiskSnapshots(ctx, task)
+	out := api.DiskSnapshots{Task: task, Snapshots: []api.DiskSnapshot{}}
+	if one.Name != "" {
+		used := api.DiskSnapshot(one)
+		out.Snapshot = &used
+		if err != nil { // it was done all the same
+			return out, nil
+		}
+	}
+	for _, s := range all {
+		out.Snapshots = append(out.Snapshots, api.DiskSnapshot(s))
+	}
+	return out, err
+}
+
 func (i inside) Snapshot(ctx context.Context, task placement.TaskID) (api.SnapshotDir, error) {
 	var snap runner.Snapshot
 	dir, remove, err := i.snaps.make(ctx, func(ctx context.Context, dir string) (err error) {

@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
-	"time"
 
 	"github.com/sovmesh/sovmesh/node/api"
 	"github.com/sovmesh/sovmesh/placement"
@@ -159,55 +157,4 @@ func (p *program) writeDrift(w io.Writer, d *api.DriftReport) {
 		t.write(w)
 	}
 	p.writeNotes(w, "NOTED", d.Noted)
-}
-
-func (p *program) jobSnapshot() *cli.Command {
-	return &cli.Command{
-		Name: "snapshot", Usage: "copy the state of a job's task without ending it", ArgsUsage: "ID",
-		Description: jobIDText + reachText + `
-The directory is made, and must not be there before. manifest.json names every
-file with its SHA-256, and what could not be had; the hash of manifest.json
-itself stands in the ledger. A snapshot stays in the region of whoever asks.`,
-		UsageText: "sovmesh job snapshot fra-1.01jd --forensic --out evidence/",
-		Flags: append([]cli.Flag{
-			&cli.BoolFlag{Name: "forensic", Usage: "disk, memory where it can, console and records, for an investigation"},
-			&cli.StringFlag{Name: "out", Usage: "`DIR` to write it to"},
-		}, connectionFlags()...),
-		Action: p.snapshotJob,
-	}
-}
-
-func (p *program) snapshotJob(c *cli.Context) error {
-	args, err := arguments(c, "ID")
-	if err != nil {
-		return err
-	}
-	if !c.Bool("forensic") || c.String("out") == "" {
-		return usage("write sovmesh job snapshot ID --forensic --out DIR", "a snapshot needs --forensic and --out")
-	}
-	client, _, err := p.writer(c)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	if err := os.Mkdir(c.String("out"), 0o700); err != nil {
-		return inputFile(err, "name a directory that is not there yet, in one that is")
-	}
-	m, err := client.Snapshot(c.Context, placement.JobID(args[0]), c.String("out"))
-	if err != nil {
-		_ = os.Remove(c.String("out")) // stays if something is in it
-		return err
-	}
-	return p.show(m, func(w io.Writer) {
-		p.facts(w, "job", string(m.Job), "task", string(m.Task), "at", m.At.UTC().Format(time.RFC3339), "stood still for", m.Paused)
-		fmt.Fprintln(w)
-		t := p.table("FILE", "WHAT", "BYTES", "SHA-256")
-		for _, part := range m.Parts {
-			t.add(part.Name, part.What, strconv.FormatInt(part.Size, 10), part.SHA256)
-		}
-		t.write(w)
-		for _, missing := range m.Missing {
-			fmt.Fprintln(w, "missing:", clean(missing))
-		}
-	})
 }

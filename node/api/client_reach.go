@@ -221,6 +221,37 @@ func (c *Client) ofJob(ctx context.Context, id placement.JobID, method, what str
 	return d.call(ctx, c.cfg.Timeout, request{method: method, path: Prefix + "/jobs" + seg(id) + "/" + what, out: out})
 }
 
+// DiskSnapshots are the named copies of the disks of a job's task.
+func (c *Client) DiskSnapshots(ctx context.Context, id placement.JobID) (*DiskSnapshots, error) {
+	out := &DiskSnapshots{}
+	return out, c.ofJob(ctx, id, http.MethodGet, "snapshots", out)
+}
+
+// TakeDiskSnapshot keeps a copy of them by a name.
+func (c *Client) TakeDiskSnapshot(ctx context.Context, id placement.JobID, name string) (*DiskSnapshots, error) {
+	return c.disks(ctx, id, http.MethodPut, name, "")
+}
+
+// RemoveDiskSnapshot removes one.
+func (c *Client) RemoveDiskSnapshot(ctx context.Context, id placement.JobID, name string) (*DiskSnapshots, error) {
+	return c.disks(ctx, id, http.MethodDelete, name, "")
+}
+
+// RestoreDiskSnapshot sets the disks back to one, and begins the machine anew.
+func (c *Client) RestoreDiskSnapshot(ctx context.Context, id placement.JobID, name string) (*DiskSnapshots, error) {
+	return c.disks(ctx, id, http.MethodPost, name, "/restore")
+}
+
+// disks takes as long as the disks are large.
+func (c *Client) disks(ctx context.Context, id placement.JobID, method, name, then string) (*DiskSnapshots, error) {
+	d, err := c.doorOf(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	out := &DiskSnapshots{}
+	return out, d.call(ctx, 0, request{method: method, path: Prefix + "/jobs" + seg(id) + "/snapshots" + seg(name) + then, stream: true, out: out})
+}
+
 // Snapshot copies the state of a job's task into a directory, which must be
 // empty. Every file is held to the manifest's hash; one that differs is an error,
 // and stays for whoever wants to look at it.

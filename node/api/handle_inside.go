@@ -220,12 +220,9 @@ func snapshotJob(s *Server, c *call) error {
 		return err
 	}
 	defer release()
-	v, j, err := c.reachable()
+	v, j, err := c.copyable()
 	if err != nil {
 		return err
-	}
-	if c.caller.Kind == CallerForeign || j.Origin != "" && !c.caller.may(VerbOperate) {
-		return newProblem(http.StatusForbidden, CodeRole, "a snapshot of another region's job is for operators here", "ask an operator of this region")
 	}
 	t, n, err := s.local(v, j)
 	if err != nil {
@@ -246,6 +243,18 @@ func snapshotJob(s *Server, c *call) error {
 	}
 	defer res.Body.Close()
 	return c.copyStream(MediaSnapshot, res.Body)
+}
+
+// copyable is the job whose state the caller may copy.
+func (c *call) copyable() (*state.View, *placement.Job, error) {
+	v, j, err := c.reachable()
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.caller.Kind == CallerForeign || j.Origin != "" && !c.caller.may(VerbOperate) {
+		return nil, nil, newProblem(http.StatusForbidden, CodeRole, "a snapshot of another region's job is for operators here", "ask an operator of this region")
+	}
+	return v, j, nil
 }
 
 func taskSnapshot(s *Server, c *call) error {

@@ -31,6 +31,9 @@ type Inside interface {
 	// Snapshot copies the task's state into a directory of its own, which the
 	// caller ends.
 	Snapshot(ctx context.Context, task placement.TaskID) (SnapshotDir, error)
+	// Disks does one thing with the snapshots of the task's disks that lie beside
+	// them, and says which there are then.
+	Disks(ctx context.Context, task placement.TaskID, what DisksVerb, name string) (DiskSnapshots, error)
 }
 
 // ExecRequest is a command to run in a task.

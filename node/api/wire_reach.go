@@ -133,3 +133,40 @@ type SnapshotPart struct {
 	Size   int64  `json:"size"`
 	SHA256 string `json:"sha256"`
 }
+
+// DisksVerb is what is done with the snapshots of a task's disks.
+type DisksVerb string
+
+// The verbs.
+const (
+	DisksList    DisksVerb = "list"
+	DisksTake    DisksVerb = "take"
+	DisksRemove  DisksVerb = "remove"
+	DisksRestore DisksVerb = "restore" // the disks are set back, and the machine begins anew
+)
+
+// DiskSnapshots are the named copies of a task's disks, which lie beside them.
+type DiskSnapshots struct {
+	Job  placement.JobID  `json:"job"`
+	Task placement.TaskID `json:"task"`
+	// Snapshot is the one that was taken, or that the disks were set back to.
+	Snapshot  *DiskSnapshot  `json:"snapshot,omitempty"`
+	Snapshots []DiskSnapshot `json:"snapshots"` // those that there are now, oldest first
+}
+
+// DiskSnapshot is one of them.
+type DiskSnapshot struct {
+	Name  string    `json:"name"`
+	At    time.Time `json:"at"` // the instant that the disks are of
+	Disks []string  `json:"disks"`
+	Bytes int64     `json:"bytes"` // what it takes of the node's disk
+	// Frozen: the guest's file systems were held still for that instant. Otherwise the
+	// disks are as after a power cut, and Why says what was in the way.
+	Frozen bool   `json:"frozen"`
+	Why    string `json:"why,omitempty"`
+}
+
+// DisksRequest names the snapshot that a node is asked to do something with.
+type DisksRequest struct {
+	Name string `json:"name,omitempty"`
+}

@@ -21,7 +21,7 @@ var meshPaths = []struct{ method, path string }{
 	{http.MethodPost, "/certificate"}, {http.MethodGet, "/authority"}, {http.MethodGet, "/tasks/fra-1.01jd0000000000000000000000/0.1/secrets"}, {http.MethodGet, "/keyring"}, {http.MethodPut, "/keyring"}, {http.MethodGet, "/receipts"},
 	{http.MethodGet, "/chain"}, {http.MethodGet, "/chain/proof?leaf=0"}, {http.MethodGet, "/chain/keeper?chain=h:x"}, {http.MethodGet, "/tasks/fra-1.x/0.1/logs"},
 	{http.MethodGet, "/tasks/fra-1.x/0.1/outputs"}, {http.MethodGet, "/tasks/fra-1.x/0.1/outputs/sha256:00"},
-	{http.MethodPost, "/tasks/fra-1.x/0.1/reach/exec"}, {http.MethodPost, "/tasks/fra-1.x/0.1/hold/pause"}, {http.MethodPost, "/tasks/fra-1.x/0.1/services/db"}, {http.MethodPost, "/tasks/fra-1.x/0.1/serve"}, {http.MethodPost, "/tasks/fra-1.x/0.1/move?stream=state"}, {http.MethodPost, "/tasks/fra-1.x/0.1/snapshot"},
+	{http.MethodPost, "/tasks/fra-1.x/0.1/reach/exec"}, {http.MethodPost, "/tasks/fra-1.x/0.1/hold/pause"}, {http.MethodPost, "/tasks/fra-1.x/0.1/services/db"}, {http.MethodPost, "/tasks/fra-1.x/0.1/serve"}, {http.MethodPost, "/tasks/fra-1.x/0.1/move?stream=state"}, {http.MethodPost, "/tasks/fra-1.x/0.1/snapshot"}, {http.MethodPost, "/tasks/fra-1.x/0.1/disks/take"},
 	{http.MethodGet, "/tasks/fra-1.x/0.1/isolation"}, {http.MethodGet, "/tasks/fra-1.x/0.1/drift"},
 	{http.MethodGet, "/gpus"},
 	{http.MethodGet, "/ledger/checkpoints?after=0"}, {http.MethodGet, "/ledger/openings?first=0&count=1"}, {http.MethodGet, "/ledger/tile/entries/000.p/1"},

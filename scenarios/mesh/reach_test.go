@@ -172,6 +172,7 @@ func TestPausingAndLookingAtATask(t *testing.T) {
 		if _, err := a.Snapshot(t.Context(), job.ID, t.TempDir()); api.CodeOf(err) != api.CodeRole {
 			t.Errorf("an auditor copies its state: %v", err)
 		}
+		diskSnapshots(t, m, c, a, job.ID)
 		snap, err := c.Snapshot(t.Context(), job.ID, t.TempDir())
 		if err != nil || len(snap.Parts) != 1 || snap.Parts[0].Name != "console.log" {
 			t.Errorf("a snapshot: %+v, %v", snap, err)
@@ -190,6 +191,52 @@ func TestPausingAndLookingAtATask(t *testing.T) {
 			t.Errorf("into a task that is over: %v", err)
 		}
 	})
+}
+
+// diskSnapshots are taken, seen, used and removed, each noted before; an auditor
+// does none of it.
+func diskSnapshots(t *testing.T, m *Mesh, c, auditor *Client, id placement.JobID) {
+	t.Helper()
+	ctx := t.Context()
+	for what, ask := range map[string]func() (*api.DiskSnapshots, error){
+		"takes":    func() (*api.DiskSnapshots, error) { return auditor.TakeDiskSnapshot(ctx, id, "one") },
+		"lists":    func() (*api.DiskSnapshots, error) { return auditor.DiskSnapshots(ctx, id) },
+		"restores": func() (*api.DiskSnapshots, error) { return auditor.RestoreDiskSnapshot(ctx, id, "one") },
+	} {
+		if _, err := ask(); api.CodeOf(err) != api.CodeRole {
+			t.Errorf("an auditor %s snapshots: %v", what, err)
+		}
+	}
+	taken, err := c.TakeDiskSnapshot(ctx, id, "before-upgrade")
+	if err != nil || taken.Snapshot == nil || taken.Snapshot.Name != "before-upgrade" || len(taken.Snapshots) != 1 {
+		t.Fatalf("taken: %+v, %v", taken, err)
+	}
+	if _, err := c.TakeDiskSnapshot(ctx, id, "before-upgrade"); api.CodeOf(err) != api.CodeNoPart {
+		t.Errorf("taken twice: %v", err)
+	}
+	for _, name := range []string{"..", "../x", "A", "a b"} {
+		if _, err := c.TakeDiskSnapshot(ctx, id, name); err == nil {
+			t.Errorf("a snapshot is called %q", name)
+		}
+	}
+	if back, err := c.RestoreDiskSnapshot(ctx, id, "before-upgrade"); err != nil || back.Snapshot == nil || back.Job != id {
+		t.Errorf("set back: %+v, %v", back, err)
+	}
+	if left, err := c.RemoveDiskSnapshot(ctx, id, "before-upgrade"); err != nil || len(left.Snapshots) != 0 {
+		t.Errorf("removed: %+v, %v", left, err)
+	}
+	if all, err := c.DiskSnapshots(ctx, id); err != nil || all.Snapshots == nil || len(all.Snapshots) != 0 {
+		t.Errorf("there are %+v, %v", all, err)
+	}
+	var said []string
+	for _, n := range m.taskOf("fra-1", id).Notes {
+		if n.What == placement.NoteAccess && n.Text != "" {
+			said = append(said, n.Subject+" "+n.Text)
+		}
+	}
+	if got := strings.Join(said, "; "); got != "snapshot keeps its disks as before-upgrade; snapshot keeps its disks as before-upgrade; snapshot sets its disks back to before-upgrade; snapshot removes its disks kept as before-upgrade" {
+		t.Errorf("the ledger has %q", got)
+	}
 }
 
 // Who may not end a job may not reach into it; and nobody comes around the
@@ -263,6 +310,7 @@ func TestReachingIntoAForwardedTask(t *testing.T) {
 			"isolation": func() error { _, err := c.Isolation(t.Context(), job.ID); return err },
 			"pause":     func() error { _, err := c.PauseJob(t.Context(), job.ID); return err },
 			"snapshot":  func() error { _, err := c.Snapshot(t.Context(), job.ID, t.TempDir()); return err },
+			"disks":     func() error { _, err := c.TakeDiskSnapshot(t.Context(), job.ID, "stolen"); return err },
 		} {
 			if err := ask(); api.CodeOf(err) != api.CodeElsewhere {
 				t.Errorf("%s from another region: %v", what, err)
