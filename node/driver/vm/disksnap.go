@@ -181,11 +181,11 @@ func sweepDir(dir string) error {
 
 // room refuses what would take more of the node's disk than may be used.
 func (d *Driver) room(id placement.TaskID, need int64) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(filepath.Join(d.cfg.Dir, "disks"), &st); err != nil {
+	free, err := runner.Free(filepath.Join(d.cfg.Dir, "disks"))
+	if err != nil {
 		return fmt.Errorf("see how much space is left on the node: %w", err)
 	}
-	if free := int64(st.Bavail) * st.Bsize; free-need < int64(d.cfg.Reserve) {
+	if free-need < int64(d.cfg.Reserve) {
 		return refuseSnapshot(id, "remove snapshots that are not needed any more, or have the node's operator free some space",
 			"it needs more space than there is: the node's disk has %d MiB free, %d MiB of them stay free, and %d MiB more are needed", free>>20, d.cfg.Reserve>>20, need>>20)
 	}

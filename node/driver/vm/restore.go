@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovmesh/sovmesh/node/driver/fetch"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
 	"github.com/sovmesh/sovmesh/node/driver/qemu/qmp"
 	"github.com/sovmesh/sovmesh/node/runner"
@@ -252,7 +253,7 @@ func copySparse(ctx context.Context, to, from *os.File) error {
 		if at, err = from.Seek(data, unix.SEEK_HOLE); err != nil {
 			return err
 		}
-		if _, err := io.Copy(io.NewOffsetWriter(to, data), until{ctx, io.NewSectionReader(from, data, at-data)}); err != nil {
+		if _, err := io.Copy(io.NewOffsetWriter(to, data), fetch.Reading(ctx, io.NewSectionReader(from, data, at-data))); err != nil {
 			return err
 		}
 	}
