@@ -134,41 +134,59 @@ func (d *Driver) beginAnew(ctx context.Context, m *qmp.Client, id placement.Task
 			_ = os.Truncate(one.Path, 0) // QEMU may keep it open, and its space with it
 		}
 	}
-	if err := d.settleRestore(id); err != nil {
+	if err := d.nameRestored(id); err != nil {
 		return err
 	}
-	d.mark("settled")
+	d.mark("named")
+	// Until here whoever is next does all of it again: a guest must not go on with the
+	// memory that it had on other disks.
 	if err := ask(ctx, m, "system_reset", nil, nil); err != nil {
+		return err
+	}
+	d.mark("reset")
+	if err := d.endRestore(id); err != nil {
 		return err
 	}
 	return goOn(ctx, m, d.TaskDir(id))
 }
 
-// settleRestore gives disks that were decided on their names. It may be cut off
-// anywhere, and done again.
+// settleRestore gives disks that were decided on their names, for a guest that has
+// ended. It may be cut off anywhere, and done again.
 func (d *Driver) settleRestore(id placement.TaskID) error {
+	if err := d.nameRestored(id); err != nil {
+		return err
+	}
+	return d.endRestore(id)
+}
+
+func (d *Driver) nameRestored(id placement.TaskID) error {
 	at := d.kept(id)
 	from := filepath.Join(at, restoreDir)
 	entries, err := os.ReadDir(from)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
 	for _, e := range entries {
-		if err := os.Rename(filepath.Join(from, e.Name()), filepath.Join(at, e.Name())); err != nil {
-			return fmt.Errorf("put back a disk of task %s: %w", id, err)
-		}
+		err = errors.Join(err, os.Rename(filepath.Join(from, e.Name()), filepath.Join(at, e.Name())))
 	}
 	if err == nil {
 		err = syncDir(at)
-		if err == nil {
-			err = os.Remove(from)
-		}
-		if err == nil {
-			err = syncDir(at)
-		}
-		if err != nil {
-			return fmt.Errorf("put back the disks of task %s: %w", id, err)
-		}
+	}
+	if err != nil {
+		return fmt.Errorf("put back the disks of task %s: %w", id, err)
+	}
+	return nil
+}
+
+// endRestore removes what is left of a restore that is done, or was never decided.
+func (d *Driver) endRestore(id placement.TaskID) error {
+	at := d.kept(id)
+	err := os.Remove(filepath.Join(at, restoreDir))
+	if err == nil {
+		err = syncDir(at)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("put back the disks of task %s: %w", id, err)
 	}
 	return os.RemoveAll(filepath.Join(at, restoreFresh))
 }
