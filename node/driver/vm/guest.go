@@ -27,6 +27,11 @@ const (
 	resetWindow = 10 * time.Minute
 )
 
+// resetEcho is how long after a reset further ones belong to it: SeaBIOS sees that it
+// has run before and asks for a harder one, of every device that can, and on a busy node
+// QEMU does each of them. Without it two reboots were five resets.
+const resetEcho = 5 * time.Second
+
 // pressEvery is how often a guest that is to end is told so: one that is still
 // starting hears nothing at first.
 const pressEvery = 2 * time.Second
@@ -78,7 +83,7 @@ func (g *guest) grow(r *qemu.Running) {
 
 // hear follows QEMU's events until it has ended.
 func (g *guest) hear(r *qemu.Running) (why string) {
-	var resets []time.Time
+	var counted resets
 	for e := range g.monitor.Events() {
 		switch e.Name {
 		case "SHUTDOWN":
@@ -98,20 +103,39 @@ func (g *guest) hear(r *qemu.Running) (why string) {
 			var by struct {
 				Guest bool `json:"guest"`
 			}
-			if json.Unmarshal(e.Data, &by) == nil && !by.Guest {
-				resets = nil // its disks were set back: it begins anew, and its firmware may reset it once more
-				continue
-			}
-			now := time.Now()
-			if resets = append(resets, now); len(resets) > mostResets {
-				resets = resets[1:]
-			}
-			if len(resets) == mostResets && now.Sub(resets[0]) < resetWindow {
-				r.Ended(runner.Exit{Code: 1, Reason: fmt.Sprintf("its guest reset itself %d times in %v; see its console", mostResets, now.Sub(resets[0]).Round(time.Second))}, 0)
+			fromOutside := json.Unmarshal(e.Data, &by) == nil && !by.Guest
+			if took := counted.add(time.Now(), fromOutside); took > 0 {
+				r.Ended(runner.Exit{Code: 1, Reason: fmt.Sprintf("its guest reset itself %d times in %v; see its console", mostResets, took.Round(time.Second))}, 0)
 			}
 		}
 	}
 	return why
+}
+
+// resets are those that a guest made itself, of late.
+type resets struct {
+	at   []time.Time
+	last time.Time // the last that was no echo
+}
+
+// add counts one, and says how long the last ones took if they are too many. After one
+// from outside, whose disks were set back, the guest begins anew.
+func (r *resets) add(now time.Time, fromOutside bool) (took time.Duration) {
+	if fromOutside {
+		r.at, r.last = nil, now
+		return 0
+	}
+	if now.Sub(r.last) < resetEcho {
+		return 0
+	}
+	r.last = now
+	if r.at = append(r.at, now); len(r.at) > mostResets {
+		r.at = r.at[1:]
+	}
+	if took = now.Sub(r.at[0]); len(r.at) < mostResets || took >= resetWindow {
+		return 0
+	}
+	return took
 }
 
 // troubleFile, in a task's directory, says what its disks suffer from, until the

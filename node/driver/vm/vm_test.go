@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sovmesh/sovmesh/node/driver/drivertest"
 	"github.com/sovmesh/sovmesh/node/runner"
@@ -65,7 +66,41 @@ func TestHowMachinesEnd(t *testing.T) {
 			if exit.Code != test.code || exit.Stopped || !strings.Contains(exit.Reason, test.reason) {
 				t.Errorf("it ends with %+v\n%s", exit, printed(t, d, h))
 			}
+			if test.does == "reset" && strings.Count(printed(t, d, h), "boots") < mostResets {
+				t.Errorf("it ends before it has reset itself so often:\n%s", printed(t, d, h))
+			}
 		})
+	}
+}
+
+// TestResetsAreCounted: what QEMU told of guests that began anew, each twice.
+func TestResetsAreCounted(t *testing.T) {
+	const outside = -1
+	for name, c := range map[string]struct {
+		at   []time.Duration // and outside before one that the guest did not ask for
+		over bool
+	}{
+		"two reboots, on a busy node":           {at: []time.Duration{0, 163, 14727, 14926, 14926, 14990, 15010}},
+		"four reboots":                          {at: []time.Duration{0, 60, 20000, 20060, 40000, 40060, 60000, 60060}},
+		"five":                                  {[]time.Duration{0, 60, 20000, 20060, 40000, 40060, 60000, 60060, 80000}, true},
+		"five in half an hour":                  {at: []time.Duration{0, 400_000, 800_000, 1_200_000, 1_600_000}},
+		"again and again, at once":              {[]time.Duration{0, 2000, 4000, 6000, 8000, 10000, 12000, 14000, 16000, 18000, 20000, 22000, 24000}, true},
+		"disks set back, each with many echoes": {at: []time.Duration{outside, 0, 100, 110, 160, 170, 180, outside, 9000, 9100, 9110, 9160, 9170, outside, 18000, 18100}},
+		"disks set back after four":             {at: []time.Duration{0, 10000, 20000, 30000, outside, 40000, 40060, 50000, 60000}},
+	} {
+		began, over, fromOutside := time.Now(), false, false
+		var r resets
+		for _, at := range c.at {
+			if at == outside {
+				fromOutside = true
+				continue
+			}
+			over = r.add(began.Add(at*time.Millisecond), fromOutside) > 0 || over
+			fromOutside = false
+		}
+		if over != c.over {
+			t.Errorf("%s: it does not come up: %t", name, over)
+		}
 	}
 }
 

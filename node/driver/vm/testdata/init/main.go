@@ -92,6 +92,8 @@ func do(what, rest string) {
 		_ = os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
 		select {}
 	case "reset":
+		fmt.Fprint(out, "boots\n")
+		_ = unix.IoctlSetInt(int(out.Fd()), unix.TCSBRK, 1) // until it is written
 		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	case "disk":
 		disks(rest)
