@@ -108,8 +108,11 @@ func (d *Driver) changing(id placement.TaskID) (m qemu.Machine, t told, release 
 		d.release([]string{claim})
 		steady()
 	}
-	if m, t, err = d.told(id); err == nil && d.restoring(id) {
+	if m, t, err = d.told(id); err == nil && (d.restoring(id) || there(d.TaskDir(id), restoreNote)) {
 		err = refuseSnapshot(id, "let it go on first: sovmesh job resume", "its disks are being set back, which was cut off")
+	}
+	if err == nil { // one that was cut off before it was decided
+		err = os.RemoveAll(filepath.Join(d.kept(id), restoreFresh))
 	}
 	if err != nil {
 		release()

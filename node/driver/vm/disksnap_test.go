@@ -13,7 +13,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/sovmesh/sovmesh/node/driver/process"
 	"github.com/sovmesh/sovmesh/node/driver/qemu"
+	"github.com/sovmesh/sovmesh/node/driver/qemu/qmp"
 	"github.com/sovmesh/sovmesh/node/runner"
 	"github.com/sovmesh/sovmesh/placement"
 )
@@ -60,6 +60,19 @@ func (b *notebook) writes(word string) {
 	if got := b.says("wrote"); got != all(word) {
 		b.t.Fatalf("it wrote %s", got)
 	}
+}
+
+// runs reports whether QEMU lets the guest run.
+func (b *notebook) runs() bool {
+	b.t.Helper()
+	var machine struct{ Running bool }
+	err := b.d.ask(b.t.Context(), b.h, func(ctx context.Context, m *qmp.Client) error {
+		return ask(ctx, m, "query-status", nil, &machine)
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return machine.Running
 }
 
 // all is what the guest says when that word stands everywhere on its disks.
@@ -114,6 +127,24 @@ func TestDisksAreSetBackToASnapshot(t *testing.T) {
 	if why, err := d.CanMove(ctx, b.h); err != nil || !strings.Contains(fmt.Sprint(why), "2 snapshots") {
 		t.Errorf("it can be moved: %v, %v", why, err)
 	}
+	asked := 0
+	d.marks = func(step string) {
+		if step != "stands" && step != "swapped" {
+			return
+		}
+		asked++
+		_, err1 := d.SnapshotDisks(ctx, b.h, "meanwhile")
+		_, err2 := d.RestoreDisks(ctx, b.h, "later")
+		done, err3 := d.moving(b.h.Task)
+		for _, err := range []error{err1, err2, err3, d.RemoveDiskSnapshot(ctx, b.h, "before-upgrade")} {
+			if err == nil || !strings.Contains(err.Error(), "just now") {
+				t.Errorf("while disks are set back: %v", err)
+			}
+		}
+		if err3 == nil {
+			done()
+		}
+	}
 	for _, step := range []struct{ name, stands string }{{"before-upgrade", "first"}, {"later", "second"}, {"before-upgrade", "first"}} {
 		began := time.Now()
 		if _, err := d.RestoreDisks(ctx, b.h, step.name); err != nil {
@@ -131,7 +162,30 @@ func TestDisksAreSetBackToASnapshot(t *testing.T) {
 	if o, err := d.Recover(ctx, b.h); err != nil || o.State != runner.StateRunning {
 		t.Errorf("the task is %s, %v", o.State, err)
 	}
-	for _, left := range []string{filepath.Join(d.kept(b.h.Task), restoreDir), filepath.Join(d.kept(b.h.Task), restoreFresh), filepath.Join(d.TaskDir(b.h.Task), heldFile)} {
+	if asked != 6 {
+		t.Errorf("asked %d times while disks were set back", asked)
+	}
+	d.marks = nil
+	// One that somebody paused stays so.
+	if err := d.Pause(ctx, b.h); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := d.RestoreDisks(ctx, b.h, "later"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b.runs() {
+		t.Error("it was paused, and was set back, and runs")
+	}
+	if err := d.Resume(ctx, b.h); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.says("stands"); got != all("second") {
+		t.Errorf("set back while it was paused, there stands %s", got)
+	}
+	b.writes("third")
+	for _, left := range []string{filepath.Join(d.kept(b.h.Task), restoreDir), filepath.Join(d.kept(b.h.Task), restoreFresh), filepath.Join(d.TaskDir(b.h.Task), restoreNote)} {
 		if _, err := os.Lstat(left); err == nil {
 			t.Errorf("%s is left", left)
 		}
@@ -158,77 +212,6 @@ func TestDisksAreSetBackToASnapshot(t *testing.T) {
 	next := openNotebook(t, d, notebookSpec(80, 2))
 	if got := next.says("stands"); got != all("third") {
 		t.Errorf("its next start finds %s", got)
-	}
-}
-
-// An agent that is killed while it sets disks back leaves them as they were, or as
-// the snapshot has them: never one of each, and never a guest that writes where
-// nobody reads.
-func TestKilledWhileDisksAreSetBack(t *testing.T) {
-	images := smallGuest(t)
-	for n, c := range []struct {
-		step, stands string // empty: the guest runs on
-		started      bool   // what is looked at is the next start, for QEMU went too
-	}{
-		{"stands", "", false},
-		{"decided", "first", false},
-		{"swapped", "first", false},
-		{"named", "first", false},
-		{"reset", "first", false},
-		{"stands", "second", true},
-		{"decided", "first", true},
-		{"swapped", "first", true},
-	} {
-		t.Run(fmt.Sprint(c.step, " ", c.started), func(t *testing.T) {
-			dir := t.TempDir()
-			d := newDriver(t, dir, func(c *Config) { c.ImageDirs = []string{images} })
-			b := openNotebook(t, d, notebookSpec(81+n, 1))
-			b.says("stands")
-			b.writes("first")
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
-			defer cancel()
-			if _, err := d.SnapshotDisks(ctx, b.h, "before"); err != nil {
-				t.Fatal(err)
-			}
-			b.writes("second")
-			over := make(chan struct{})
-			d.marks = func(step string) {
-				if step == c.step {
-					close(over)
-					runtime.Goexit() // all that it had in hand is gone; what is on the disk stays
-				}
-			}
-			go func() { _, _ = d.RestoreDisks(ctx, b.h, "before") }()
-			<-over
-			again := newDriver(t, dir, func(c *Config) { c.ImageDirs = []string{images} })
-			if c.started {
-				if err := again.Driver.Stop(ctx, b.h, 0); err != nil {
-					t.Fatal(err)
-				}
-				wait(t, again, b.h)
-				next := openNotebook(t, again, notebookSpec(81+n, 2))
-				if got := next.says("stands"); got != all(c.stands) {
-					t.Errorf("its next start finds %s", got)
-				}
-				return
-			}
-			b.d = again
-			if o, err := again.Recover(ctx, b.h); err != nil || o.State != runner.StateRunning {
-				t.Fatalf("the next agent sees %s, %v", o.State, err)
-			}
-			if c.stands != "" {
-				if got := b.says("stands"); got != all(c.stands) {
-					t.Errorf("there stands %s", got)
-				}
-			}
-			b.writes("third")
-			if _, err := again.RestoreDisks(ctx, b.h, "before"); err != nil {
-				t.Fatal(err)
-			}
-			if got := b.says("stands"); got != all("first") {
-				t.Errorf("set back by the next agent, there stands %s", got)
-			}
-		})
 	}
 }
 
@@ -292,6 +275,18 @@ func TestSnapshotsAreRefused(t *testing.T) {
 	if left, err := d.DiskSnapshots(t.Context(), h); err != nil || len(left) != mostSnapshots-1 || left[0].Name != "s1" {
 		t.Errorf("there are %v, %v", left, err)
 	}
+	done, err := d.moving(h.Task)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err1 := d.SnapshotDisks(t.Context(), h, "moved")
+	_, err2 := d.RestoreDisks(t.Context(), h, "s1")
+	for _, err := range []error{err1, err2, d.RemoveDiskSnapshot(t.Context(), h, "s1")} {
+		if err == nil || !strings.Contains(err.Error(), "moved to another node") {
+			t.Errorf("as a move begins: %v", err)
+		}
+	}
+	done()
 	if err := writeNote(d.TaskDir(h.Task), note{Way: out, Stage: underWay}); err != nil {
 		t.Fatal(err)
 	}
@@ -322,27 +317,6 @@ func TestSnapshotsLeaveSpaceOnTheNode(t *testing.T) {
 	lies(t, d.kept(h.Task), "old")
 	if _, err := os.Lstat(filepath.Join(d.kept(h.Task), restoreFresh)); !os.IsNotExist(err) {
 		t.Errorf("what was begun is left: %v", err)
-	}
-}
-
-// A snapshot that QEMU's guest had a hand in names no other file.
-func TestADamagedSnapshotIsNotUsed(t *testing.T) {
-	d, h := beside(t, nil)
-	snapshotByHand(t, d, h, "bad")
-	path := filepath.Join(d.snapshots(h.Task), "bad", "disk0-root.qcow2")
-	for name, change := range map[string]func([]byte){
-		"a backing file": func(b []byte) { b[15], b[19] = 200, 11; copy(b[200:], "/etc/shadow") },
-		"a larger disk":  func(b []byte) { b[28] = 1 },
-		"no image":       func(b []byte) { b[0] = 0 },
-	} {
-		data := qcow(t, 1<<20)
-		change(data)
-		if err := os.WriteFile(path, data, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := d.RestoreDisks(t.Context(), h, "bad"); err == nil || !strings.Contains(err.Error(), "its copy") {
-			t.Errorf("%s: %v", name, err)
-		}
 	}
 }
 
@@ -463,24 +437,5 @@ func TestTheNextAgentThawsAGuest(t *testing.T) {
 	again.thawLeft(t.Context(), &runner.Observed{Handle: h, State: runner.StateRunning})
 	if got := a.told(); got != "freeze thaw" || there(d.TaskDir(h.Task), frozenFile) {
 		t.Errorf("its agent was told %q", got)
-	}
-}
-
-// A start that was cut off while disks got their names goes on where it was.
-func TestNamesOfRestoredDisksAreCompleted(t *testing.T) {
-	d, h := beside(t, nil)
-	at := d.kept(h.Task)
-	puts(t, filepath.Join(at, restoreDir), "restored")
-	puts(t, filepath.Join(at, restoreFresh), "half")
-	for range 2 {
-		if err := d.settleRestore(h.Task); err != nil {
-			t.Fatal(err)
-		}
-		lies(t, at, "restored")
-	}
-	for _, name := range []string{restoreDir, restoreFresh} {
-		if there(at, name) {
-			t.Errorf("%s is left", name)
-		}
 	}
 }

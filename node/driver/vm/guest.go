@@ -203,7 +203,7 @@ func (g *guest) press() {
 	defer tick.Stop()
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), pressEvery)
-		if !there(g.dir, moveFile) && !there(g.dir, heldFile) {
+		if !there(g.dir, moveFile) && !there(g.dir, heldFile) && !there(g.dir, restoreNote) {
 			_ = g.monitor.Run(ctx, "cont", nil, nil) // one that stands still hears nothing
 		}
 		_ = g.monitor.Run(ctx, "system_powerdown", nil, nil)

@@ -53,7 +53,7 @@ func (d *Driver) Pause(ctx context.Context, h runner.Handle) error {
 		if err := m.Run(ctx, "stop", nil, nil); err != nil {
 			return err
 		}
-		return dropHeld(d.TaskDir(h.Task))
+		return errors.Join(staysStill(d.TaskDir(h.Task), true), dropHeld(d.TaskDir(h.Task)))
 	})
 }
 
@@ -65,7 +65,10 @@ func (d *Driver) Resume(ctx context.Context, h runner.Handle) error {
 	}
 	defer release()
 	return d.ask(ctx, h, func(ctx context.Context, m *qmp.Client) error {
-		if d.restoring(h.Task) {
+		if dir := d.TaskDir(h.Task); there(dir, restoreNote) {
+			if err := staysStill(dir, false); err != nil {
+				return err
+			}
 			return d.completeRestore(ctx, m, h.Task)
 		}
 		return m.Run(ctx, "cont", nil, nil)

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -52,27 +51,67 @@ func (d *Driver) RestoreDisks(ctx context.Context, h runner.Handle, name string)
 	defer cancel()
 	err = d.askLong(long, h, func(ctx context.Context, m *qmp.Client) error { return d.restore(ctx, m, h.Task, t, fresh) })
 	if err != nil {
-		return snap, fmt.Errorf("set the disks back to %s: %w", name, err)
+		err = fmt.Errorf("set the disks back to %s: %w", name, err)
+		if !d.restoring(h.Task) {
+			err = errors.Join(err, os.RemoveAll(fresh))
+		}
+		return snap, err
 	}
 	return snap, nil
+}
+
+// restoreNote, in a task's directory, says that its disks are being set back: its guest
+// stands, and nobody but who completes that lets it go on.
+const restoreNote = "disks-set-back"
+
+type beingRestored struct {
+	// Stood: somebody held it still before; it begins anew when it is resumed.
+	Stood bool `json:"stood,omitempty"`
+}
+
+// staysStill changes what is noted, where something is.
+func staysStill(dir string, stood bool) error {
+	if !there(dir, restoreNote) {
+		return nil
+	}
+	return writeJSON(filepath.Join(dir, restoreNote), beingRestored{stood})
+}
+
+// endStill lets the guest go on, unless it stood before, and takes the note away.
+func endStill(ctx context.Context, m *qmp.Client, dir string) error {
+	var n beingRestored
+	if err := readJSON(filepath.Join(dir, restoreNote), &n); err != nil {
+		return err
+	}
+	if !n.Stood {
+		if err := ask(ctx, m, "cont", nil, nil); err != nil {
+			return err
+		}
+	}
+	return os.Remove(filepath.Join(dir, restoreNote))
 }
 
 // restore does what the machine has to stand still for.
 func (d *Driver) restore(ctx context.Context, m *qmp.Client, id placement.TaskID, t told, fresh string) error {
 	dir, at := d.TaskDir(id), d.kept(id)
-	if err := writeJSON(filepath.Join(dir, heldFile), time.Now()); err != nil {
-		return errors.Join(fmt.Errorf("note that it stands still: %w", explainSpace(err)), os.RemoveAll(fresh))
-	}
-	err := ask(ctx, m, "stop", nil, nil)
+	var machine struct{ Status string }
+	err := ask(ctx, m, "query-status", nil, &machine)
 	if err == nil {
+		stood := (machine.Status == "paused" || machine.Status == "prelaunch") && !heldStill(dir)
+		err = writeJSON(filepath.Join(dir, restoreNote), beingRestored{stood})
+	}
+	if err != nil {
+		return fmt.Errorf("note that it stands still: %w", explainSpace(err))
+	}
+	if err = ask(ctx, m, "stop", nil, nil); err == nil {
 		d.mark("stands")
 		err = os.Rename(fresh, filepath.Join(at, restoreDir))
 	}
-	if err == nil {
-		err = syncDir(at)
-	}
 	if err != nil {
-		return errors.Join(err, os.RemoveAll(fresh), goOn(ctx, m, dir))
+		return errors.Join(err, endStill(ctx, m, dir))
+	}
+	if err := syncDir(at); err != nil {
+		return d.undecide(ctx, m, id, err)
 	}
 	d.mark("decided")
 	failed := d.swap(ctx, m, t, d.restored)
@@ -83,14 +122,21 @@ func (d *Driver) restore(ctx context.Context, m *qmp.Client, id placement.TaskID
 	if err := d.swap(ctx, m, t, func(one disk) string { return one.Path }); err != nil {
 		return errors.Join(failed, fmt.Errorf("and it stands still, for it does not take the old ones either; resume it to try again, or end it: its next start has the snapshot's: %w", err))
 	}
-	err = os.Rename(filepath.Join(at, restoreDir), fresh)
+	return d.undecide(ctx, m, id, failed)
+}
+
+// undecide has a guest, whose QEMU has the disks that it had, go on with them. One
+// whose next start would have others stands, rather than write what is lost then.
+func (d *Driver) undecide(ctx context.Context, m *qmp.Client, id placement.TaskID, why error) error {
+	at := d.kept(id)
+	err := os.Rename(filepath.Join(at, restoreDir), filepath.Join(at, restoreFresh))
 	if err == nil {
 		err = syncDir(at)
 	}
 	if err != nil {
-		return errors.Join(failed, err)
+		return errors.Join(why, fmt.Errorf("and it stands still, for that cannot be taken back; resume it to try again: %w", err))
 	}
-	return errors.Join(failed, os.RemoveAll(fresh), goOn(ctx, m, dir))
+	return errors.Join(why, endStill(ctx, m, d.TaskDir(id)))
 }
 
 // restoring reports whether it is decided that a task's disks are others, and they
@@ -109,8 +155,8 @@ func (d *Driver) restored(one disk) string {
 	return path
 }
 
-// completeRestore does the rest of what an agent that was killed had decided. The
-// guest stands.
+// completeRestore does the rest of what an agent that was killed had decided, if it
+// had. The guest stands.
 func (d *Driver) completeRestore(ctx context.Context, m *qmp.Client, id placement.TaskID) error {
 	_, t, err := d.told(id)
 	if err != nil {
@@ -118,6 +164,9 @@ func (d *Driver) completeRestore(ctx context.Context, m *qmp.Client, id placemen
 	}
 	if err := ask(ctx, m, "stop", nil, nil); err != nil {
 		return err
+	}
+	if !d.restoring(id) {
+		return errors.Join(d.endRestore(id), endStill(ctx, m, d.TaskDir(id)))
 	}
 	if err := d.swap(ctx, m, t, d.restored); err != nil {
 		return err
@@ -140,14 +189,32 @@ func (d *Driver) beginAnew(ctx context.Context, m *qmp.Client, id placement.Task
 	d.mark("named")
 	// Until here whoever is next does all of it again: a guest must not go on with the
 	// memory that it had on other disks.
-	if err := ask(ctx, m, "system_reset", nil, nil); err != nil {
+	if err := reset(ctx, m); err != nil {
 		return err
 	}
 	d.mark("reset")
 	if err := d.endRestore(id); err != nil {
 		return err
 	}
-	return goOn(ctx, m, d.TaskDir(id))
+	d.mark("done")
+	return endStill(ctx, m, d.TaskDir(id))
+}
+
+// reset resets a machine that stands. QEMU answers before it has done it, and a guest
+// that went on in between would write what it has in memory.
+func reset(ctx context.Context, m *qmp.Client) error {
+	if err := ask(ctx, m, "system_reset", nil, nil); err != nil {
+		return err
+	}
+	for {
+		var machine struct{ Status string }
+		if err := ask(ctx, m, "query-status", nil, &machine); err != nil || machine.Status == "prelaunch" {
+			return err
+		}
+		if pause(ctx, jobEvery); ctx.Err() != nil {
+			return fmt.Errorf("QEMU has not reset it: it is %s: %w", machine.Status, ctx.Err())
+		}
+	}
 }
 
 // settleRestore gives disks that were decided on their names, for a guest that has

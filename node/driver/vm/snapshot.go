@@ -97,7 +97,7 @@ func (c *copier) run(ctx context.Context, m *qmp.Client) error {
 	return err
 }
 
-// heldFile, in a task's directory, says that a snapshot, or a restore, holds its guest still. An
+// heldFile, in a task's directory, says that a snapshot holds its guest still. An
 // agent that ends meanwhile leaves it, and the next one lets the guest go on.
 const heldFile = "held-for-snapshot"
 
@@ -160,7 +160,7 @@ func dropHeld(task string) error {
 // whose disks were being set back goes on with those that it was to have.
 func (d *Driver) letGo(ctx context.Context, o *runner.Observed) {
 	dir := d.TaskDir(o.Handle.Task)
-	if !heldStill(dir) || o.State != runner.StateRunning {
+	if !heldStill(dir) && !there(dir, restoreNote) || o.State != runner.StateRunning {
 		return
 	}
 	done, err := d.moving(o.Handle.Task)
@@ -174,7 +174,7 @@ func (d *Driver) letGo(ctx context.Context, o *runner.Observed) {
 	ctx, cancel := context.WithTimeout(ctx, recoverPatience)
 	defer cancel()
 	_ = d.askLong(ctx, o.Handle, func(ctx context.Context, m *qmp.Client) error {
-		if d.restoring(o.Handle.Task) {
+		if there(dir, restoreNote) {
 			return d.completeRestore(ctx, m, o.Handle.Task)
 		}
 		return goOn(ctx, m, dir)
