@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sovmesh/sovmesh/node/driver/qemu/qmp"
 	"github.com/sovmesh/sovmesh/node/runner"
 )
 
@@ -98,6 +99,35 @@ func TestKilledWhileDisksAreSetBack(t *testing.T) {
 				t.Errorf("set back by the next agent, there stands %s", got)
 			}
 		})
+	}
+}
+
+// QEMU answers before it has reset a machine: one that goes on then has its old memory.
+func TestAResetIsWaitedFor(t *testing.T) {
+	q := &double{stands: true}
+	d, h := doubled(t, q)
+	var at []string
+	q.at = func(command string) {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if command == "cont" && q.anew != 2 {
+			t.Error("it goes on before it was reset")
+		}
+		at = append(at, command)
+	}
+	err := d.askLong(t.Context(), h, func(ctx context.Context, m *qmp.Client) error {
+		if err := reset(ctx, m); err != nil {
+			return err
+		}
+		return ask(ctx, m, "cont", nil, nil)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if at[len(at)-1] != "cont" {
+		t.Errorf("QEMU was told %v", at)
 	}
 }
 

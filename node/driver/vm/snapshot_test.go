@@ -27,6 +27,7 @@ type double struct {
 
 	mu     sync.Mutex
 	stands bool // guarded by mu
+	anew   int  // guarded by mu: it is reset once it was asked so often how it is; 0 if it is not to be
 }
 
 func (q *double) standing() bool {
@@ -83,8 +84,13 @@ func (q *double) serve(conn net.Conn) {
 			q.stands = true
 		case "cont":
 			q.stands = false
+		case "system_reset":
+			q.anew = 3
 		case "query-status":
 			answer = map[bool]string{false: `{"status": "running"}`, true: `{"status": "paused"}`}[q.stands]
+			if q.anew = max(0, q.anew-1); q.anew == 1 {
+				q.anew, answer = 2, `{"status": "prelaunch"}`
+			}
 		case "query-jobs", "query-named-block-nodes":
 			answer = "[]"
 		}
