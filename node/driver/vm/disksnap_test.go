@@ -272,6 +272,10 @@ func TestSnapshotsAreRefused(t *testing.T) {
 	if err := d.RemoveDiskSnapshot(t.Context(), h, "s0"); err != nil {
 		t.Fatal(err)
 	}
+	snapshotByHand(t, d, h, ".gone-s9") // and one that is being made has no note yet
+	if err := os.Mkdir(filepath.Join(d.snapshots(h.Task), ".new-s9"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if left, err := d.DiskSnapshots(t.Context(), h); err != nil || len(left) != mostSnapshots-1 || left[0].Name != "s1" {
 		t.Errorf("there are %v, %v", left, err)
 	}

@@ -110,7 +110,7 @@ func TestAResetIsWaitedFor(t *testing.T) {
 	q.at = func(command string) {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		if command == "cont" && q.anew != 2 {
+		if command == "cont" && q.anew != 1 {
 			t.Error("it goes on before it was reset")
 		}
 		at = append(at, command)

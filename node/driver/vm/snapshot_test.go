@@ -27,7 +27,7 @@ type double struct {
 
 	mu     sync.Mutex
 	stands bool // guarded by mu
-	anew   int  // guarded by mu: it is reset once it was asked so often how it is; 0 if it is not to be
+	anew   int  // guarded by mu: 1 once it was reset, more until it is
 }
 
 func (q *double) standing() bool {
@@ -88,8 +88,10 @@ func (q *double) serve(conn net.Conn) {
 			q.anew = 3
 		case "query-status":
 			answer = map[bool]string{false: `{"status": "running"}`, true: `{"status": "paused"}`}[q.stands]
-			if q.anew = max(0, q.anew-1); q.anew == 1 {
-				q.anew, answer = 2, `{"status": "prelaunch"}`
+			if q.anew > 1 {
+				q.anew--
+			} else if q.anew == 1 {
+				answer = `{"status": "prelaunch"}`
 			}
 		case "query-jobs", "query-named-block-nodes":
 			answer = "[]"
