@@ -56,7 +56,7 @@ const SessionStream = "session"
 
 // MoveProgress is how far a move got.
 type MoveProgress struct {
-	Phase string `json:"phase"` // agree, disk, memory, switch
+	Phase string `json:"phase"` // agree, snapshots, disk, memory, switch
 	// Bytes were sent of Total, which grows while the task writes; 0 is unknown.
 	Bytes int64 `json:"bytes"`
 	Total int64 `json:"total,omitempty"`

@@ -52,7 +52,7 @@ func (s *sender) beside(ctx context.Context) {
 			// Early is safe: it says no more than that the other side may have all of it.
 			m.readyErr = writeNote(s.d.TaskDir(s.h.Task), note{Way: out, Stage: said, Paused: s.paused, Shared: s.shared})
 			if m.readyErr == nil {
-				m.open = s.d.sessions.send(m.ctx, s.h.Task, sessionsBeside(s.disks), s.to)
+				m.open = s.d.sessions.send(m.ctx, s.h.Task, sessionsBeside(s.streams), s.to)
 				m.readyErr = s.logs.rest(m.ctx)
 			}
 		})

@@ -116,10 +116,10 @@ func (d *Driver) CanMove(_ context.Context, h runner.Handle) ([]string, error) {
 	if !slices.Contains(m.Args, moveChardev) || m.Type == plainMachine {
 		why = append(why, "it was started by a version of the program that did not move machines: it can be after its next start")
 	}
-	if snaps, err := d.diskSnapshots(h.Task); err != nil {
+	if _, left, err := d.along(h.Task, t.Disks); err != nil {
 		return nil, err
-	} else if len(snaps) > 0 {
-		why = append(why, fmt.Sprintf("it has %d snapshots of its disks on this node, which would not go along: remove them, sovmesh job snapshot ID --remove NAME, and it can be moved", len(snaps)))
+	} else if left != "" {
+		why = append(why, left)
 	}
 	return why, nil
 }

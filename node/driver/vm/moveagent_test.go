@@ -130,11 +130,13 @@ type killing struct {
 var killings = []killing{
 	{name: "source, having offered", sender: true, stream: "control"},
 	{name: "source, at the output", sender: true, stream: "log"},
+	{name: "source, in the middle of a snapshot", sender: true, stream: "snapshots", after: 1 << 20},
 	{name: "source, in the middle of a disk", sender: true, stream: "disk1", after: 1 << 20},
 	{name: "source, as memory begins", sender: true, stream: "memory"},
 	{name: "source, in the middle of memory", sender: true, stream: "memory", after: 10 << 20},
 	{name: "source, when the disks are over", sender: true, stream: "control", word: string(stepDisks)},
 	{name: "target, when it is offered", stream: "control"},
+	{name: "target, in the middle of a snapshot", stream: "snapshots", after: 1 << 20},
 	{name: "target, in the middle of a disk", stream: "disk1", after: 1 << 20},
 	{name: "target, in the middle of memory", stream: "memory", after: 10 << 20},
 	{name: "target, when the disks are over", stream: "control", word: string(stepDisks)},
@@ -154,6 +156,10 @@ func TestAgentsAreKilledInTheMiddleOfAMove(t *testing.T) {
 	h := start(t, n.from, s)
 	awaits(t, n.from, h, "count 3\n")
 	fillDisk(t, n.from, s)
+	before, err := snapshotNow(t, n.from, h)
+	if err != nil {
+		t.Fatal(err)
+	}
 	s2 := next(s)
 	destroyed(t, n.to, s2.Task)
 	neverBoth(t, n, s.Task, s2.Task)
@@ -161,6 +167,9 @@ func TestAgentsAreKilledInTheMiddleOfAMove(t *testing.T) {
 		if !t.Run(k.name, func(t *testing.T) { killed(t, n, h, s2, k, i == len(killings)-1) }) {
 			return
 		}
+	}
+	if after, err := n.to.DiskSnapshots(t.Context(), runner.Handle{Task: s2.Task}); err != nil || !same(before, after) {
+		t.Errorf("of its disks it had the snapshots %+v, and has %+v, %v", before, after, err)
 	}
 }
 

@@ -92,9 +92,13 @@ var faults = []fault{
 	{name: "no disk", cut: "disk0"},
 	{name: "half a handshake of a disk", cut: "disk0", after: 60},
 	{name: "half a disk", cut: "disk1", after: 1 << 20},
+	{name: "no snapshots", cut: "snapshots"},
+	{name: "half a snapshot", cut: "snapshots", after: 1 << 20},
+	{name: "nobody says that the snapshots are there", cut: "<snapshots"},
 	{name: "no memory", cut: "memory"},
 	{name: "a little memory", cut: "memory", after: 1000},
 	{name: "half the memory", cut: "memory", after: 20 << 20},
+	{name: "the target's QEMU is killed at the snapshots", killAt: "snapshots"},
 	{name: "the target's QEMU is killed at the disks", killAt: "disk"},
 	{name: "the target's QEMU is killed at the memory", killAt: "memory"},
 	{name: "another image", change: func(s *runner.Spec) { s.Setup.ImageDigest = "sha256:" + strings.Repeat("0", 64) }, says: "does not take it"},
@@ -115,6 +119,10 @@ func TestAMoveThatFails(t *testing.T) {
 	h := start(t, n.from, s)
 	awaits(t, n.from, h, "count 3\n")
 	fillDisk(t, n.from, s)
+	before, err := snapshotNow(t, n.from, h)
+	if err != nil {
+		t.Fatal(err)
+	}
 	s2 := next(s)
 	neverBoth(t, n, s.Task, s2.Task)
 	for _, f := range faults {
@@ -128,6 +136,20 @@ func TestAMoveThatFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	arrives(t, n, h, s2)
+	if after, err := n.to.DiskSnapshots(t.Context(), runner.Handle{Task: s2.Task}); err != nil || !same(before, after) {
+		t.Errorf("of its disks it had the snapshots %+v, and has %+v, %v", before, after, err)
+	}
+}
+
+// snapshotNow makes a snapshot of a task's disks, and lists all that there are.
+func snapshotNow(t *testing.T, d *Driver, h runner.Handle) ([]runner.DiskSnapshot, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := d.SnapshotDisks(ctx, h, "before"); err != nil {
+		return nil, err
+	}
+	return d.DiskSnapshots(ctx, h)
 }
 
 func fails(t *testing.T, n *nodes, h runner.Handle, s2 runner.Spec, f fault) {

@@ -77,6 +77,10 @@ func TestMoveOverSharedDisks(t *testing.T) {
 	h := start(t, n.from, s)
 	awaits(t, n.from, h, "count 3\n")
 	content := fillDisk(t, n.from, s)
+	before, err := snapshotNow(t, n.from, h)
+	if err != nil {
+		t.Fatal(err)
+	}
 	s2 := next(s)
 	h2 := runner.Handle{Task: s2.Task}
 	neverBoth(t, n, s.Task, s2.Task)
@@ -113,7 +117,7 @@ func TestMoveOverSharedDisks(t *testing.T) {
 	if sent != nil || received != nil {
 		t.Fatalf("send: %v\nreceive: %v", sent, received)
 	}
-	if slices.ContainsFunc(l.names, func(name string) bool { return strings.HasPrefix(name, "disk") }) {
+	if slices.ContainsFunc(l.names, func(name string) bool { return strings.HasPrefix(name, "disk") || name == streamSnapshots }) {
 		t.Errorf("disks were copied: %q", l.names)
 	}
 	lets(0)
@@ -128,6 +132,9 @@ func TestMoveOverSharedDisks(t *testing.T) {
 	countsOn(t, n.to, h2)
 	if got, err := os.ReadFile(files[1]); err != nil || string(got) != content {
 		t.Errorf("its disk has %d bytes, %v", len(got), err)
+	}
+	if after, err := n.to.DiskSnapshots(t.Context(), h2); err != nil || !same(before, after) {
+		t.Errorf("of its disks it had the snapshots %+v, and has %+v, %v", before, after, err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(n.from.disks(), probeName+"*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)

@@ -14,6 +14,7 @@ import (
 	"net"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/sovmesh/sovmesh/node/driver/process"
@@ -24,13 +25,16 @@ import (
 
 // The two sides of a move speak in lines of JSON on the stream "control": an
 // offer, an answer to it, then how far it got. The streams beside it: "log" is
-// the task's output so far, "disk0" and on are NBD, "memory" is QEMU's own.
+// the task's output so far, "snapshots" are files, "disk0" and on are NBD, "memory"
+// is QEMU's own.
 const (
 	offerVersion  = 2
 	maxLine       = 64 << 10 // bytes of a line
 	streamControl = "control"
 	streamLog     = "log"
 	streamMemory  = "memory"
+
+	streamSnapshots = "snapshots"
 )
 
 // offer is what a machine consists of, as far as its guest sees it. The target
@@ -61,6 +65,8 @@ type offer struct {
 	// [Driver.sees].
 	Storage string `json:"storage,omitempty"`
 	Probe   string `json:"probe,omitempty"`
+	// Snapshots go along, and are not compared.
+	Snapshots []offerSnapshot `json:"snapshots,omitempty"`
 }
 
 type offerDisk struct {
@@ -126,6 +132,9 @@ func (d *Driver) describeOrder(id placement.TaskID, o process.Order) (offer, err
 	return describeMachine(key, id, &all.Machine, t), err
 }
 
+// notCompared are an offer's fields that the target has nothing of its own to hold against.
+var notCompared = []string{"Paused", "Storage", "Probe", "Snapshots"}
+
 // differs says in words in what a machine that is offered is not the one that
 // would be started here; nil if it is the same.
 func (o offer) differs(mine offer) error {
@@ -133,7 +142,7 @@ func (o offer) differs(mine offer) error {
 	theirs, ours := reflect.ValueOf(o), reflect.ValueOf(mine)
 	for i := range theirs.NumField() {
 		name := theirs.Type().Field(i).Name
-		if name == "Paused" || name == "Storage" || name == "Probe" || reflect.DeepEqual(theirs.Field(i).Interface(), ours.Field(i).Interface()) {
+		if slices.Contains(notCompared, name) || reflect.DeepEqual(theirs.Field(i).Interface(), ours.Field(i).Interface()) {
 			continue
 		}
 		problems = append(problems, fmt.Errorf("its %s is %.200q there and %.200q here", strings.ToLower(name), fmt.Sprint(theirs.Field(i)), fmt.Sprint(ours.Field(i))))
@@ -153,7 +162,7 @@ func parseOffer(line []byte) (offer, error) {
 	if len(o.Disks) == 0 || len(o.Disks) > maxDisks || len(o.Devices) > 4*maxDisks {
 		return o, fmt.Errorf("the offer has %d disks and %d devices", len(o.Disks), len(o.Devices))
 	}
-	return o, nil
+	return o, checkSnapshots(o.Snapshots, o.Disks)
 }
 
 // maxDisks bounds what an offer names.

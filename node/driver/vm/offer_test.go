@@ -116,6 +116,11 @@ func FuzzOffer(f *testing.F) {
 	}
 	f.Add(whole)
 	f.Add([]byte(`{"version":1,"disks":[{}],"devices":[]}`))
+	whole, err = json.Marshal(anOfferOf(aSnapshot("a"), aSnapshot("b")))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole)
 	f.Fuzz(func(t *testing.T, line []byte) {
 		o, err := parseOffer(line)
 		if err != nil {
@@ -126,6 +131,14 @@ func FuzzOffer(f *testing.F) {
 		}
 		if err := o.differs(anOffer()); err != nil && len(err.Error()) > 1<<14 {
 			t.Errorf("a refusal of %d bytes", len(err.Error()))
+		}
+		for _, s := range o.Snapshots {
+			if !placement.ValidDiskSnapshotName(s.Name) || len(s.Copies) > len(o.Disks) {
+				t.Errorf("taken: %+v", s)
+			}
+		}
+		if sum := copiesSize(o.Snapshots); sum < 0 || len(o.Snapshots) > mostSnapshots || (sum == 0) != (len(o.Snapshots) == 0) {
+			t.Errorf("%d snapshots of %d bytes", len(o.Snapshots), sum)
 		}
 		if err := o.differs(o); err != nil {
 			t.Errorf("it differs from itself: %v", err)

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sovmesh/sovmesh/node/driver/output"
@@ -82,6 +84,10 @@ type receiver struct {
 
 	agreed bool  // the answer was given
 	disks  []int // that the source writes
+	// along are the snapshots that the source sends; snapped once they are all here.
+	along   []offerSnapshot
+	snapped atomic.Bool
+	writing sync.Mutex // held while they are written
 	// sessions are told of each that came, made or not.
 	sessions chan struct{}
 }
@@ -104,6 +110,12 @@ func (r *receiver) run(ctx context.Context) error {
 			a.Disks = append(a.Disks, i)
 		}
 	}
+	if !a.Shared && len(o.Snapshots) > 0 {
+		if err := r.d.room(r.h.Task, copiesSize(o.Snapshots)); err != nil {
+			return err
+		}
+		r.along = o.Snapshots
+	}
 	if err := r.start(ctx, o, a.Shared); err != nil {
 		return err
 	}
@@ -119,7 +131,11 @@ func (r *receiver) run(ctx context.Context) error {
 	}
 	r.agreed = true
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	defer func() { // whatever is still written is over before what lies there is removed
+		cancel(nil)
+		r.writing.Lock()
+		defer r.writing.Unlock()
+	}()
 	r.pipes.wg.Go(func() { r.accept(ctx, cancel) })
 	r.pipes.wg.Go(func() { r.watch(ctx, cancel) })
 	return r.takeIn(ctx, o.Paused)
@@ -218,6 +234,15 @@ func (r *receiver) accept(ctx context.Context, fail context.CancelCauseFunc) {
 			return
 		}
 		seen[name] = true
+		if name == streamSnapshots {
+			r.pipes.holds(c)
+			r.pipes.wg.Go(func() {
+				if err := r.takeSnapshots(ctx, c); err != nil {
+					fail(fmt.Errorf("take the snapshots of its disks in: %w", err))
+				}
+			})
+			continue
+		}
 		if session {
 			r.pipes.wg.Go(func() {
 				_ = r.d.takeSession(ctx, r.h.Task, c) // it ends for its user, and the machine goes on
@@ -237,7 +262,7 @@ func (r *receiver) known(name string) bool {
 		i, err := strconv.ParseUint(number, 10, 16)
 		return err == nil && slices.Contains(r.disks, int(i)) && strconv.FormatUint(i, 10) == number
 	}
-	return name == streamLog || name == streamMemory
+	return name == streamLog || name == streamMemory || name == streamSnapshots && len(r.along) > 0
 }
 
 func (r *receiver) stream(ctx context.Context, name string, c net.Conn) error {
@@ -290,6 +315,9 @@ func (r *receiver) takeIn(ctx context.Context, paused bool) error {
 		}
 		switch s.Step {
 		case stepDisks:
+			if len(r.along) > 0 && !r.snapped.Load() {
+				return errors.New("the other side sent its disks, and not the snapshots of them that it had offered")
+			}
 			if err := ask(ctx, r.m, "nbd-server-stop", nil, nil); err != nil {
 				return err
 			}

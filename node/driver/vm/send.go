@@ -79,7 +79,9 @@ type sender struct {
 	words chan word
 	logs  *logTail
 
-	disks  int       // that are sent
+	along   []offerSnapshot // snapshots that go along
+	streams int             // that its disks and their snapshots have
+
 	once   bool      // its memory is sent in one round
 	paused bool      // before the move
 	since  time.Time // it stands; zero while it runs
@@ -105,6 +107,9 @@ func (s *sender) begin(ctx context.Context) error {
 	}
 	if len(reasons) > 0 {
 		return fmt.Errorf("%s", reasons[0])
+	}
+	if s.d.restoring(id) {
+		return errors.New("its disks are being set back to a snapshot, which was cut off: resume it, which completes that")
 	}
 	if s.m, err = s.d.dialControl(ctx, id); err != nil {
 		return err
@@ -172,9 +177,12 @@ func (s *sender) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.disks = len(disks)
+	s.streams = len(disks)
 	s.hear()
 	if s.logs, err = s.d.beginLog(ctx, s.h, s.to, &s.pipes); err != nil {
+		return err
+	}
+	if err := s.snapshots(ctx); err != nil { // before anything stands still
 		return err
 	}
 	if s.mode == placement.MoveNearLive {
@@ -223,6 +231,10 @@ func (s *sender) agree(ctx context.Context) ([]int, error) {
 			return nil, err
 		}
 		defer done()
+		if s.along, _, err = s.d.along(s.h.Task, t.Disks); err != nil {
+			return nil, err
+		}
+		o.Snapshots = s.along
 	}
 	if err := s.sizes(ctx, o.Disks); err != nil {
 		return nil, err

@@ -33,9 +33,10 @@ const (
 	maxStreams  = 16
 )
 
-// sessionsBeside is how many can go along with a machine of so many disks: the
-// word between both sides, the output and the memory have a stream each too.
-func sessionsBeside(disks int) int { return max(0, min(maxSessions, maxStreams-3-disks)) }
+// sessionsBeside is how many can go along with a machine whose disks, and their
+// snapshots, have so many streams: the word between both sides, the output and the
+// memory have one each too.
+func sessionsBeside(streams int) int { return max(0, min(maxSessions, maxStreams-3-streams)) }
 
 // maxSessionState bounds a connection's state on the wire, in bytes.
 const maxSessionState = 4 * handover.MaxQueued
