@@ -25,8 +25,7 @@ one instant: those of a service, and those of disks:. File systems are held stil
 for that instant where the guest has an agent. Up to 8 are kept, as long as the
 disks are. --list shows them, --remove removes one. --restore sets the disks back
 to one: the machine is reset at once, as by its button, and begins anew on them;
-what was written since is lost. A machine that has snapshots is not moved while
-it runs: they would not go along.
+what was written since is lost. Snapshots go along when the machine is moved.
 
 --forensic copies everything to --out. The directory is made, and must not be there
 before. manifest.json names every file with its SHA-256, and what could not be

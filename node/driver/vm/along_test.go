@@ -45,6 +45,22 @@ func (s *stills) Open(ctx context.Context, name string) (net.Conn, error) {
 	return s.line.Open(ctx, name)
 }
 
+// keepsThem is the line of a source that offers snapshots and sends none.
+type keepsThem struct{ *line }
+
+func (k keepsThem) Open(ctx context.Context, name string) (net.Conn, error) {
+	if name != streamSnapshots {
+		return k.line.Open(ctx, name)
+	}
+	here, _ := net.Pipe()
+	return saysYes{here}, nil
+}
+
+type saysYes struct{ net.Conn }
+
+func (saysYes) Write(p []byte) (int, error) { return len(p), nil }
+func (saysYes) Read(p []byte) (int, error)  { return copy(p, "\n"), nil }
+
 func TestSnapshotsGoAlong(t *testing.T) {
 	images := smallGuest(t)
 	for i, mode := range []placement.MoveMode{placement.MoveLive, placement.MoveNearLive} {
@@ -80,6 +96,15 @@ func goAlong(t *testing.T, n *nodes, number int, mode placement.MoveMode) {
 	nothingThere(t, n.to, s2.Task)
 	n.to.cfg.Reserve = DefaultConfig().Reserve
 	b.writes("third")
+
+	if mode == placement.MoveLive {
+		sent, received = moveOver(t, n, b.h, s2, mode, keepsThem{newLine(t, "", 0)}, nil)
+		if sent == nil || received == nil || !strings.Contains(received.Error(), "not the snapshots of them") {
+			t.Fatalf("without those that it offered, send: %v\nreceive: %v", sent, received)
+		}
+		nothingThere(t, n.to, s2.Task)
+		b.writes("third")
+	}
 
 	refused := func(d *Driver, h runner.Handle) {
 		t.Helper()
@@ -301,6 +326,17 @@ func TestNothingIsWrittenOnceAMoveIsOver(t *testing.T) {
 	r := &receiver{d: d, h: h, along: []offerSnapshot{aSnapshot("before", offerCopy{0, 1})}}
 	if err := r.takeSnapshots(ctx, other); !errors.Is(err, context.Canceled) || there(d.kept(h.Task), snapshotsDir) {
 		t.Errorf("it begins: %v", err)
+	}
+}
+
+// What its disks are to be is not known yet: neither side would have both.
+func TestAMachineWhoseDisksAreSetBackStays(t *testing.T) {
+	d, h := beside(t, nil)
+	if err := os.Mkdir(filepath.Join(d.kept(h.Task), restoreDir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Send(t.Context(), h, placement.MoveLive, newLine(t, "", 0), nil); err == nil || !strings.Contains(err.Error(), "being set back") {
+		t.Errorf("it goes: %v", err)
 	}
 }
 

@@ -101,15 +101,15 @@ func (s *sender) begin(ctx context.Context) error {
 	if n != nil {
 		return errors.New("it was moved before, and that is not decided")
 	}
+	if s.d.restoring(id) || there(s.d.TaskDir(id), restoreNote) {
+		return errors.New("its disks are being set back to a snapshot, which was cut off: resume it, which completes that")
+	}
 	reasons, err := s.d.CanMove(ctx, s.h)
 	if err != nil {
 		return err
 	}
 	if len(reasons) > 0 {
 		return fmt.Errorf("%s", reasons[0])
-	}
-	if s.d.restoring(id) {
-		return errors.New("its disks are being set back to a snapshot, which was cut off: resume it, which completes that")
 	}
 	if s.m, err = s.d.dialControl(ctx, id); err != nil {
 		return err
