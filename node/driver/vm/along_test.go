@@ -216,8 +216,11 @@ func TestOffersOfSnapshotsAreChecked(t *testing.T) {
 	}
 	long, lines := aSnapshot("a"), aSnapshot("a")
 	long.Why, lines.Why = strings.Repeat("x", maxWhy+1), "a\x1b[2J"
-	huge := anOfferOf(aSnapshot("a", offerCopy{0, math.MaxInt64}))
-	huge.Disks[0].Size = math.MaxInt64
+	huge, sums := anOfferOf(aSnapshot("a", offerCopy{0, math.MaxInt64})), anOfferOf()
+	huge.Disks[0].Size, sums.Disks[0].Size = math.MaxInt64, 1<<60
+	for i := range mostSnapshots {
+		sums.Snapshots = append(sums.Snapshots, aSnapshot(fmt.Sprint("s", i), offerCopy{0, 1 << 60}))
+	}
 	for name, bad := range map[string]offer{
 		"one too many":         anOfferOf(append(most, aSnapshot("more"))...),
 		"no name":              anOfferOf(aSnapshot("")),
@@ -235,6 +238,7 @@ func TestOffersOfSnapshotsAreChecked(t *testing.T) {
 		"less than a file":     anOfferOf(aSnapshot("a", offerCopy{0, -1})),
 		"a file too large":     anOfferOf(aSnapshot("a", offerCopy{0, largestCopy(1<<20) + 1})),
 		"sizes beyond numbers": huge,
+		"a sum beyond numbers": sums,
 		"a long reason":        anOfferOf(long),
 		"no line of a reason":  anOfferOf(lines),
 	} {
