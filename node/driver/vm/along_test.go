@@ -344,6 +344,23 @@ func TestAMachineWhoseDisksAreSetBackStays(t *testing.T) {
 	}
 }
 
+// Nobody over there knows that its file systems are held still.
+func TestAFrozenGuestIsThawedBeforeItGoes(t *testing.T) {
+	d, h := beside(t, nil)
+	a := &fakeAgent{}
+	a.serve(t, d, h)
+	if _, why := d.freeze(t.Context(), h); why != "" {
+		t.Fatal(why)
+	}
+	again := newDriver(t, d.cfg.Dir, nil)
+	if err := again.Send(t.Context(), h, placement.MoveLive, newLine(t, "", 0), nil); err == nil {
+		t.Error("a machine without a QEMU goes")
+	}
+	if got := a.told(); got != "freeze thaw" {
+		t.Errorf("its agent was told %q", got)
+	}
+}
+
 // A snapshot that could not be told at the other side stays in the way, by its name.
 func TestASnapshotOfOtherDisksKeepsAMachine(t *testing.T) {
 	d, h := beside(t, nil)

@@ -34,8 +34,11 @@ func (d *Driver) Send(ctx context.Context, h runner.Handle, mode placement.MoveM
 	if mode != placement.MoveLive && mode != placement.MoveNearLive {
 		return fmt.Errorf("move task %s: %q is no way to move what runs", h.Task, mode)
 	}
-	// One that a snapshot of an earlier agent's holds still is not held by anybody.
-	d.letGo(ctx, &runner.Observed{Handle: h, State: runner.StateRunning})
+	// One that a snapshot of an earlier agent's holds still is not held by anybody, and
+	// frozen file systems would stay so over there.
+	seen := runner.Observed{Handle: h, State: runner.StateRunning}
+	d.letGo(ctx, &seen)
+	d.thawLeft(ctx, &seen)
 	done, err := d.moving(h.Task)
 	if err != nil {
 		return err
