@@ -336,11 +336,16 @@ func TestNothingIsWrittenOnceAMoveIsOver(t *testing.T) {
 // What its disks are to be is not known yet: neither side would have both.
 func TestAMachineWhoseDisksAreSetBackStays(t *testing.T) {
 	d, h := beside(t, nil)
-	if err := os.Mkdir(filepath.Join(d.kept(h.Task), restoreDir), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Send(t.Context(), h, placement.MoveLive, newLine(t, "", 0), nil); err == nil || !strings.Contains(err.Error(), "being set back") {
-		t.Errorf("it goes: %v", err)
+	for _, path := range []string{filepath.Join(d.kept(h.Task), restoreDir), filepath.Join(d.TaskDir(h.Task), restoreNote)} {
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Send(t.Context(), h, placement.MoveLive, newLine(t, "", 0), nil); err == nil || !strings.Contains(err.Error(), "being set back") {
+			t.Errorf("with %s it goes: %v", filepath.Base(path), err)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
