@@ -78,13 +78,13 @@ func (m moves) Lawful(to placement.Task) error {
 
 // Ready asks the other node whether it waits for the task.
 func (m moves) Ready(ctx context.Context, to placement.Task) (bool, error) {
-	peer, _, err := m.peer(to)
+	peer, job, err := m.peer(to)
 	if err != nil {
 		return false, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, streamWithin)
 	defer cancel()
-	return m.n.mesh.MoveReady(ctx, peer, to.ID)
+	return m.n.mesh.For(job.Tenant).MoveReady(ctx, peer, to.ID)
 }
 
 // Open makes a stream to it, judged before its first byte.
@@ -99,8 +99,9 @@ func (m moves) Open(ctx context.Context, to placement.Task, name string) (net.Co
 	}
 	ctx, cancel := context.WithTimeout(ctx, streamWithin)
 	defer cancel()
-	conn, err := m.n.mesh.MoveStream(ctx, peer, policy, to.ID, name)
-	if err != nil || !strings.HasPrefix(name, runner.SessionStream) {
+	session := strings.HasPrefix(name, runner.SessionStream)
+	conn, err := m.n.mesh.For(job.Tenant).MoveStream(ctx, peer, policy, to.ID, name, session)
+	if err != nil || !session {
 		return conn, err
 	}
 	return m.n.relays.keep(conn, to.Node, job), nil

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/sovmesh/sovmesh/node/api"
@@ -94,7 +93,7 @@ func (s *services) connect(ctx context.Context, task placement.TaskID, service s
 	errs := []error{errors.New("no node that holds the region's state answers")}
 	for _, voter := range s.nearest(s.n.voters()) {
 		asked, cancel := context.WithTimeout(ctx, askWithin)
-		conn, err := s.n.mesh.Service(asked, voter, task, service, port)
+		conn, err := s.n.mesh.For(s.tenantOf(task)).Service(asked, voter, task, service, port)
 		cancel()
 		if err == nil || ctx.Err() != nil || !anotherMay(err) {
 			return conn, err
@@ -106,6 +105,15 @@ func (s *services) connect(ctx context.Context, task placement.TaskID, service s
 		}
 	}
 	return nil, errors.Join(errs...)
+}
+
+// tenantOf is whose task it is, as the region said last; of one that it did not yet
+// say anything of, nobody's.
+func (s *services) tenantOf(task placement.TaskID) placement.TenantID {
+	if t := s.n.ledger.View().Task(task); t != nil {
+		return t.Tenant
+	}
+	return ""
 }
 
 // nearest sorts nodes of this region by whether they stand at this node's site.
@@ -143,68 +151,4 @@ func anotherMay(err error) bool {
 		return false
 	}
 	return p.Status == http.StatusForbidden || p.Status == http.StatusTooManyRequests || p.Status >= 500
-}
-
-// wanted is what a task asked for.
-type wanted struct {
-	task    placement.TaskID
-	service string
-	port    int
-}
-
-// How long a failure is the answer to who asks again at once, how often one is
-// logged, and how many are remembered.
-const (
-	failureHolds = time.Second
-	failureTold  = time.Minute
-	failuresMost = 1024
-)
-
-// failures remembers what was not reached: a task that tries over and over asks the
-// region's nodes once in a while, and fills no log. The zero value is ready.
-type failures struct {
-	mu  sync.Mutex
-	all map[wanted]failure // guarded by mu
-}
-
-type failure struct {
-	err      error
-	at, told time.Time
-}
-
-// recent is why it was not reached a moment ago, nil if it is not known.
-func (f *failures) recent(w wanted, now time.Time) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if known, ok := f.all[w]; ok && now.Sub(known.at) < failureHolds {
-		return known.err
-	}
-	return nil
-}
-
-// note remembers a failure and reports whether it is worth a line in the log.
-func (f *failures) note(w wanted, err error, now time.Time) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	known, ok := f.all[w]
-	if !ok && len(f.all) >= failuresMost {
-		for old, one := range f.all {
-			if now.Sub(one.told) >= failureTold {
-				delete(f.all, old)
-			}
-		}
-		if len(f.all) >= failuresMost {
-			clear(f.all) // better to say some of them twice than to grow
-		}
-	}
-	if f.all == nil {
-		f.all = make(map[wanted]failure)
-	}
-	tell := !ok || now.Sub(known.told) >= failureTold
-	if tell {
-		known.told = now
-	}
-	known.err, known.at = err, now
-	f.all[w] = known
-	return tell
 }

@@ -2,15 +2,17 @@ package node
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"testing"
 	"time"
 
 	"github.com/sovmesh/sovmesh/node/api"
+	"github.com/sovmesh/sovmesh/placement"
 )
 
 // A task that tries a service over and over is answered from memory for a second and
-// logged once in a minute, and what is remembered is bounded.
+// logged once in a minute, whatever ports it tries, and what is remembered is bounded.
 func TestFailuresToReachAServiceAreRemembered(t *testing.T) {
 	var f failures
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -28,11 +30,47 @@ func TestFailuresToReachAServiceAreRemembered(t *testing.T) {
 	if !f.note(w, no, now.Add(failureTold)) {
 		t.Error("a failure is not logged again after a minute")
 	}
-	for port := range 3 * failuresMost {
-		f.note(wanted{"b/0.1", "db", port}, no, now)
+	if f.note(wanted{"a/0.1", "db", 82}, no, now.Add(failureTold)) || !f.note(wanted{"a/0.1", "web", 82}, no, now.Add(failureTold)) {
+		t.Error("another port of the service is logged, or another service is not")
 	}
-	if len(f.all) > failuresMost {
-		t.Errorf("%d failures are remembered", len(f.all))
+}
+
+// One that tries all ports asks as often as the rate lets it, fills no log, and pushes
+// out nothing of another's.
+func TestATaskThatTriesPortsIsHeldToARate(t *testing.T) {
+	var f failures
+	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	no, other := errors.New("no"), wanted{"other/0.1", "db", 80}
+	now := start
+	f.note(other, no, now)
+	asked, told := 0, 0
+	for i := range 60_000 { // a thousand a second
+		now = start.Add(time.Duration(i) * time.Millisecond)
+		w := wanted{"scan/0.1", "db", 1 + i%65_000}
+		if f.recent(w, now) == nil {
+			asked++
+			if f.note(w, no, now) {
+				told++
+			}
+		}
+	}
+	if most := failuresAtOnce + int(time.Minute/failureEvery); asked > most || asked < most/2 || told != 1 {
+		t.Errorf("%d questions and %d lines in a minute, want %d and 1", asked, told, most)
+	}
+	if f.note(other, no, now) {
+		t.Error("what was said of another task was pushed out")
+	}
+	if n := len(f.of["scan/0.1"].ports); n > failingPorts {
+		t.Errorf("%d ports of a task are remembered", n)
+	}
+	if f.recent(wanted{"scan/0.1", "db", 80}, now.Add(failureDebt)) != nil {
+		t.Error("it is not heard again")
+	}
+	for i := range 2 * failingTasks {
+		f.note(wanted{placement.TaskID(fmt.Sprint(i)), "db", 80}, no, now.Add(time.Duration(i)))
+	}
+	if len(f.of) > failingTasks {
+		t.Errorf("failures of %d tasks are remembered", len(f.of))
 	}
 }
 

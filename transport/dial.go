@@ -20,12 +20,16 @@ type poolKey struct {
 	class   identity.Class
 	addr    string
 	id      identity.ID
-	lasting bool
+	lasting Lasting
+	whose   string // of what lasts
 }
 
 // dialing is a connection that is there or on its way. Those who want it wait
 // for done with no lock held; the other fields are set before done is closed.
 type dialing struct {
+	key    poolKey
+	users  int         // guarded by the endpoint's mu; those of what lasts leave again
+	idle   *time.Timer // guarded by it too: once all have left
 	done   chan struct{}
 	conn   *quic.Conn
 	h3     *http3.ClientConn // class h3 only
@@ -40,7 +44,9 @@ func (d *dialing) usable(now time.Time) bool {
 
 // connect gives a pooled connection to the peer, or a fresh one; concurrent
 // callers share one dial. fresh reports whether this call waited for a dial.
-func (e *Endpoint) connect(ctx context.Context, class identity.Class, p Peer, lasting bool) (d *dialing, fresh bool, err error) {
+// What lasts has to be left again.
+func (e *Endpoint) connect(ctx context.Context, key poolKey) (d *dialing, fresh bool, err error) {
+	p, class := Peer{ID: key.id, Addr: key.addr}, key.class
 	if err := e.permitClass(class, p); err != nil {
 		return nil, false, err
 	}
@@ -51,16 +57,18 @@ func (e *Endpoint) connect(ctx context.Context, class identity.Class, p Peer, la
 	case <-ctx.Done():
 		return nil, false, context.Cause(ctx)
 	}
-	d, fresh, err = e.record(poolKey{class, p.Addr, p.ID, lasting})
+	d, fresh, err = e.record(key)
 	if err != nil {
 		return nil, false, err
 	}
 	select {
 	case <-d.done:
 	case <-ctx.Done():
+		e.leave(d)
 		return nil, fresh, &UnreachableError{Peer: p, Class: class, Err: context.Cause(ctx)}
 	}
 	if d.err != nil {
+		e.leave(d)
 		return nil, fresh, &UnreachableError{Peer: p, Class: class, Err: d.err}
 	}
 	return d, fresh, nil
@@ -84,48 +92,51 @@ func (e *Endpoint) record(key poolKey) (*dialing, bool, error) {
 	if e.closed {
 		return nil, false, ErrClosed
 	}
+	e.bound(&key)
 	if d := e.pool[key]; d != nil {
 		select {
 		case <-d.done:
 			if d.usable(time.Now()) {
+				d.users++
 				return d, false, nil
 			}
 		default:
+			d.users++
 			return d, true, nil // on its way
 		}
 	}
-	d := &dialing{done: make(chan struct{})}
+	d := &dialing{key: key, users: 1, done: make(chan struct{})}
 	e.pool[key] = d
 	// Not spawn: mu is held, and closed was just seen to be false.
-	e.wg.Go(func() { e.dial(key, d) })
+	e.wg.Go(func() { e.dial(d) })
 	return d, true, nil
 }
 
 // forget takes a connection that was found dead out of the pool.
-func (e *Endpoint) forget(key poolKey, d *dialing) {
+func (e *Endpoint) forget(d *dialing) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.pool[key] == d {
-		delete(e.pool, key)
+	if e.pool[d.key] == d {
+		delete(e.pool, d.key)
 	}
 }
 
 // dial fills the record. It is shared by all who wait for it, so it runs on the
 // endpoint's context and not on that of the first who asked.
-func (e *Endpoint) dial(key poolKey, d *dialing) {
+func (e *Endpoint) dial(d *dialing) {
 	ctx, cancel := context.WithTimeout(e.ctx, 3*e.cfg.HandshakeTimeout)
 	defer cancel()
 	e.counts.dials.Add(1)
-	d.conn, d.err = e.handshake(ctx, key)
+	d.conn, d.err = e.handshake(ctx, d.key)
 	if d.err == nil {
-		d.err = e.introduce(ctx, key, d)
+		d.err = e.introduce(ctx, d.key, d)
 	}
 	if d.err != nil {
 		e.counts.dialFailures.Add(1)
 		if d.conn != nil {
 			_ = d.conn.CloseWithError(codeHello, "not answered")
 		}
-		e.forget(key, d)
+		e.forget(d)
 	}
 	close(d.done)
 }
@@ -136,13 +147,13 @@ func (e *Endpoint) handshake(ctx context.Context, key poolKey) (*quic.Conn, erro
 		return nil, err
 	}
 	tlsConfig := e.cfg.Verifier.ClientConfig(e.cfg.Credential, key.class, key.id)
-	return e.quic.Dial(ctx, addr, tlsConfig, e.dialConfig(key.class))
+	return e.quic.Dial(ctx, addr, tlsConfig, e.dialConfig(key))
 }
 
 // introduce makes sure that the peer has accepted us: the TLS client finishes
 // first, so a dial alone says nothing. Raft and gossip say hello per stream.
 func (e *Endpoint) introduce(ctx context.Context, key poolKey, d *dialing) error {
-	who, err := e.adopt(d.conn, func() { e.forget(key, d) })
+	who, err := e.adopt(d.conn, func() { e.forget(d) })
 	if err != nil {
 		return err
 	}
@@ -217,9 +228,9 @@ func resolve(ctx context.Context, addr string) (*net.UDPAddr, error) {
 // could not be opened, or when stale says that what use met is a dead connection
 // which has done nothing with what use sent.
 func (e *Endpoint) openStream(ctx context.Context, class identity.Class, p Peer, stale func(error) bool, use func(*quic.Stream) error) (*quic.Conn, error) {
-	key := poolKey{class, p.Addr, p.ID, false}
+	key := poolKey{class: class, addr: p.Addr, id: p.ID}
 	for attempt := 1; ; attempt++ {
-		d, fresh, err := e.connect(ctx, class, p, false)
+		d, fresh, err := e.connect(ctx, key)
 		if err != nil {
 			return nil, err
 		}
@@ -236,7 +247,7 @@ func (e *Endpoint) openStream(ctx context.Context, class identity.Class, p Peer,
 			return nil, &UnreachableError{Peer: p, Class: class, Err: context.Cause(ctx)}
 		}
 		if again {
-			e.forget(key, d)
+			e.forget(d)
 		}
 		if !again || fresh || attempt == 2 {
 			return nil, &UnreachableError{Peer: p, Class: class, Err: err}

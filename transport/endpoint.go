@@ -121,9 +121,11 @@ func (e *Endpoint) listenConfig() *quic.Config {
 		MaxIncomingStreams: e.cfg.StreamsMax,
 		// HTTP/3 needs three; the other classes none.
 		MaxIncomingUniStreams: 8,
-		// Many idle peers: windows begin small and grow with use.
-		InitialStreamReceiveWindow:     64 << 10,
-		InitialConnectionReceiveWindow: 128 << 10,
+		// Many idle peers: windows begin small and grow with use. They grow with what
+		// is read alone: a dozen bodies that nobody reads use up a connection's. What may
+		// stand so has connections of its own (see lasting.go).
+		InitialStreamReceiveWindow:     streamWindow,
+		InitialConnectionReceiveWindow: 16 * streamWindow,
 		Allow0RTT:                      false,
 		// A cut answer keeps the tokens that were sent before it.
 		EnableStreamResetPartialDelivery: true,
@@ -132,13 +134,17 @@ func (e *Endpoint) listenConfig() *quic.Config {
 
 // dialConfig keeps a connection awake, except gossip's: those carry one
 // exchange in half a minute and may go idle in between.
-func (e *Endpoint) dialConfig(class identity.Class) *quic.Config {
-	c := e.listenConfig()
+func (e *Endpoint) dialConfig(key poolKey) *quic.Config {
+	class, c := key.class, e.listenConfig()
 	if class != identity.ClassGossip {
 		c.KeepAlivePeriod = e.cfg.KeepAlive
 	}
 	if class == identity.ClassHTTP {
 		c.MaxIncomingStreams = -1 // an HTTP/3 server opens no requests
+	}
+	if key.lasting == LastingService || key.lasting == LastingSession {
+		c.InitialConnectionReceiveWindow, c.MaxConnectionReceiveWindow = lastingWindow, lastingWindow
+		c.MaxStreamReceiveWindow = lastingStreamMax
 	}
 	return c
 }

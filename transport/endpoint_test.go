@@ -109,7 +109,7 @@ func rudeDial(t *testing.T, a, b *testNode, class identity.Class) (*quic.Stream,
 	ctx := ctxFor(t, 5*time.Second)
 	tlsConfig := a.cfg.Verifier.ClientConfig(a.cfg.Credential, class, b.id)
 	tlsConfig.VerifyConnection = nil
-	c, err := a.quic.Dial(ctx, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(b.addr)), tlsConfig, a.dialConfig(class))
+	c, err := a.quic.Dial(ctx, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(b.addr)), tlsConfig, a.dialConfig(poolKey{class: class}))
 	if err != nil {
 		return nil, err
 	}
@@ -435,7 +435,7 @@ func TestNoTicketsNoEarlyData(t *testing.T) {
 		for _, class := range classes {
 			tlsConfig := a.cfg.Verifier.ClientConfig(a.cfg.Credential, class, b.id)
 			tlsConfig.ClientSessionCache = cache
-			c, err := a.quic.Dial(ctxFor(t, 5*time.Second), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(b.addr)), tlsConfig, a.dialConfig(class))
+			c, err := a.quic.Dial(ctxFor(t, 5*time.Second), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(b.addr)), tlsConfig, a.dialConfig(poolKey{class: class}))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -47,11 +47,10 @@ type Cargo struct {
 	// Use is what the bytes are for there: to be computed on, unless it says that
 	// they are an answer or a job's output.
 	Use placement.Use
-	// Lasting says that it goes on for as long as others like, and may stand still:
-	// a connection of a workload's. Such requests have a connection to the peer that
-	// they share with each other alone, so that bytes which nobody reads use up no
-	// window that anything else needs.
-	Lasting bool
+	// Lasting says that it goes on for as long as others like, and may stand still,
+	// and Whose it is: a tenant's as a rule. See [Lasting].
+	Lasting Lasting
+	Whose   string
 }
 
 // Guard decides whether cargo may go from the home region to another one. It is

@@ -94,8 +94,12 @@ func (e *Endpoint) Do(ctx context.Context, p Peer, cargo Cargo, req *http.Reques
 	if req.URL.Host == "" {
 		req.URL.Host = p.Addr
 	}
+	key := poolKey{class: identity.ClassHTTP, addr: p.Addr, id: p.ID, lasting: cargo.Lasting}
+	if cargo.Lasting != "" {
+		key.whose = cargo.Whose
+	}
 	for attempt := 1; ; attempt++ {
-		d, fresh, err := e.connect(ctx, identity.ClassHTTP, p, cargo.Lasting)
+		d, fresh, err := e.connect(ctx, key)
 		if err != nil {
 			return nil, err
 		}
@@ -105,15 +109,17 @@ func (e *Endpoint) Do(ctx context.Context, p Peer, cargo Cargo, req *http.Reques
 		}))
 		res, err := d.h3.RoundTrip(try)
 		if err == nil {
+			res.Body = e.leaving(d, res.Body)
 			return res, nil
 		}
+		e.leave(d)
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("ask %s: %w", p.ID, context.Cause(ctx))
 		}
 		if !isConnError(err) && d.conn.Context().Err() == nil {
 			return nil, fmt.Errorf("ask %s: %w", p.ID, err)
 		}
-		e.forget(poolKey{identity.ClassHTTP, p.Addr, p.ID, cargo.Lasting}, d)
+		e.forget(d)
 		if fresh || attempt == 2 || !rewind(req, sent.Load()) {
 			return nil, &UnreachableError{Peer: p, Class: identity.ClassHTTP, Err: err}
 		}

@@ -291,33 +291,3 @@ func TestServerRefusesForgedPeer(t *testing.T) {
 		}
 	})
 }
-
-// What lasts, and what nobody reads, keeps nothing else from a peer.
-func TestWhatLastsHasAConnectionOfItsOwn(t *testing.T) {
-	inBubble(t, 1500, func(t *testing.T, m *testMesh) {
-		a := m.node("fr", "n1", "10.0.0.1:7000")
-		cfg := m.config("fr", "n2", "10.0.0.2:7000")
-		cfg.StreamsMax = 2
-		b := m.run(cfg)
-		b.ServeH3(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			_ = http.NewResponseController(w).Flush()
-			if r.URL.Path == "/lasting" {
-				<-r.Context().Done()
-			}
-		}))
-		lasting := summary
-		lasting.Lasting = true
-		for range cfg.StreamsMax {
-			res, err := a.Do(t.Context(), b.peer(), lasting, request(t, "GET", "/lasting", nil))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer res.Body.Close()
-		}
-		res, err := a.Do(ctxFor(t, 5*time.Second), b.peer(), summary, request(t, "GET", "/", nil))
-		if err != nil {
-			t.Fatalf("a request beside what lasts: %v", err)
-		}
-		_ = res.Body.Close()
-	})
-}

@@ -239,7 +239,7 @@ func TestInferCutRequestIsSeen(t *testing.T) {
 		}
 		send := func(end func(*quic.Stream), body string) error {
 			ctx := ctxFor(t, 5*time.Second)
-			d, _, err := a.connect(ctx, identity.ClassInfer, b.peer(), false)
+			d, _, err := a.connect(ctx, poolKey{class: identity.ClassInfer, addr: b.peer().Addr, id: b.peer().ID})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -316,7 +316,7 @@ func TestInferGarbageHeads(t *testing.T) {
 		for _, junk := range []string{"\x00\x00\x00\x00", string(huge), string(good[:10]), "GET / HTTP/1.1\r\n\r\n",
 			string(good[:4]) + "\x09" + string(good[5:])} {
 			ctx := ctxFor(t, 10*time.Second)
-			d, _, err := a.connect(ctx, identity.ClassInfer, b.peer(), false)
+			d, _, err := a.connect(ctx, poolKey{class: identity.ClassInfer, addr: b.peer().Addr, id: b.peer().ID})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -340,7 +340,7 @@ func TestInferNeedsItsHello(t *testing.T) {
 	inBubble(t, 1500, func(t *testing.T, m *testMesh) {
 		a, b := infer(m, nil)
 		c, err := a.quic.Dial(ctxFor(t, time.Second), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(b.addr)),
-			a.cfg.Verifier.ClientConfig(a.cfg.Credential, identity.ClassInfer, b.id), a.dialConfig(identity.ClassInfer))
+			a.cfg.Verifier.ClientConfig(a.cfg.Credential, identity.ClassInfer, b.id), a.dialConfig(poolKey{class: identity.ClassInfer}))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -36,10 +36,27 @@ const (
 // MeshClient asks other nodes over HTTP/3 with mutual TLS: those of the own
 // region everything a node needs, those of other regions what law 4 lists. It
 // has no deadline of its own: the caller's context bounds every call.
-type MeshClient struct{ mesh Mesh }
+type MeshClient struct {
+	mesh  Mesh
+	whose placement.TenantID
+}
 
 // NewMeshClient wraps an endpoint.
-func NewMeshClient(m Mesh) *MeshClient { return &MeshClient{m} }
+func NewMeshClient(m Mesh) *MeshClient { return &MeshClient{mesh: m} }
+
+// For is the client for what a tenant's people and tasks read and write: what stands
+// still there keeps nothing from other tenants.
+func (m *MeshClient) For(t placement.TenantID) *MeshClient { return &MeshClient{m.mesh, t} }
+
+// lasting is a request that stands as long as its reader does.
+func (m *MeshClient) lasting(what transport.Lasting, c transport.Cargo) transport.Cargo {
+	c.Lasting, c.Whose = what, string(m.whose)
+	return c
+}
+
+func (m *MeshClient) session(k transport.CargoKind) transport.Cargo {
+	return m.lasting(transport.LastingSession, cargo(k))
+}
 
 // meshCall is one request to a peer.
 type meshCall struct {
@@ -153,7 +170,7 @@ func (m *MeshClient) OfferKeyring(ctx context.Context, p transport.Peer, ring Ke
 // TaskLogs is the output of a task on the asked node of the own region.
 func (m *MeshClient) TaskLogs(ctx context.Context, p transport.Peer, task placement.TaskID, from int64, follow bool) (io.ReadCloser, error) {
 	path := "/tasks/" + string(task) + "/logs?from=" + strconv.FormatInt(from, 10) + "&follow=" + strconv.FormatBool(follow)
-	res, err := m.send(ctx, p, meshCall{method: http.MethodGet, path: path, cargo: cargo(transport.CargoStatus)})
+	res, err := m.send(ctx, p, meshCall{method: http.MethodGet, path: path, cargo: m.session(transport.CargoStatus)})
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +197,7 @@ func (m *MeshClient) outputs(ctx context.Context, p transport.Peer, path string)
 }
 
 func (m *MeshClient) output(ctx context.Context, p transport.Peer, path string) (io.ReadCloser, error) {
-	res, err := m.send(ctx, p, meshCall{method: http.MethodGet, path: path, cargo: cargo(transport.CargoStatus)})
+	res, err := m.send(ctx, p, meshCall{method: http.MethodGet, path: path, cargo: m.session(transport.CargoStatus)})
 	if err != nil {
 		return nil, err
 	}
@@ -265,7 +282,7 @@ func (m *MeshClient) Stop(ctx context.Context, p transport.Peer, id placement.Jo
 // the job's policy lets its output come here.
 func (m *MeshClient) JobLogs(ctx context.Context, p transport.Peer, id placement.JobID, from int64, follow bool) (io.ReadCloser, error) {
 	path := "/jobs" + seg(id) + "/logs?from=" + strconv.FormatInt(from, 10) + "&follow=" + strconv.FormatBool(follow)
-	res, err := m.send(ctx, p, meshCall{method: http.MethodGet, path: path, cargo: cargo(transport.CargoStatus)})
+	res, err := m.send(ctx, p, meshCall{method: http.MethodGet, path: path, cargo: m.session(transport.CargoStatus)})
 	if err != nil {
 		return nil, err
 	}

@@ -89,7 +89,7 @@ func (s *Server) openLogs(c *call, v *state.View, j *placement.Job, from int64, 
 		if err != nil {
 			return nil, err
 		}
-		return s.mesh.JobLogs(ctx, peer, j.ID, from, follow)
+		return s.mesh.For(j.Tenant).JobLogs(ctx, peer, j.ID, from, follow)
 	}
 	t, err := c.taskOf(v, j)
 	if err != nil {
@@ -134,7 +134,7 @@ func (s *Server) taskLogs(ctx context.Context, v *state.View, t *placement.Task,
 	if err != nil {
 		return nil, err
 	}
-	return s.mesh.TaskLogs(ctx, s.peerOf(node), t.ID, from, follow)
+	return s.mesh.For(t.Tenant).TaskLogs(ctx, s.peerOf(node), t.ID, from, follow)
 }
 
 // nodeOf is the node that keeps what a task put out.

@@ -112,9 +112,11 @@ const moveBuffer = 128 << 10
 type onlyReader struct{ io.Reader }
 type onlyWriter struct{ io.Writer }
 
-// MoveReady asks the node that is to take over a task whether it waits for it.
+// MoveReady asks the node that is to take over a task whether it waits for it. It
+// goes by the connection of the tenant's sessions, which is there then when the guest
+// stands still and they go along.
 func (m *MeshClient) MoveReady(ctx context.Context, p transport.Peer, task placement.TaskID) (bool, error) {
-	out, err := meshJSON[MoveReady](ctx, m, p, meshCall{method: http.MethodPost, path: movePath(task, ""), cargo: cargo(transport.CargoStatus)}, struct{}{})
+	out, err := meshJSON[MoveReady](ctx, m, p, meshCall{method: http.MethodPost, path: movePath(task, ""), cargo: m.session(transport.CargoStatus)}, struct{}{})
 	if err != nil {
 		return false, err
 	}
@@ -125,9 +127,10 @@ func movePath(task placement.TaskID, stream string) string {
 	return "/tasks/" + string(task) + "/move?" + url.Values{"stream": {stream}}.Encode()
 }
 
-// MoveStream opens one stream of a move, under the policy of the task's job.
+// MoveStream opens one stream of a move, under the policy of the task's job. session
+// is one that outlives the move: a person's, of the tenant that the client is for.
 // Closing the connection ends it; ctx bounds its opening alone.
-func (m *MeshClient) MoveStream(ctx context.Context, p transport.Peer, policy residency.Policy, task placement.TaskID, name string) (net.Conn, error) {
+func (m *MeshClient) MoveStream(ctx context.Context, p transport.Peer, policy residency.Policy, task placement.TaskID, name string, session bool) (net.Conn, error) {
 	here, there := net.Pipe()
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	opening := context.AfterFunc(ctx, end)
@@ -142,7 +145,11 @@ func (m *MeshClient) MoveStream(ctx context.Context, p transport.Peer, policy re
 		return fail(fmt.Errorf("open a stream of a move: %w", err))
 	}
 	req.Header.Set("Content-Type", mediaMove)
-	res, err := m.mesh.Do(life, p, transport.Cargo{Kind: transport.CargoJob, Policy: policy}, req)
+	what := transport.Cargo{Kind: transport.CargoJob, Policy: policy, Lasting: transport.LastingMove, Whose: string(task)}
+	if session {
+		what = m.lasting(transport.LastingSession, what)
+	}
+	res, err := m.mesh.Do(life, p, what, req)
 	if err != nil {
 		return fail(err)
 	}

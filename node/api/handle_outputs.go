@@ -95,7 +95,7 @@ func (s *Server) openOutput(c *call, v *state.View, j *placement.Job) (io.ReadCl
 		return nil, err
 	}
 	if there {
-		return s.mesh.JobOutput(ctx, peer, j.ID, digest)
+		return s.mesh.For(j.Tenant).JobOutput(ctx, peer, j.ID, digest)
 	}
 	t, err := c.taskOf(v, j)
 	if err != nil {
@@ -112,7 +112,7 @@ func (s *Server) openOutput(c *call, v *state.View, j *placement.Job) (io.ReadCl
 	if err != nil {
 		return nil, err
 	}
-	return s.mesh.TaskOutput(ctx, s.peerOf(node), t.ID, digest)
+	return s.mesh.For(t.Tenant).TaskOutput(ctx, s.peerOf(node), t.ID, digest)
 }
 
 // digestInPath is the digest that a request names.

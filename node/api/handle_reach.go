@@ -107,7 +107,7 @@ func (s *Server) reachInto(c *call, v *state.View, j *placement.Job, what string
 	if c.abroad() {
 		path += "?abroad=true"
 	}
-	return s.reachOn(c, s.peerOf(node), cargo(transport.CargoStatus), path, head)
+	return s.reachOn(c, j, s.peerOf(node), cargo(transport.CargoStatus), path, head)
 }
 
 // ending answers what went wrong after the head was read, as the end of a session:
@@ -207,12 +207,12 @@ func (s *Server) reachAbroad(c *call, v *state.View, j *placement.Job, what stri
 	if err != nil {
 		return err
 	}
-	return s.reachOn(c, peer, transport.Cargo{Kind: transport.CargoJob, Policy: policy}, "/jobs"+seg(j.ID)+"/reach/"+what, head)
+	return s.reachOn(c, j, peer, transport.Cargo{Kind: transport.CargoJob, Policy: policy}, "/jobs"+seg(j.ID)+"/reach/"+what, head)
 }
 
 // reachOn passes a session on to another node: its frames are looked at by who
 // ends them.
-func (s *Server) reachOn(c *call, peer transport.Peer, what transport.Cargo, path string, head ReachHead) error {
+func (s *Server) reachOn(c *call, j *placement.Job, peer transport.Peer, what transport.Cargo, path string, head ReachHead) error {
 	body, stop := c.feed(func(w io.Writer) error {
 		return (&frameWriter{w: w}).json(frameHead, head)
 	})
@@ -222,7 +222,7 @@ func (s *Server) reachOn(c *call, peer transport.Peer, what transport.Cargo, pat
 		return fmt.Errorf("reach a task: %w", err)
 	}
 	req.Header.Set("Content-Type", MediaFrames)
-	res, err := s.cfg.Peers.Do(c.r.Context(), peer, what, req)
+	res, err := s.cfg.Peers.Do(c.r.Context(), peer, s.mesh.For(j.Tenant).lasting(transport.LastingSession, what), req)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"net/http"
 	"slices"
@@ -76,7 +77,7 @@ func (s *Server) relayFrames(c *call) error {
 			}
 		}
 		req.Header.Set(HeaderRelayed, addressOf(c.r.RemoteAddr))
-		res, err := s.cfg.Peers.Do(c.r.Context(), peer, cargo(transport.CargoStatus), req)
+		res, err := s.cfg.Peers.Do(c.r.Context(), peer, s.passedOn(c), req)
 		if err != nil {
 			last = err
 			continue
@@ -92,6 +93,19 @@ func (s *Server) relayFrames(c *call) error {
 	s.cfg.Log.Warn("no voter took a session", "op", c.op.ID, "err", last)
 	return newProblem(http.StatusServiceUnavailable, CodeLeaderUnknown, "no voter of this region answers", "ask again; see the voters: sovmesh node list").retry(time.Second)
 }
+
+// passedOn is what a relayed request goes as. Whose it is a voter alone knows: those
+// with one token share a connection, which by chance are others' as well.
+func (s *Server) passedOn(c *call) transport.Cargo {
+	out := cargo(transport.CargoStatus)
+	out.Lasting = transport.LastingSession
+	out.Whose = fmt.Sprintf("relayed %d", maphash.String(s.seed, c.r.Header.Get("Authorization"))%relayParts)
+	return out
+}
+
+// relayParts is among how many connections relayed requests part, by a seed that
+// nobody outside knows.
+const relayParts = 16
 
 // bodyMax is how much of a body an operation takes.
 func (op *operation) bodyMax() int64 {
@@ -136,7 +150,7 @@ func (s *Server) relaySend(c *call, method, uri string, body []byte) (*http.Resp
 			}
 		}
 		req.Header.Set(HeaderRelayed, addressOf(c.r.RemoteAddr))
-		res, err := s.cfg.Peers.Do(c.r.Context(), peer, cargo(transport.CargoStatus), req)
+		res, err := s.cfg.Peers.Do(c.r.Context(), peer, s.passedOn(c), req)
 		if err == nil {
 			res.Request = req
 			return res, nil

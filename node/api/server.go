@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"log/slog"
 	"net"
@@ -189,6 +190,8 @@ type Server struct {
 	tunnels  places        // of connections to services that go through here
 	standing standing      // those that this node judged
 	turn     atomic.Uint64 // counts them, for those that are as near as others
+	lately   lately        // what the quorum said of its index, for connections to services
+	seed     maphash.Seed  // parts what is passed on
 	reads    auditReads
 	ahead    ahead
 	waitsMu  sync.Mutex
@@ -203,7 +206,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, mesh: NewMeshClient(cfg.Peers), streams: make(chan struct{}, cfg.StreamsMax), waits: map[placement.RegionID]int{}}
+	s := &Server{cfg: cfg, mesh: NewMeshClient(cfg.Peers), seed: maphash.MakeSeed(), streams: make(chan struct{}, cfg.StreamsMax), waits: map[placement.RegionID]int{}}
 	s.ops = operations()
 	var err error
 	if s.openapi, err = document(s.ops); err != nil {
@@ -263,6 +266,38 @@ func (s *Server) fresh(ctx context.Context) (*state.View, error) {
 		return nil, fmt.Errorf("read the region's index: %w", err)
 	}
 	return s.atLeast(ctx, index)
+}
+
+// lately is the index that the quorum gave last, for what begins often.
+type lately struct {
+	mu    sync.Mutex
+	index uint64    // guarded by mu
+	asked time.Time // guarded by mu; when the question was sent
+}
+
+// latelyAge is how old the quorum's word may be that lets a connection begin.
+const latelyAge = time.Second
+
+// recent is a view that holds every write acknowledged latelyAge ago. A node that is
+// cut off from its quorum has none.
+func (s *Server) recent(ctx context.Context) (*state.View, error) {
+	now := time.Now()
+	s.lately.mu.Lock()
+	index, age := s.lately.index, now.Sub(s.lately.asked)
+	s.lately.mu.Unlock()
+	if index > 0 && age >= 0 && age < latelyAge {
+		return s.atLeast(ctx, index)
+	}
+	v, err := s.fresh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.lately.mu.Lock()
+	defer s.lately.mu.Unlock()
+	if now.After(s.lately.asked) {
+		s.lately.index, s.lately.asked = v.Index(), now
+	}
+	return v, nil
 }
 
 // atLeast waits until this node has applied an index.

@@ -61,7 +61,8 @@ const (
 // CallService connects a task of this region to a port of a service in its list.
 // node is where the task runs, by the certificate of whoever asks.
 func (s *Server) CallService(ctx context.Context, node placement.NodeID, task placement.TaskID, service string, port int) (net.Conn, error) {
-	v, err := s.view()
+	// What this node has applied may be old, and the law that it knows with it.
+	v, err := s.recent(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -69,8 +70,8 @@ func (s *Server) CallService(ctx context.Context, node placement.NodeID, task pl
 	if err == nil || ctx.Err() != nil {
 		return conn, err
 	}
-	// What this node has applied may be old: a task that began this moment, or a
-	// service that has moved, is known to the region's quorum.
+	// A task that began this moment, or a service that has moved, is known to the
+	// region's quorum.
 	now, unknown := s.fresh(ctx)
 	if unknown != nil || now.Index() == v.Index() {
 		return nil, err
@@ -241,7 +242,7 @@ func (s *Server) tryReplica(ctx context.Context, v *state.View, w seeker, r repl
 	}
 	asked, cancel := context.WithTimeout(ctx, serviceOpens)
 	defer cancel()
-	return s.mesh.openService(asked, s.peerOf(r.node), cargo(transport.CargoStatus), "/tasks/"+string(r.task.ID)+"/serve", ServiceHead{Port: w.port, Tenant: w.tenant})
+	return s.mesh.For(w.tenant).openService(asked, s.peerOf(r.node), cargo(transport.CargoStatus), "/tasks/"+string(r.task.ID)+"/serve", ServiceHead{Port: w.port, Tenant: w.tenant})
 }
 
 // lawfulService judges both directions between a task and one replica. ask is the
@@ -318,5 +319,5 @@ func (s *Server) askRegion(ctx context.Context, v *state.View, w seeker, to *pla
 	}
 	asked, cancel := context.WithTimeout(ctx, serviceOpens)
 	defer cancel()
-	return s.mesh.openService(asked, peer, transport.Cargo{Kind: transport.CargoJob, Policy: policy}, "/services"+seg(w.service), head)
+	return s.mesh.For(w.tenant).openService(asked, peer, transport.Cargo{Kind: transport.CargoJob, Policy: policy}, "/services"+seg(w.service), head)
 }

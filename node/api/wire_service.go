@@ -76,8 +76,7 @@ func (m *MeshClient) openService(ctx context.Context, p transport.Peer, what tra
 			_ = feed.CloseWithError(err)
 		}
 	}()
-	what.Lasting = true
-	res, err := m.mesh.Do(life, p, what, req)
+	res, err := m.mesh.Do(life, p, m.lasting(transport.LastingService, what), req)
 	if err != nil {
 		return fail(err)
 	}

@@ -190,6 +190,35 @@ func TestAServiceInAListIsReachedWithinARegion(t *testing.T) {
 	})
 }
 
+// A node that is cut off from its quorum knows the law of then: it connects nothing,
+// not even what runs beside each other on it.
+func TestACutOffNodeConnectsNoServices(t *testing.T) {
+	Run(t, func(t *testing.T) {
+		c := newCallers(t, 3)
+		lost := c.follower("fra-1")
+		at := c.AtNode("fra-1", c.Leader("fra-1"))
+		c.runs(at, "db", fmt.Sprintf(`"residency":"FR","node":%q,`, lost)+portSeven)
+		c.runs(at, "near", fmt.Sprintf(`"residency":"FR","node":%q,`, lost)+lists("db"))
+		c.reaches("near", "db")
+		c.CutOff("fra-1", lost)
+		time.Sleep(2 * time.Second) // longer than the quorum's word holds
+		conn, err := c.connect("near", "db", fake.EchoPort)
+		if err == nil {
+			_ = conn.Close()
+			t.Error("it connects by a law of any age")
+		}
+		c.Heal()
+		c.Within(30*time.Second, "it connects again", func() bool {
+			conn, err := c.connect("near", "db", fake.EchoPort)
+			if err == nil {
+				_ = conn.Close()
+			}
+			return err == nil
+		})
+		c.CheckInvariants()
+	})
+}
+
 // newest is the live task of the job by that name.
 func (c *callers) newest(region placement.RegionID, name string) placement.TaskID {
 	c.t.Helper()
