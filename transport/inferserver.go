@@ -126,7 +126,9 @@ func (e *Endpoint) serveInfer(c *quic.Conn, peer identity.ID) {
 	if err == nil {
 		if err = answerHello(first); err == nil {
 			first.CancelRead(codeNone)
-			err = first.Close()
+			// It fails where the client has read the answer and wants no more of
+			// the stream, which is no fault of the connection.
+			_ = first.Close()
 		}
 	}
 	if err != nil {
