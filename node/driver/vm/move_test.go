@@ -28,6 +28,7 @@ type line struct {
 	ctx   context.Context
 	opens chan opened
 	stop  context.CancelFunc
+	over  chan struct{} // closed when the target has given up
 	cut   string
 	after int
 
@@ -43,7 +44,7 @@ type opened struct {
 func newLine(t testing.TB, cut string, after int) *line {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
-	l := &line{ctx: ctx, stop: stop, opens: make(chan opened), cut: cut, after: after}
+	l := &line{ctx: ctx, stop: stop, opens: make(chan opened), over: make(chan struct{}), cut: cut, after: after}
 	t.Cleanup(l.close)
 	return l
 }
@@ -68,6 +69,8 @@ func (l *line) Open(ctx context.Context, name string) (net.Conn, error) {
 		return nil, ctx.Err()
 	case <-l.ctx.Done():
 		return nil, net.ErrClosed
+	case <-l.over: // a node refuses what belongs to no move
+		return nil, errors.New("nobody takes it in any more")
 	}
 	return l.cuts(name, here), nil
 }
@@ -156,6 +159,9 @@ func moveOver(t testing.TB, n *nodes, h runner.Handle, s runner.Spec, mode place
 	got := make(chan error, 1)
 	go func() {
 		_, err := n.to.Receive(ctx, s, l)
+		if l, ok := l.(*line); ok && err != nil {
+			close(l.over)
+		}
 		got <- err
 	}()
 	sent = n.from.Send(ctx, h, mode, l, told)
